@@ -1,0 +1,175 @@
+"""The front door: an ASGI app that answers a service's own routes and hands on all others.
+
+It stands before BentoML's middlewares. Those leave a timer for every request until the time-out
+has passed, count probes among requests, label metrics with raw paths and may answer a probe
+with 429 or 504; what comes through the door meets none of that.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+from bentos.health.http import (
+    AsgiApp,
+    ClientDisconnected,
+    Receive,
+    Request,
+    Response,
+    Scope,
+    Send,
+    ServiceError,
+)
+from bentos.health.logs import event, get_logger
+from bentos.health.metrics import HTTP_REQUESTS, PROBE_DURATION, Metrics
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+_logger = get_logger("http")
+
+
+@dataclass(frozen=True)
+class Route:
+    """A path, its one method and what answers it.
+
+    `probe` names a route that Kubernetes or Prometheus asks: it is timed as a probe and logged
+    at debug. `on_failure` is told the reason when the service failed, for its error count.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    probe: str = ""
+    on_failure: Callable[[str], None] = lambda _reason: None
+    on_refusal: Callable[[str], None] = lambda _reason: None
+
+
+@dataclass(frozen=True)
+class Door:
+    """The routes of a running service, its time-out and its counts."""
+
+    service: str
+    routes: Mapping[str, Route]
+    metrics: Metrics
+    timeout_seconds: float
+
+    async def answer(self, route: Route, request: Request) -> Response | None:
+        """Return the route's answer, an error body included; None where the client left."""
+        started = perf_counter()
+        failure: BaseException | None = None
+        response: Response
+        try:
+            if request.method != route.method and (request.method, route.method) != ("HEAD", "GET"):
+                raise ServiceError(
+                    405,
+                    "method_not_allowed",
+                    f"{route.path} takes {route.method}, not {request.method}",
+                    headers={"Allow": route.method},
+                )
+            if route.probe:
+                response = await route.handler(request)
+            else:
+                async with asyncio.timeout(self.timeout_seconds):
+                    response = await route.handler(request)
+        except ClientDisconnected:
+            return None
+        except ServiceError as error:
+            response = error.response()
+            # 503 says "not now" and 504 "too late": only the latter is a failed attempt.
+            if error.status in (500, 504):
+                failure = error.__cause__ or error
+                route.on_failure(error.reason)
+            elif not route.probe:
+                route.on_refusal(error.reason)
+        except TimeoutError as error:
+            failure = error
+            response = ServiceError(
+                504, "timeout", f"no answer within {self.timeout_seconds:g} seconds"
+            ).response()
+            route.on_failure("timeout")
+        except Exception as error:
+            failure = error
+            response = ServiceError(
+                500, "internal_error", "the service failed; its log has the details"
+            ).response()
+            route.on_failure("internal_error")
+        self._account(route, request, response, perf_counter() - started, failure)
+        return response
+
+    def _account(
+        self,
+        route: Route,
+        request: Request,
+        response: Response,
+        seconds: float,
+        failure: BaseException | None,
+    ) -> None:
+        status = str(response.status)
+        self.metrics.counters[HTTP_REQUESTS.name].labels(self.service, route.path, status).inc()
+        if route.probe:
+            self.metrics.histograms[PROBE_DURATION.name].labels(
+                self.service, route.probe, status
+            ).observe(seconds)
+        level = _level(route, response.status)
+        if _logger.isEnabledFor(level):
+            fields = {
+                "method": request.method,
+                "path": route.path,
+                "status": response.status,
+                "duration_ms": round(seconds * 1000, 3),
+                "request_id": request.request_id,
+                **response.log,
+            }
+            event(_logger, level, "request", fields, error=failure)
+
+
+def _level(route: Route, status: int) -> int:
+    if route.probe and status != 500:
+        return logging.DEBUG
+    if status < 400:
+        return logging.INFO
+    if status in (500, 504):
+        return logging.ERROR
+    return logging.WARNING
+
+
+def route_table(routes: Sequence[Route]) -> dict[str, Route]:
+    """Return the routes by path; ValueError where two share one."""
+    table = {route.path: route for route in routes}
+    if len(table) != len(routes):
+        raise ValueError("two routes share a path")
+    return table
+
+
+class FrontDoor:
+    """Wraps an ASGI app; `door` returns the running service's Door, None before it is up."""
+
+    def __init__(self, app: AsgiApp, door: Callable[[], Door | None]) -> None:
+        self._app = app
+        self._door = door
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one of the service's own routes or hand the request on."""
+        door = self._door() if scope["type"] == "http" else None
+        route = door.routes.get(scope["path"]) if door is not None else None
+        if door is None or route is None:
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        response = await door.answer(route, request)
+        if response is not None:
+            await _send(request, response, send, identified=not route.probe)
+
+
+async def _send(request: Request, response: Response, send: Send, *, identified: bool) -> None:
+    headers = [
+        (b"content-type", response.content_type),
+        (b"content-length", str(len(response.body)).encode()),
+        *response.headers,
+    ]
+    if identified:
+        headers.append((b"x-request-id", request.request_id.encode()))
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    body = b"" if request.method == "HEAD" else response.body
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,98 @@
+"""A worker's life: its heartbeat, what its readiness turns to, and an orderly end."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from bentos.health.checks import Verdict
+from bentos.health.logs import event, get_logger
+from bentos.health.state import ServiceState
+
+HEARTBEAT_SECONDS = 0.5
+
+_logger = get_logger("lifecycle")
+
+
+class Lifecycle:
+    """Beats for a worker's event loop and turns SIGTERM into drain, then stop.
+
+    On SIGTERM `/ready` says `shutting_down` while requests are served for `drain_seconds` more;
+    then the server closes its port and waits `shutdown_seconds` at most for requests in flight.
+    Ctrl-C does the same without the drain.
+    """
+
+    def __init__(
+        self,
+        state: ServiceState,
+        verdict: Callable[[], Verdict],
+        *,
+        drain_seconds: float,
+        shutdown_seconds: int,
+    ) -> None:
+        self._state = state
+        self._verdict = verdict
+        self._drain_seconds = drain_seconds
+        self._shutdown_seconds = shutdown_seconds
+        self._task: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._said: tuple[str, ...] | None = None
+
+    def start(self) -> None:
+        """Begin to beat and take over the stop signals; call it on the event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._task = self._loop.create_task(self._beat())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._chain(number)
+
+    async def stop(self) -> None:
+        """End the heartbeat."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _beat(self) -> None:
+        while True:
+            self._state.row.set("heartbeat", time.monotonic())
+            self._tell(self._verdict())
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    def _tell(self, verdict: Verdict) -> None:
+        if verdict.reasons == self._said:
+            return
+        self._said = verdict.reasons
+        if verdict.passed:
+            event(_logger, logging.INFO, "ready")
+        else:
+            fields = {"reason": verdict.reason, "reasons": verdict.reasons, **verdict.details}
+            event(_logger, logging.WARNING, "not ready", fields)
+
+    def _chain(self, number: signal.Signals) -> None:
+        """Put the drain before the server's own handler of a signal."""
+        theirs = signal.getsignal(number)
+        server = getattr(theirs, "__self__", None)
+        if not isinstance(server, uvicorn.Server) or not callable(theirs):
+            return  # not served by uvicorn, as in a test: its owner stops it
+        if server.config.timeout_graceful_shutdown is None:
+            # Without a bound one hanging client keeps the pod until it is killed.
+            server.config.timeout_graceful_shutdown = self._shutdown_seconds
+
+        def begin(received: int, frame: FrameType | None) -> None:
+            loop = self._loop
+            if self._state.row.get("shutting_down") or loop is None:
+                if received == signal.SIGINT:
+                    theirs(received, frame)  # asked twice: stop without waiting
+                return
+            self._state.begin_shutdown()
+            delay = self._drain_seconds if received == signal.SIGTERM else 0.0
+            loop.call_soon_threadsafe(
+                lambda: loop.call_later(delay, theirs, int(signal.SIGTERM), None)
+            )
+
+        signal.signal(number, begin)

@@ -1,0 +1,102 @@
+"""Structured logs: one JSON object, or one plain line, an event, on standard error."""
+
+import logging
+import sys
+import traceback
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import orjson
+
+_LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40}
+ROOT = "bentos"
+
+
+def get_logger(name: str) -> logging.Logger:
+    """Return a logger of the project; `event(logger, ...)` writes to it."""
+    return logging.getLogger(f"{ROOT}.{name}")
+
+
+def event(
+    logger: logging.Logger,
+    level: int,
+    message: str,
+    fields: Mapping[str, object] | None = None,
+    *,
+    error: BaseException | None = None,
+) -> None:
+    """Log a message with fields, JSON values, and the traceback of an exception."""
+    if logger.isEnabledFor(level):
+        logger.log(level, message, extra={"fields": fields or {}}, exc_info=error)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a record: time, level, service, worker, message and the fields."""
+
+    def __init__(self, *, service: str, worker: int) -> None:
+        super().__init__()
+        self._constant = {"service": service, "worker": worker}
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as JSON."""
+        line: dict[str, object] = {
+            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            "logger": record.name,
+            **self._constant,
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info and record.exc_info[1]:
+            line["exception"] = "".join(traceback.format_exception(record.exc_info[1]))
+        return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+class PlainFormatter(logging.Formatter):
+    """A line for people: time, level, service, message and the fields as name=value."""
+
+    def __init__(self, *, service: str, worker: int) -> None:
+        super().__init__()
+        self._who = f"{service}/{worker}"
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as a line, a traceback below it."""
+        moment = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S.%f")[:-3]
+        fields = "".join(
+            f" {name}={_plain(value)}" for name, value in getattr(record, "fields", {}).items()
+        )
+        line = f"{moment} {record.levelname:<7} {self._who} {record.getMessage()}{fields}"
+        if record.exc_info and record.exc_info[1]:
+            line += "\n" + "".join(traceback.format_exception(record.exc_info[1])).rstrip()
+        return line
+
+
+def _plain(value: object) -> str:
+    """Keep a value on its line: what a client sent must not forge a second one."""
+    text = str(value)
+    return text if text.isprintable() else repr(text)
+
+
+def configure_logging(*, level: str, form: str, service: str, worker: int) -> None:
+    """Send the project's records, and other libraries' warnings, to standard error.
+
+    BentoML leaves its workers' root logger at WARNING; the project's own logger is configured
+    beside it, so that INFO lines are seen.
+    """
+    formatter: logging.Formatter = (
+        JsonFormatter(service=service, worker=worker)
+        if form == "json"
+        else PlainFormatter(service=service, worker=worker)
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    ours = logging.getLogger(ROOT)
+    ours.handlers = [handler]
+    ours.setLevel(_LEVELS[level])
+    ours.propagate = False
+    for name in ("bentoml", "mlflow", "uvicorn", "circus", ""):
+        theirs = logging.getLogger(name)
+        theirs.handlers = [handler]
+        theirs.propagate = False
+        if theirs.level == logging.NOTSET or theirs.level < logging.WARNING:
+            theirs.setLevel(max(_LEVELS[level], logging.WARNING))

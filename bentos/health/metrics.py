@@ -1,0 +1,135 @@
+"""Prometheus metrics of the whole pod, whichever worker is asked.
+
+Counters and gauges that `/ready` tells as well are read from the pod's shared memory, so that
+the two never disagree; histograms and the request counter go through prometheus-client's
+multi-process files, kept in the pod's own directory: BentoML's default one is emptied by any
+other service that starts under the same BENTOML_HOME.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, values
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+
+PROBE_BUCKETS = (
+    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1),
+    *(0.25, 0.5, 1.0, 2.5, 5.0),
+)
+
+Samples = Iterable[tuple[Mapping[str, str], float]]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a metric is called, is, means, and is labelled with: its one definition."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...]
+    buckets: tuple[float, ...] = ()
+
+
+PROBE_DURATION = Family(
+    "probe_duration_seconds",
+    "histogram",
+    "Time to answer a probe or a scrape, by the status it was answered with.",
+    ("service", "probe", "status"),
+    PROBE_BUCKETS,
+)
+HTTP_REQUESTS = Family(
+    "http_requests_total",
+    "counter",
+    "Requests answered, by declared route and status.",
+    ("service", "route", "status"),
+)
+SHARED_FAMILIES = (PROBE_DURATION, HTTP_REQUESTS)
+
+
+class Metrics:
+    """The families of one service, observed in this worker and exposed for the pod."""
+
+    def __init__(self, directory: Path, families: Sequence[Family]) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
+        self._families = {family.name: family for family in families}
+        # Read by prometheus-client whenever it opens a file; BentoML overrides it in workers.
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
+        self._registry = CollectorRegistry()
+        self._multiprocess = values.ValueClass is not values.MutexValue
+        self._read: dict[str, Callable[[], Samples]] = {}
+        self.histograms: dict[str, Histogram] = {}
+        self.counters: dict[str, Counter] = {}
+        for family in families:
+            if family.kind == "histogram":
+                self.histograms[family.name] = Histogram(
+                    family.name,
+                    family.help,
+                    family.labels,
+                    buckets=family.buckets,
+                    registry=self._registry,
+                )
+        if HTTP_REQUESTS.name in self._families:
+            self.counters[HTTP_REQUESTS.name] = Counter(
+                HTTP_REQUESTS.name,
+                HTTP_REQUESTS.help,
+                HTTP_REQUESTS.labels,
+                registry=self._registry,
+            )
+
+    def read(self, name: str, samples: Callable[[], Samples]) -> None:
+        """Tell where a counter's or gauge's samples are read from at each scrape.
+
+        Raises KeyError for a name that is not in the catalogue.
+        """
+        self._read[self._families[name].name] = samples
+
+    def value(self, name: str, labels: Mapping[str, str], value: Callable[[], float]) -> None:
+        """Tell where the one sample of a counter or gauge is read from at each scrape."""
+        self.read(name, lambda: [(labels, value())])
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """Families of the catalogue that nothing feeds: none, once a service is wired."""
+        fed = {*self._read, *self.histograms, *self.counters}
+        return frozenset(self._families) - fed
+
+    def exposition(self) -> bytes:
+        """Return the pod's metrics in the Prometheus text format."""
+        registry = CollectorRegistry()
+        registry.register(_PodCollector(self._families, self._read))
+        if self._multiprocess:
+            MultiProcessCollector(registry, path=str(self._directory))  # type: ignore[no-untyped-call]
+            return generate_latest(registry)
+        return generate_latest(registry) + generate_latest(self._registry)
+
+
+class _PodCollector(Collector):
+    """Families whose samples are read when they are asked for."""
+
+    def __init__(
+        self, families: Mapping[str, Family], read: Mapping[str, Callable[[], Samples]]
+    ) -> None:
+        self._families = families
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield each family with its present samples."""
+        for name, samples in self._read.items():
+            family = self._families[name]
+            metric: CounterMetricFamily | GaugeMetricFamily = (
+                CounterMetricFamily(name, family.help, labels=family.labels)
+                if family.kind == "counter"
+                else GaugeMetricFamily(name, family.help, labels=family.labels)
+            )
+            for labels, value in samples():
+                metric.add_metric([labels[label] for label in family.labels], value)
+            yield metric

@@ -1,0 +1,75 @@
+"""Settings that every service has, read once from the environment and validated at start."""
+
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+SettingsT = TypeVar("SettingsT", bound=BaseSettings)
+
+
+class ServiceSettings(BaseSettings):
+    """What any service built on the probe kit is set by."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    workers: int = Field(default=1, ge=1, le=64, description="Worker processes in the pod.")
+    max_body_bytes: int = Field(
+        default=10_485_760, ge=1_024, description="Largest request body, in bytes."
+    )
+    request_timeout_seconds: float = Field(
+        default=10.0, gt=0, description="Longest a request may take, in seconds; then it is a 504."
+    )
+    stall_seconds: float = Field(
+        default=30.0, gt=0, description="How long work may be stuck before `/health` turns 500."
+    )
+    worker_grace_seconds: float = Field(
+        default=15.0, gt=0, description="How long a dead worker may be missing before a 500."
+    )
+    drain_seconds: float = Field(
+        default=3.0,
+        ge=0,
+        description="Time between `shutting_down` in `/ready` and the port's closing, in seconds.",
+    )
+    shutdown_seconds: int = Field(
+        default=15, ge=1, description="Longest wait for requests in flight after draining."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="Least level that is logged."
+    )
+    log_format: Literal["json", "plain"] = Field(
+        default="json", description="`json`, one object a line, or `plain`."
+    )
+
+
+def load_settings(kind: type[SettingsT]) -> SettingsT:
+    """Read the settings; a wrong value ends the process with its variable's name and remedy.
+
+    Raises SystemExit whose message lists every wrong variable.
+    """
+    try:
+        return kind()
+    except ValidationError as error:
+        lines = []
+        for item in error.errors(include_url=False):
+            variable = "_".join(str(part) for part in item["loc"]).upper() or kind.__name__
+            lines.append(f"  {variable}: {item['msg']} (it is {item['input']!r})")
+        raise SystemExit("Wrong settings in the environment:\n" + "\n".join(lines)) from None
+
+
+def environment_names(kind: type[BaseSettings]) -> frozenset[str]:
+    """Return the environment variables that a settings class reads."""
+    return frozenset(name.upper() for name in kind.model_fields)
+
+
+def writable_directory(path: Path, variable: str) -> Path:
+    """Make the directory where it is missing and return it.
+
+    Raises SystemExit that names the variable where it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemExit(f"{variable}: cannot make {path}: {error.strerror}") from None
+    return path

@@ -1,0 +1,98 @@
+"""What the inference service is set by, in environment variables of the same names."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AnyHttpUrl, Field, SecretStr, field_validator
+
+from bentos.health.settings import ServiceSettings
+
+
+class InferenceSettings(ServiceSettings):
+    """Settings of the inference service, read once at start."""
+
+    inference_port: int = Field(default=8000, ge=1, le=65_535, description="Port of the service.")
+    mlflow_tracking_uri: str = Field(
+        default="sqlite:///.data/mlflow/mlflow.db",
+        min_length=1,
+        description="MLflow server, or the database of an embedded registry.",
+    )
+    model_name: str = Field(
+        default="steel-defects", min_length=1, description="Registered model to serve."
+    )
+    model_stage: str = Field(
+        default="production",
+        min_length=1,
+        description="Registry alias, or old-style stage, whose version is served and followed.",
+    )
+    model_poll_seconds: float = Field(
+        default=5.0,
+        gt=0,
+        description="Pause between checks of MLflow and of the version the alias points to.",
+    )
+    mlflow_timeout_seconds: float = Field(
+        default=5.0,
+        gt=0,
+        description="Longest a check of MLflow may take before it counts as down.",
+    )
+    readiness_requires_mlflow: Literal["always", "startup", "never"] = Field(
+        default="always",
+        description="Whether `/ready` needs MLflow: ever, until the model is loaded, or not at all.",
+    )
+    class_names: str = Field(
+        default="", description="Comma-separated class names, over those the model carries."
+    )
+    defect_classes: str = Field(
+        default="", description="Comma-separated classes that are defects, over the model's own."
+    )
+    device: Literal["cpu", "cuda", "auto"] = Field(
+        default="cpu", description="Where the model runs; `auto` takes a GPU where there is one."
+    )
+    torch_threads: int = Field(
+        default=1, ge=1, description="Threads of the model; keep in step with the CPU limit."
+    )
+    max_batch_size: int = Field(
+        default=16, ge=1, le=4_096, description="Most inputs in one call of the model."
+    )
+    queue_size: int = Field(
+        default=256, ge=1, description="Inputs that may wait for the model; beyond it is a 429."
+    )
+    max_image_pixels: int = Field(
+        default=25_000_000, ge=1, description="Most pixels an image may have; beyond it is a 413."
+    )
+    logging_url: AnyHttpUrl | None = Field(
+        default=None, description="Logging service; predictions are not handed over without it."
+    )
+    logging_token: SecretStr | None = Field(
+        default=None, description="Bearer token for the logging service."
+    )
+    edge_device_id: str = Field(
+        default="inference-service", min_length=1, max_length=128, description="Who predicted."
+    )
+    outbox_path: Path = Field(
+        default=Path(".data/outbox"), description="Directory of predictions not yet acknowledged."
+    )
+    outbox_max_rows: int = Field(
+        default=1_000_000, ge=1, description="Most predictions kept for hand-over; beyond, dropped."
+    )
+
+    @field_validator("model_name", "model_stage")
+    @classmethod
+    def _no_separator(cls, value: str) -> str:
+        if any(character in value for character in "/:@"):
+            raise ValueError("must not contain '/', ':' or '@'; give the bare name")
+        return value
+
+    @property
+    def class_name_list(self) -> tuple[str, ...]:
+        """Class names set by the operator; empty where the model's own count."""
+        return _split(self.class_names)
+
+    @property
+    def defect_class_list(self) -> tuple[str, ...]:
+        """Defect classes set by the operator; empty where the model's own count."""
+        return _split(self.defect_classes)
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
