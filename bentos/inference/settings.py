@@ -37,7 +37,7 @@ class InferenceSettings(ServiceSettings):
     )
     readiness_requires_mlflow: Literal["always", "startup", "never"] = Field(
         default="always",
-        description="Whether `/ready` needs MLflow: ever, until the model is loaded, or not at all.",
+        description="When `/ready` needs MLflow: always, until the model is loaded, or never.",
     )
     class_names: str = Field(
         default="", description="Comma-separated class names, over those the model carries."
