@@ -1,0 +1,1 @@
+"""Prometheus rules, Alertmanager routes, dashboards and their Kubernetes form."""
