@@ -201,8 +201,8 @@ def start_service(
     """Start `bentoml serve target` from the repository's root.
 
     `directory` takes the log and the BENTOML_HOME. Relative paths among the settings are taken
-    from the root: name paths that the service writes to in `env`. A second start with the same directory and port goes
-    on with the same log, as a restart does.
+    from the root: name paths that the service writes to in `env`. A second start with the same
+    directory and port goes on with the same log, as a restart does.
     """
     name = target.rpartition(":")[2].lower()
     home = directory / f"{name}-home"
