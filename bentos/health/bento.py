@@ -10,7 +10,7 @@ from bentos.health.door import Door, FrontDoor
 from bentos.health.probes import HEALTH_PATH, READY_PATH
 
 
-class FrontedService(Service[Any]):
+class FrontedService(Service[Any]):  # type: ignore[misc]  # BentoML ships no types
     """A BentoML service that answers its own routes before BentoML's middlewares.
 
     Its class, `inner`, has a class method `door` that returns the running instance's Door, or

@@ -34,11 +34,13 @@ class Lifecycle:
         *,
         drain_seconds: float,
         shutdown_seconds: int,
+        on_beat: Callable[[], None] = lambda: None,
     ) -> None:
         self._state = state
         self._verdict = verdict
         self._drain_seconds = drain_seconds
         self._shutdown_seconds = shutdown_seconds
+        self._on_beat = on_beat
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._said: tuple[str, ...] | None = None
@@ -60,6 +62,7 @@ class Lifecycle:
     async def _beat(self) -> None:
         while True:
             self._state.row.set("heartbeat", time.monotonic())
+            self._on_beat()
             self._tell(self._verdict())
             await asyncio.sleep(HEARTBEAT_SECONDS)
 

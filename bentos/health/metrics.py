@@ -17,6 +17,8 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from bentos.health.checks import Verdict
+
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 PROBE_BUCKETS = (
@@ -110,6 +112,13 @@ class Metrics:
             MultiProcessCollector(registry, path=str(self._directory))  # type: ignore[no-untyped-call]
             return generate_latest(registry)
         return generate_latest(registry) + generate_latest(self._registry)
+
+
+def unready_samples(
+    labels: Mapping[str, str], reasons: Sequence[str], verdict: Verdict
+) -> list[tuple[Mapping[str, str], float]]:
+    """Return a 0/1 sample for each reason that may keep a pod from being ready."""
+    return [({**labels, "reason": reason}, float(reason in verdict.reasons)) for reason in reasons]
 
 
 class _PodCollector(Collector):

@@ -1,8 +1,9 @@
 """What a service knows of itself, told for the whole pod from any of its workers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from bentos.health.pod import PodMemory
 from bentos.health.window import Outcomes
@@ -93,6 +94,15 @@ class ServiceState:
     def record_refusal(self, reason: str) -> None:
         """Count a request turned away for no failure of the service."""
         self.row.add(f"refusals:{reason}")
+
+    def counts(
+        self, kind: Literal["errors", "refusals"], labels: Mapping[str, str]
+    ) -> list[tuple[Mapping[str, str], float]]:
+        """Return the pod's failures or refusals by reason, as samples with these labels."""
+        reasons = self.error_reasons if kind == "errors" else self.refusal_reasons
+        return [
+            ({**labels, "reason": reason}, self.pod.total(f"{kind}:{reason}")) for reason in reasons
+        ]
 
     def begin_shutdown(self) -> None:
         """Say in `/ready` from now on that the pod is going."""

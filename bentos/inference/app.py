@@ -1,0 +1,279 @@
+"""The inference service without BentoML: its parts, put together, and the way of a request."""
+
+import asyncio
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from bentos.health import checks
+from bentos.health.checks import Check
+from bentos.health.door import Door, Route, route_table
+from bentos.health.http import Request, Response, ServiceError, json_response
+from bentos.health.lifecycle import Lifecycle
+from bentos.health.probes import Probes, isoformat
+from bentos.inference.engine import Engine
+from bentos.inference.exposition import InferenceMetrics
+from bentos.inference.handover import Destination, Handover
+from bentos.inference.images import ImageReader, Upload, upload_of
+from bentos.inference.loader import ModelLoader
+from bentos.inference.loading import load
+from bentos.inference.model import Labels, LoadedModel, ModelIdentity, ModelSpec
+from bentos.inference.outbox import abandoned_paths, outbox_path
+from bentos.inference.payloads import TensorReader, answer_of, new_prediction_id, record_of
+from bentos.inference.registry import Registry
+from bentos.inference.settings import InferenceSettings
+from bentos.inference.state import InferenceState
+from bentos.inference.watch import RegistryWatch
+
+SERVICE_NAME = "inference-service"
+PREDICT_PATH = "/predict"
+PREDICT_IMAGE_PATH = "/predict_image"
+
+
+class InferenceApp:
+    """One worker's parts; `start` and `stop` belong on its event loop."""
+
+    def __init__(self, settings: InferenceSettings, *, worker: int, directory: Path) -> None:
+        self._settings = settings
+        self.state = InferenceState(directory, worker=worker, workers=settings.workers)
+        self.state.row.set("queue_capacity", settings.queue_size)
+        self._metrics = InferenceMetrics(
+            directory / "metrics",
+            self.state,
+            model=settings.model_name,
+            stage=settings.model_stage,
+        )
+        self._engine = Engine(
+            queue_size=settings.queue_size,
+            max_batch=settings.max_batch_size,
+            observer=self._metrics,
+        )
+        self._registry = Registry(
+            tracking_uri=settings.mlflow_tracking_uri,
+            name=settings.model_name,
+            stage=settings.model_stage,
+            timeout_seconds=settings.mlflow_timeout_seconds,
+        )
+        self._loader = ModelLoader(
+            self._load, self._engine, self.state, on_load=self._metrics.loaded
+        )
+        self._watch = RegistryWatch(
+            self._registry,
+            self.state,
+            poll_seconds=settings.model_poll_seconds,
+            on_version=self._loader.want,
+        )
+        self._handover = self._make_handover(worker)
+        self._tensors = TensorReader()
+        self._images = ImageReader(max_pixels=settings.max_image_pixels)
+        self.probes = Probes(
+            service=SERVICE_NAME,
+            state=self.state,
+            metrics=self._metrics,
+            liveness=self._liveness(),
+            readiness=self._readiness(),
+            describe=self._describe,
+        )
+        self._metrics.feed_readiness(self.probes.readiness_verdict)
+        self._lifecycle = Lifecycle(
+            self.state,
+            self.probes.readiness_verdict,
+            drain_seconds=settings.drain_seconds,
+            shutdown_seconds=settings.shutdown_seconds,
+            on_beat=lambda: self.state.row.set("queue_depth", self._engine.waiting),
+        )
+        self.door = Door(
+            service=SERVICE_NAME,
+            routes=route_table([*self.probes.routes(), *self._routes()]),
+            metrics=self._metrics,
+            timeout_seconds=settings.request_timeout_seconds,
+        )
+
+    def start(self) -> None:
+        """Start the background parts; nothing of it waits for the model."""
+        self._engine.start()
+        self._lifecycle.start()
+        self._loader.start()
+        self._watch.start()
+        if self._handover is not None:
+            self._handover.start()
+
+    async def stop(self) -> None:
+        """Answer what waits, hand over what was predicted, and end the parts."""
+        seconds = float(self._settings.shutdown_seconds)
+        self.state.begin_shutdown()
+        self._watch.stop()
+        self._loader.stop()
+        await self._engine.stop(seconds)
+        if self._handover is not None:
+            await asyncio.to_thread(self._handover.stop, seconds / 2)
+        self._images.close()
+        await self._lifecycle.stop()
+
+    async def predict_values(self, values: NDArray[Any]) -> dict[str, object]:
+        """Return the answer for one input given as an array; for BentoML's own callers."""
+        request_id = new_prediction_id()
+        inputs = self._tensors.check(values, self._spec())
+        answer, _ = await self._answer(inputs, time.perf_counter(), request_id=request_id)
+        return answer
+
+    async def predict_file(self, content: bytes) -> dict[str, object]:
+        """Return the answer for an image file's content; for BentoML's own callers."""
+        started = time.perf_counter()
+        inputs = await self._images.read(Upload(content), self._spec())
+        answer, _ = await self._answer(inputs, started, request_id=new_prediction_id())
+        return answer
+
+    def _routes(self) -> list[Route]:
+        make = partial(
+            Route,
+            "POST",
+            on_failure=self.state.record_error,
+            on_refusal=self.state.record_refusal,
+        )
+        return [
+            make(PREDICT_PATH, self._predict),
+            make(PREDICT_IMAGE_PATH, self._predict_image),
+        ]
+
+    async def _predict(self, request: Request) -> Response:
+        body = await request.body(self._settings.max_body_bytes)
+        started = time.perf_counter()
+        inputs = self._tensors.read(request, body, self._spec())
+        return await self._respond(request, inputs, started)
+
+    async def _predict_image(self, request: Request) -> Response:
+        body = await request.body(self._settings.max_body_bytes)
+        started = time.perf_counter()
+        upload = upload_of(request, body)
+        inputs = await self._images.read(upload, self._spec())
+        return await self._respond(request, inputs, started, image_id=upload.filename)
+
+    async def _respond(
+        self, request: Request, inputs: NDArray[Any], started: float, *, image_id: str = ""
+    ) -> Response:
+        answer, log = await self._answer(
+            inputs, started, request_id=request.request_id, image_id=image_id
+        )
+        return json_response(answer, log=log)
+
+    async def _answer(
+        self, inputs: NDArray[Any], started: float, *, request_id: str, image_id: str = ""
+    ) -> tuple[dict[str, object], dict[str, object]]:
+        prediction = await self._engine.predict(inputs)
+        seconds = time.perf_counter() - started
+        prediction_id = new_prediction_id()
+        answer = answer_of(prediction, prediction_id, seconds * 1000)
+        self.state.record_predictions(1, time.time())
+        self.state.record_success()
+        self._metrics.predicted(prediction, seconds)
+        if self._handover is not None:
+            self._handover.put(
+                record_of(
+                    prediction,
+                    prediction_id,
+                    seconds * 1000,
+                    image_id=image_id or prediction_id,
+                    request_id=request_id,
+                )
+            )
+        return answer, answer
+
+    def _spec(self) -> ModelSpec:
+        spec = self._engine.spec
+        if spec is None:
+            raise ServiceError(
+                503,
+                "model_not_loaded",
+                "there is no model yet; /ready says why",
+                headers={"Retry-After": "5"},
+            )
+        return spec
+
+    def _load(self, version: str) -> LoadedModel:
+        settings = self._settings
+        model = load(
+            self._registry,
+            ModelIdentity(settings.model_name, settings.model_stage, version),
+            override=Labels(
+                class_names=settings.class_name_list,
+                defect_classes=settings.defect_class_list or None,
+            ),
+            device=settings.device,
+            threads=settings.torch_threads,
+            max_batch=settings.max_batch_size,
+        )
+        self._metrics.know_classes(model.spec.class_names)
+        return model
+
+    def _make_handover(self, worker: int) -> Handover | None:
+        settings = self._settings
+        if settings.logging_url is None:
+            return None
+        token = settings.logging_token
+        return Handover(
+            outbox_path(settings.outbox_path, worker),
+            Destination(
+                url=str(settings.logging_url).rstrip("/"),
+                token=token.get_secret_value() if token else None,
+                edge_device_id=settings.edge_device_id,
+            ),
+            self.state,
+            max_rows=settings.outbox_max_rows,
+            abandoned=(
+                abandoned_paths(settings.outbox_path, workers=settings.workers)
+                if worker == 1
+                else ()
+            ),
+        )
+
+    def _liveness(self) -> list[Check]:
+        settings = self._settings
+        return [
+            checks.worker_dead(self.state, grace_seconds=settings.worker_grace_seconds),
+            checks.event_loop_stalled(self.state, stall_seconds=settings.stall_seconds),
+            checks.stuck(
+                self.state,
+                "model_thread_stuck",
+                "batch_since",
+                stall_seconds=settings.stall_seconds,
+            ),
+        ]
+
+    def _readiness(self) -> list[Check]:
+        return [
+            checks.shutting_down(self.state),
+            checks.unless("model_not_loaded", lambda: self.state.model_loaded),
+            checks.unless("mlflow_not_accessible", self._mlflow_as_required),
+            checks.high_error_rate(self.state),
+            checks.worker_missing(self.state),
+        ]
+
+    def _mlflow_as_required(self) -> bool:
+        required = self._settings.readiness_requires_mlflow
+        if required == "never" or (required == "startup" and self.state.model_loaded):
+            return True
+        # A check that hangs says nothing any more: what it last said goes out of date.
+        oldest = 3 * self._settings.model_poll_seconds + 2 * self._settings.mlflow_timeout_seconds
+        return self.state.mlflow_accessible and self.state.mlflow_check_age_seconds < oldest
+
+    def _describe(self) -> dict[str, object]:
+        state, settings = self.state, self._settings
+        model = state.model
+        return {
+            "model_loaded": state.model_loaded,
+            "mlflow_accessible": state.mlflow_accessible,
+            "predictions_served": state.prediction_count,
+            "errors": state.error_count,
+            "last_prediction": isoformat(state.last_prediction_time),
+            "model": {
+                "name": settings.model_name,
+                "stage": settings.model_stage,
+                "version": model.version if model else None,
+            },
+            "load": self._loader.status.as_json(),
+            "mlflow_check_age_seconds": round(state.mlflow_check_age_seconds, 1),
+        }

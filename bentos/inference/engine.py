@@ -1,0 +1,200 @@
+"""One thread that owns the model and answers inputs in micro-batches.
+
+A batch is whatever waits when the model comes free: alone, an input waits for nobody; under
+load batches grow by themselves up to the model's own or the configured limit.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bentos.health.http import ServiceError
+from bentos.inference.model import LoadedModel, ModelSpec
+
+RETRY_AFTER_SECONDS = 1
+
+
+class BatchObserver(Protocol):
+    """What the engine tells of its work; called from the model thread."""
+
+    def batch_started(self) -> None:
+        """Note that the model was called."""
+
+    def batch_ended(self, *, inputs: int, seconds: float) -> None:
+        """Note that the call returned, or raised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model said of one input, and which model said it."""
+
+    class_index: int
+    probabilities: NDArray[np.float32]
+    model: LoadedModel
+
+    @property
+    def confidence(self) -> float:
+        return float(self.probabilities[self.class_index])
+
+    @property
+    def class_name(self) -> str:
+        return self.model.spec.class_names[self.class_index]
+
+    @property
+    def defect(self) -> bool:
+        return self.model.spec.defects[self.class_index]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    inputs: NDArray[Any]
+    answer: "asyncio.Future[Prediction]"
+
+
+_Outcome = Prediction | BaseException
+
+
+class Engine:
+    """Gives inputs to the model, bounded in number, in the order they came."""
+
+    def __init__(self, *, queue_size: int, max_batch: int, observer: BatchObserver) -> None:
+        self._queue: SimpleQueue[_Job | None] = SimpleQueue()
+        self._queue_size = queue_size
+        self._max_batch = max_batch
+        self._observer = observer
+        self._model: LoadedModel | None = None
+        self._waiting = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+
+    @property
+    def waiting(self) -> int:
+        """Inputs that were taken and have no answer yet."""
+        return self._waiting
+
+    @property
+    def model(self) -> LoadedModel | None:
+        return self._model
+
+    @property
+    def spec(self) -> ModelSpec | None:
+        """What inputs have to look like; None while there is no model."""
+        model = self._model
+        return model.spec if model is not None else None
+
+    def install(self, model: LoadedModel) -> None:
+        """Serve this model from the next batch on; callable from any thread."""
+        self._model = model
+
+    def start(self) -> None:
+        """Start the model thread; call it on the event loop that will ask for predictions."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    async def stop(self, timeout_seconds: float) -> None:
+        """Answer what waits, then end the thread; a stuck one is left behind after the time."""
+        self._queue.put(None)
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join, timeout_seconds)
+
+    async def predict(self, inputs: NDArray[Any]) -> Prediction:
+        """Return the prediction for one input of the model's shape.
+
+        Raises ServiceError 429 where too many wait, and 500 where the model failed.
+        """
+        if self._waiting >= self._queue_size:
+            raise ServiceError(
+                429,
+                "queue_full",
+                f"{self._queue_size} inputs wait for the model; try again later",
+                headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+            )
+        loop = asyncio.get_running_loop()
+        job = _Job(inputs, loop.create_future())
+        self._waiting += 1
+        self._queue.put(job)
+        return await job.answer
+
+    def _run(self) -> None:
+        while True:
+            jobs, last = self._next_batch()
+            if jobs:
+                outcomes = self._answer([job.inputs for job in jobs])
+                self._hand_back(jobs, outcomes)
+            if last:
+                return
+
+    def _next_batch(self) -> tuple[list[_Job], bool]:
+        limit = min(self._max_batch, self._model.max_batch if self._model else 1)
+        job = self._queue.get()
+        jobs: list[_Job] = []
+        while job is not None:
+            jobs.append(job)
+            if len(jobs) >= limit:
+                return jobs, False
+            try:
+                job = self._queue.get_nowait()
+            except Empty:
+                return jobs, False
+        return jobs, True
+
+    def _answer(self, inputs: Sequence[NDArray[Any]]) -> list[_Outcome]:
+        try:
+            return list(self._call(inputs))
+        except Exception as error:
+            if len(inputs) == 1:
+                return [error]
+        # One input that the model cannot bear is no reason to fail its neighbours.
+        outcomes: list[_Outcome] = []
+        for one in inputs:
+            outcomes += self._answer([one])
+        return outcomes
+
+    def _call(self, inputs: Sequence[NDArray[Any]]) -> list[Prediction]:
+        model = self._model
+        if model is None:
+            raise RuntimeError("an input was taken without a model")
+        if any(one.shape != model.spec.input_shape for one in inputs):
+            raise ServiceError(
+                400, "bad_input", "the model changed its input shape; read the input anew"
+            )
+        started = time.perf_counter()
+        self._observer.batch_started()
+        try:
+            probabilities = model.probabilities(np.stack(inputs))
+        finally:
+            self._observer.batch_ended(inputs=len(inputs), seconds=time.perf_counter() - started)
+        classes = probabilities.argmax(axis=1).tolist()
+        return [
+            Prediction(index, row, model) for index, row in zip(classes, probabilities, strict=True)
+        ]
+
+    def _hand_back(self, jobs: Sequence[_Job], outcomes: Sequence[_Outcome]) -> None:
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._deliver, jobs, outcomes)
+
+    def _deliver(self, jobs: Sequence[_Job], outcomes: Sequence[_Outcome]) -> None:
+        self._waiting -= len(jobs)
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            if job.answer.done():
+                continue  # its client timed out or left
+            if isinstance(outcome, BaseException):
+                job.answer.set_exception(_as_service_error(outcome))
+            else:
+                job.answer.set_result(outcome)
+
+
+def _as_service_error(error: BaseException) -> ServiceError:
+    if isinstance(error, ServiceError):
+        return error
+    failure = ServiceError(500, "model_failure", "the model failed on this input")
+    failure.__cause__ = error
+    return failure

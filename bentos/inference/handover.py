@@ -1,0 +1,207 @@
+"""Hands predictions to the logging service: a thread that writes, sends, waits and tries again."""
+
+import logging
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import orjson
+
+from bentos.health.logs import event, get_logger
+from bentos.inference.outbox import Outbox, Waiting, set_aside
+from bentos.inference.state import InferenceState
+
+LOG_PATH = "/log"
+_BATCH_PREDICTIONS = 500
+_GATHER_SECONDS = 0.25
+_FIRST_PAUSE_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 30.0
+# The service says with these that the batch itself is at fault, so sending it again is no use.
+_REFUSALS = (400, 413, 422)
+
+_logger = get_logger("outbox")
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where predictions go and as whom they come."""
+
+    url: str
+    token: str | None
+    edge_device_id: str
+    timeout_seconds: float = 5.0
+
+
+class Handover:
+    """Owns the outbox's thread: what it could not deliver stays on disk and is tried again."""
+
+    def __init__(
+        self,
+        path: Path,
+        destination: Destination,
+        state: InferenceState,
+        *,
+        max_rows: int,
+        abandoned: Sequence[Path] = (),
+    ) -> None:
+        self._path = path
+        self._abandoned = tuple(abandoned)
+        self._destination = destination
+        self._state = state
+        self._outbox = Outbox(path, max_rows=max_rows)
+        self._stop = threading.Event()
+        self._flush_until = 0.0
+        self._pause = 0.0
+        self._retry_at = 0.0
+        self._failing = ""
+        headers = {"Content-Type": "application/json"}
+        if destination.token:
+            headers["Authorization"] = f"Bearer {destination.token}"
+        self._client = httpx.Client(
+            base_url=destination.url,
+            headers=headers,
+            timeout=destination.timeout_seconds,
+            trust_env=False,
+        )
+        self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
+
+    def start(self) -> None:
+        """Begin to write and send; what an earlier process left is sent first."""
+        self._thread.start()
+
+    def put(self, record: dict[str, object]) -> None:
+        """Take a prediction's record without waiting."""
+        self._outbox.put(record)
+
+    def stop(self, flush_seconds: float) -> None:
+        """Write and send what is left for so long, then end; the rest stays on disk."""
+        self._flush_until = time.monotonic() + flush_seconds
+        self._stop.set()
+        self._thread.join(flush_seconds + self._destination.timeout_seconds)
+        self._client.close()
+
+    def _run(self) -> None:
+        self._guarded(lambda: self._outbox.peek(1))
+        for path in self._abandoned:
+            self._guarded(lambda: self._outbox.adopt(path))  # noqa: B023 - called at once
+        while not self._stop.is_set():
+            self._guarded(lambda: self._outbox.write(wait_seconds=_GATHER_SECONDS))
+            self._deliver_when_due()
+            self._account()
+        self._retry_at = 0.0
+        while self._outbox.backlog and time.monotonic() < self._flush_until:
+            self._guarded(self._outbox.write)
+            if not self._deliver_when_due():
+                break
+        while self._outbox.backlog and self._guarded(self._outbox.write):
+            pass
+        self._account()
+        self._outbox.close()
+
+    def _account(self) -> None:
+        row = self._state.row
+        row.set("log_backlog", self._outbox.backlog)
+        if dropped := self._outbox.take_dropped():
+            row.add("log_dropped", dropped)
+            event(_logger, logging.ERROR, "predictions dropped", {"predictions": dropped})
+
+    def _guarded(self, work: Callable[[], object]) -> bool:
+        """Do work on the outbox's file; say so and go on where the disk fails."""
+        try:
+            return bool(work())
+        except sqlite3.DatabaseError as error:
+            damaged = not isinstance(error, sqlite3.OperationalError)
+            event(_logger, logging.ERROR, f"the outbox failed: {error}", {"path": str(self._path)})
+            self._outbox.close()
+            if damaged and self._path.exists():
+                aside = set_aside(self._path)
+                fields = {"kept_as": str(aside)}
+                event(_logger, logging.ERROR, "the damaged outbox was set aside", fields)
+        except OSError as error:
+            event(_logger, logging.ERROR, f"the outbox failed: {error}", {"path": str(self._path)})
+        self._stop.wait(_GATHER_SECONDS)
+        return False
+
+    def _deliver_when_due(self) -> bool:
+        """Send batches until none waits or one fails; tell whether all went well."""
+        while time.monotonic() >= self._retry_at:
+            waiting = self._peek()
+            if not waiting.ids:
+                return True
+            if not self._deliver(waiting):
+                return False
+            self._account()
+            if len(waiting.ids) < _BATCH_PREDICTIONS:
+                return True
+        return False
+
+    def _peek(self) -> Waiting:
+        waiting = Waiting((), ())
+
+        def work() -> bool:
+            nonlocal waiting
+            waiting = self._outbox.peek(_BATCH_PREDICTIONS)
+            return True
+
+        self._guarded(work)
+        return waiting
+
+    def _deliver(self, waiting: Waiting) -> bool:
+        status, trouble, retry_after = self._send(waiting.predictions)
+        if status == 200:
+            self._guarded(lambda: self._outbox.remove(waiting))
+            self._state.row.add("log_delivered", len(waiting.ids))
+            if self._failing:
+                event(_logger, logging.INFO, "the logging service takes predictions again")
+            self._failing, self._pause = "", 0.0
+            return True
+        if status in _REFUSALS:
+            return self._deliver_apart(waiting, trouble)
+        self._state.row.add("log_send_errors")
+        self._pause = min(max(self._pause * 2, _FIRST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)
+        # Jitter, or all edges come back in the same moment after an outage.
+        wait = max(retry_after, self._pause * random.uniform(0.5, 1.0))  # noqa: S311
+        self._retry_at = time.monotonic() + wait
+        if trouble != self._failing:
+            self._failing = trouble
+            fields = {"backlog": self._outbox.backlog, "retry_in_seconds": round(wait, 1)}
+            event(_logger, logging.WARNING, f"predictions wait: {trouble}", fields)
+        return False
+
+    def _deliver_apart(self, waiting: Waiting, trouble: str) -> bool:
+        """Halve a refused batch until the one prediction at fault is alone, and drop that."""
+        if len(waiting.ids) == 1:
+            fields = {"prediction": waiting.predictions[0][:500].decode("utf-8", "replace")}
+            event(_logger, logging.ERROR, f"a prediction was refused: {trouble}", fields)
+            self._guarded(lambda: self._outbox.drop(waiting))
+            return True
+        return all(self._deliver(half) for half in waiting.halves())
+
+    def _send(self, predictions: Sequence[bytes]) -> tuple[int, str, float]:
+        """Send a batch; return the status, 0 without an answer, what was wrong, and a wait."""
+        about = orjson.dumps(
+            {
+                "batch_size": len(predictions),
+                "timestamp": time.time(),
+                "edge_device_id": self._destination.edge_device_id,
+            }
+        )
+        body = about[:-1] + b',"predictions":[' + b",".join(predictions) + b"]}"
+        try:
+            response = self._client.post(LOG_PATH, content=body)
+        except httpx.HTTPError as error:
+            return 0, f"{type(error).__name__}: {error}", 0.0
+        if response.status_code == 200:
+            return 200, "", 0.0
+        retry_after = response.headers.get("Retry-After", "")
+        wait = float(retry_after) if retry_after.isdigit() else 0.0
+        return (
+            response.status_code,
+            f"{response.status_code} {response.text[:300]}",
+            min(wait, _LONGEST_PAUSE_SECONDS),
+        )

@@ -1,0 +1,142 @@
+"""Brings the version that is to be served into the engine, in the background, for ever."""
+
+import gc
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from bentos.health.logs import event, get_logger
+from bentos.inference.engine import Engine
+from bentos.inference.model import LoadedModel
+from bentos.inference.state import InferenceState
+
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 60.0
+
+_logger = get_logger("loader")
+
+Load = Callable[[str], LoadedModel]
+
+
+@dataclass(frozen=True)
+class LoadStatus:
+    """How the loading stands; `version` is the one last tried."""
+
+    phase: Literal["waiting", "loading", "loaded", "failed"] = "waiting"
+    version: str | None = None
+    attempts: int = 0
+    error: str | None = None
+    retry_at: float | None = None
+
+    def as_json(self) -> dict[str, object]:
+        """Return the status for `/ready`; the time to the next attempt in seconds."""
+        wait = None if self.retry_at is None else max(0.0, self.retry_at - time.monotonic())
+        return {
+            "phase": self.phase,
+            "version": self.version,
+            "attempts": self.attempts,
+            "error": self.error,
+            "retry_in_seconds": None if wait is None else round(wait, 1),
+        }
+
+
+class ModelLoader:
+    """A thread that loads the wanted version whenever it is not the one served.
+
+    A version that fails is tried again with growing pauses; the last good model is served
+    meanwhile. `on_load` is told the outcome and the seconds of every attempt.
+    """
+
+    def __init__(
+        self,
+        load: Load,
+        engine: Engine,
+        state: InferenceState,
+        *,
+        on_load: Callable[[bool, float], None],
+    ) -> None:
+        self._load = load
+        self._engine = engine
+        self._state = state
+        self._on_load = on_load
+        self._wanted: str | None = None
+        self._changed = threading.Condition()
+        self._stopped = False
+        self.status = LoadStatus()
+        self._thread = threading.Thread(target=self._run, name="loader", daemon=True)
+
+    def start(self) -> None:
+        """Begin to wait for a version."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Load no more; a load under way is left to end with the process."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+
+    def want(self, version: str) -> None:
+        """Say which version is to be served; the same one again changes nothing."""
+        with self._changed:
+            if version != self._wanted:
+                self._wanted = version
+                self._changed.notify()
+
+    def _run(self) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        attempts = 0
+        while (version := self._next()) is not None:
+            attempts = attempts + 1 if version == self.status.version else 1
+            if attempts == 1:
+                pause = FIRST_PAUSE_SECONDS
+            if self._attempt(version, attempts, pause):
+                continue
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopped or self._wanted != version, pause)
+            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+
+    def _next(self) -> str | None:
+        """Wait for a wanted version that is not served; None at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or self._missing() is not None)
+            return None if self._stopped else self._missing()
+
+    def _missing(self) -> str | None:
+        served = self._state.model.version if self._state.model else None
+        return self._wanted if self._wanted != served else None
+
+    def _attempt(self, version: str, attempts: int, pause: float) -> bool:
+        self.status = LoadStatus("loading", version, attempts, self.status.error)
+        event(_logger, logging.INFO, "loading the model", {"version": version, "attempt": attempts})
+        started = time.perf_counter()
+        try:
+            model = self._load(version)
+        except Exception as error:
+            self._on_load(False, time.perf_counter() - started)
+            text = str(error) or type(error).__name__
+            retry_at = time.monotonic() + pause
+            self.status = LoadStatus("failed", version, attempts, text, retry_at)
+            fields = {"version": version, "attempt": attempts, "retry_in_seconds": pause}
+            event(_logger, logging.ERROR, f"the model did not load: {text}", fields)
+            return False
+        seconds = time.perf_counter() - started
+        self._engine.install(model)
+        self._state.model_is(model.identity)
+        self._on_load(True, seconds)
+        self.status = LoadStatus("loaded", version, attempts)
+        # What torch and MLflow left on the heap stays; a full collection over it would stop the
+        # process for a tenth of a second and more, whenever it came.
+        gc.collect()
+        gc.freeze()
+        fields = {
+            "version": version,
+            "seconds": round(seconds, 2),
+            "input_shape": list(model.spec.input_shape),
+            "classes": list(model.spec.class_names),
+            "max_batch": model.max_batch,
+        }
+        event(_logger, logging.INFO, "model loaded", fields)
+        return True

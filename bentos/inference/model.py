@@ -1,0 +1,205 @@
+"""A loaded model: what it takes, what it tells, and one call of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Output: TypeAlias = Literal["logits", "probabilities"]
+Forward: TypeAlias = Callable[[NDArray[Any]], NDArray[np.float32]]
+
+_BINARY_CLASSES = 2
+
+
+class UnusableModel(Exception):  # noqa: N818 - says what the model is
+    """The model cannot be served as it was registered; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Which registered model is served."""
+
+    name: str
+    stage: str
+    version: str
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a model takes and tells.
+
+    `input_shape` is one input's shape, without the batch dimension; `defects` says of each
+    class whether it is a defect.
+    """
+
+    input_shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    class_names: tuple[str, ...]
+    defects: tuple[bool, ...]
+
+    @property
+    def input_size(self) -> int:
+        """Numbers in one input."""
+        return int(np.prod(self.input_shape))
+
+    @property
+    def is_image(self) -> bool:
+        """Whether one input is a picture: channels (1, 3), height, width."""
+        return len(self.input_shape) == 3 and self.input_shape[0] in (1, 3)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that answered its warm-up and may be given requests.
+
+    `forward` takes inputs [n, *input_shape], n at most `max_batch`, and returns what the model
+    returns, [n, outputs].
+    """
+
+    identity: ModelIdentity
+    spec: ModelSpec
+    forward: Forward
+    output: Output
+    max_batch: int
+
+    def probabilities(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
+        """Return class probabilities [n, classes] for inputs [n, *input_shape].
+
+        Raises ValueError where the model returns something not finite.
+        """
+        return to_probabilities(self.forward(inputs), self.output)
+
+
+def to_probabilities(outputs: NDArray[np.float32], output: Output) -> NDArray[np.float32]:
+    """Return probabilities [n, classes] of a model's outputs [n, k]; k = 1 is a binary model."""
+    if not np.isfinite(outputs).all():
+        raise ValueError("the model returned NaN or infinity")
+    if outputs.shape[1] == 1:
+        positive = outputs if output == "probabilities" else 1.0 / (1.0 + np.exp(-outputs))
+        return np.concatenate([1.0 - positive, positive], axis=1)
+    if output == "probabilities":
+        return outputs
+    shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the outputs are called, which are defects and what kind of numbers they are.
+
+    An empty tuple or None means nobody said.
+    """
+
+    class_names: tuple[str, ...] = ()
+    defect_classes: tuple[str, ...] | None = None
+    output: Output | None = None
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any]) -> "Labels":
+        """Read a model's metadata: `class_names`, `defect_classes`, `output`.
+
+        Raises UnusableModel where they are not what they should be.
+        """
+        defects = metadata.get("defect_classes")
+        output = metadata.get("output")
+        if output not in (None, "logits", "probabilities"):
+            raise UnusableModel(f"metadata output is {output!r}; say logits or probabilities")
+        return cls(
+            class_names=_names(metadata.get("class_names"), "class_names"),
+            defect_classes=None if defects is None else _names(defects, "defect_classes"),
+            output=output,
+        )
+
+
+def _names(value: object, field: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        raise UnusableModel(f"metadata {field} is {value!r}; it has to be a list of names")
+    return tuple(value)
+
+
+def name_classes(outputs: int, labels: Labels) -> tuple[tuple[str, ...], tuple[bool, ...]]:
+    """Return the class names of a model with so many outputs and whether each is a defect.
+
+    Without names classes are called by their index; without defect classes none is a defect.
+    Raises UnusableModel where names and outputs do not agree.
+    """
+    classes = _BINARY_CLASSES if outputs == 1 else outputs
+    names = labels.class_names or tuple(str(index) for index in range(classes))
+    if len(names) != classes:
+        raise UnusableModel(
+            f"the model has {classes} classes, its class_names are {len(names)}: {list(names)}"
+        )
+    if len(set(names)) != len(names):
+        raise UnusableModel(f"a class name stands twice in {list(names)}")
+    defects = labels.defect_classes or ()
+    unknown = sorted(set(defects) - set(names))
+    if unknown:
+        raise UnusableModel(f"defect_classes {unknown} are not among the classes {list(names)}")
+    return names, tuple(name in defects for name in names)
+
+
+def warm_up(
+    identity: ModelIdentity,
+    forward: Forward,
+    *,
+    input_shape: Sequence[int],
+    dtype: np.dtype[Any],
+    labels: Labels,
+    max_batch: int,
+) -> LoadedModel:
+    """Run a model on inputs of zeros and return it ready to serve.
+
+    The first call of a model is its slowest and shows most that can be wrong with it. A model
+    that takes one input only, as one exported without a dynamic batch, is given one at a time.
+    Raises UnusableModel where it answers nothing that can be served.
+    """
+    shape = tuple(int(size) for size in input_shape)
+    if not shape or any(size < 1 for size in shape):
+        raise UnusableModel(
+            f"the signature's input shape is {list(input_shape)}; every dimension but the first, "
+            "the batch, has to be fixed"
+        )
+    try:
+        outputs = forward(np.zeros((1, *shape), dtype))
+    except Exception as error:
+        raise UnusableModel(f"the warm-up input failed: {error}") from error
+    if outputs.ndim != 2 or outputs.shape[0] != 1:
+        raise UnusableModel(
+            f"one input of shape {list(shape)} gave an output of shape {list(outputs.shape)}; "
+            "a classifier gives [1, classes]"
+        )
+    names, defects = name_classes(int(outputs.shape[1]), labels)
+    output = labels.output or _guess_output(outputs)
+    model = LoadedModel(
+        identity=identity,
+        spec=ModelSpec(input_shape=shape, dtype=dtype, class_names=names, defects=defects),
+        forward=forward,
+        output=output,
+        max_batch=_usable_batch(forward, shape, dtype, max_batch),
+    )
+    try:
+        model.probabilities(np.zeros((1, *shape), dtype))
+    except ValueError as error:
+        raise UnusableModel(f"the warm-up input: {error}") from error
+    return model
+
+
+def _guess_output(outputs: NDArray[np.float32]) -> Output:
+    sums_to_one = outputs.shape[1] > 1 and bool(np.allclose(outputs.sum(axis=1), 1.0, atol=1e-3))
+    return "probabilities" if sums_to_one and bool((outputs >= 0).all()) else "logits"
+
+
+def _usable_batch(
+    forward: Forward, shape: tuple[int, ...], dtype: np.dtype[Any], wanted: int
+) -> int:
+    for size in dict.fromkeys((min(2, wanted), wanted)):
+        try:
+            if forward(np.zeros((size, *shape), dtype)).shape[0] != size:
+                return 1
+        except Exception:
+            return 1
+    return wanted

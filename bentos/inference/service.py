@@ -1,0 +1,109 @@
+"""The inference Bento: BentoML's side of the service, and nothing else."""
+
+import os
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import bentoml
+import numpy as np
+from bentoml.validators import ContentType
+from pydantic import BaseModel, ConfigDict, Field
+
+from bentos.health.bento import FrontedService, service_config, worker_index
+from bentos.health.door import Door
+from bentos.health.logs import configure_logging
+from bentos.health.runtime import make_pod_directory, pod_directory
+from bentos.health.settings import load_settings, writable_directory
+from bentos.inference.app import PREDICT_IMAGE_PATH, PREDICT_PATH, SERVICE_NAME, InferenceApp
+from bentos.inference.settings import InferenceSettings
+
+settings = load_settings(InferenceSettings)
+
+
+class PredictionAnswer(BaseModel):
+    """What `/predict` and `/predict_image` answer."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    class_index: int = Field(alias="class", description="Index of the predicted class.")
+    class_name: str
+    confidence: float = Field(ge=0, le=1, description="Probability of the predicted class.")
+    defect_detected: bool
+    model_version: str
+    prediction_id: str = Field(description="Under which the logging service keeps it.")
+    inference_time_ms: float = Field(description="From the whole body to the answer.")
+
+
+class Inference:
+    """Classifies inputs with a PyTorch model from the MLflow registry."""
+
+    app: ClassVar[InferenceApp | None] = None
+
+    def __init__(self) -> None:
+        worker = worker_index()
+        configure_logging(
+            level=settings.log_level,
+            form=settings.log_format,
+            service=SERVICE_NAME,
+            worker=worker,
+        )
+        type(self).app = InferenceApp(
+            settings, worker=worker, directory=pod_directory(SERVICE_NAME)
+        )
+
+    @classmethod
+    def door(cls) -> Door | None:
+        """Return what answers the service's own routes, None before there is an instance."""
+        return cls.app.door if cls.app is not None else None
+
+    @bentoml.on_deployment
+    @staticmethod
+    def prepare() -> None:
+        """Make what the workers share, once, before they start."""
+        # MLflow and torch make threads of their own for every core unless they are told.
+        os.environ.setdefault("OMP_NUM_THREADS", str(settings.torch_threads))
+        if settings.logging_url is not None:
+            writable_directory(settings.outbox_path, "OUTBOX_PATH")
+        make_pod_directory(SERVICE_NAME)
+
+    @bentoml.on_startup
+    async def start(self) -> None:
+        """Start the background parts; the port answers at once."""
+        self._running().start()
+
+    @bentoml.on_shutdown
+    async def stop(self) -> None:
+        """End the parts, handing over what was predicted."""
+        await self._running().stop()
+
+    @bentoml.api(route=PREDICT_PATH)
+    async def predict(self, data: list[float]) -> PredictionAnswer:
+        """Classify one input: `data`, a flat list of the model's input size."""
+        answer = await self._running().predict_values(np.array(data, dtype=np.float64))
+        return PredictionAnswer.model_validate(answer)
+
+    @bentoml.api(route=PREDICT_IMAGE_PATH)
+    async def predict_image(
+        self, image: Annotated[Path, ContentType("image/*")]
+    ) -> PredictionAnswer:
+        """Classify one image file: PNG, JPEG or BMP, as multipart or as the body itself."""
+        answer = await self._running().predict_file(image.read_bytes())
+        return PredictionAnswer.model_validate(answer)
+
+    async def __is_alive__(self) -> bool:
+        return self._running().probes.live().passed
+
+    async def __is_ready__(self) -> bool:
+        return self._running().probes.readiness_verdict().passed
+
+    def _running(self) -> InferenceApp:
+        if self.app is None:
+            raise RuntimeError("the service has no instance")
+        return self.app
+
+
+InferenceService = FrontedService(
+    name="inference_service",
+    config=service_config(workers=settings.workers, port=settings.inference_port),
+    inner=Inference,
+)

@@ -1,0 +1,68 @@
+"""Follows the registry: is it there, and which version is to be served."""
+
+import logging
+import threading
+from collections.abc import Callable
+
+from bentos.health.logs import event, get_logger
+from bentos.inference.registry import Registry, RegistryUnavailable
+from bentos.inference.state import InferenceState
+
+_logger = get_logger("registry")
+
+
+class RegistryWatch:
+    """A thread that asks the registry every few seconds and says what it learnt.
+
+    `on_version` is called with a version whenever the registry tells one, the same one again
+    and again; from the watch's own thread.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        state: InferenceState,
+        *,
+        poll_seconds: float,
+        on_version: Callable[[str], None],
+    ) -> None:
+        self._registry = registry
+        self._state = state
+        self._poll_seconds = poll_seconds
+        self._on_version = on_version
+        self._stop = threading.Event()
+        self._said = ""
+        self._thread = threading.Thread(target=self._run, name="registry", daemon=True)
+
+    def start(self) -> None:
+        """Begin to ask."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask no more; a question under way is left to its time-out."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._check()
+            self._stop.wait(self._poll_seconds)
+
+    def _check(self) -> None:
+        try:
+            version = self._registry.resolve()
+        except RegistryUnavailable as error:
+            self._state.mlflow_checked(accessible=False)
+            self._say(logging.WARNING, f"registry not accessible: {error}")
+            return
+        self._state.mlflow_checked(accessible=True)
+        self._state.registry_points_to(version)
+        if version is None:
+            self._say(logging.WARNING, "the registry has no version under this alias or stage")
+        else:
+            self._say(logging.INFO, f"the registry points to version {version}")
+            self._on_version(version)
+
+    def _say(self, level: int, message: str) -> None:
+        if message != self._said:
+            self._said = message
+            event(_logger, level, message)
