@@ -1,0 +1,252 @@
+"""Trains the demo model on a folder of labelled images and registers it with MLflow.
+
+Run `python -m examples.train --data FOLDER --name MODEL --alias production`.
+"""
+
+import argparse
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from examples.dataset import DatasetError, Split, read_folder, split
+from examples.network import SurfaceNetwork
+from examples.training import Evaluation, evaluate, fit
+
+_NORMAL_CLASS_NAMES: Final = ("normal", "ok", "good", "no_defect", "none")
+_DEFAULT_TRACKING_URI: Final = "sqlite:///.data/mlflow.db"
+# MLflow reads these when it is imported or used. They keep its banners, progress bars, notes on
+# its internals and usage data out of a newcomer's way, and a missing server from taking minutes.
+_MLFLOW_SETTINGS: Final = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+}
+
+
+class UsageError(Exception):
+    """An option does not fit the data; the message tells a user which."""
+
+
+def choose_defect_classes(
+    class_names: Sequence[str], *, normal: str | None = None, defects: Sequence[str] | None = None
+) -> tuple[str, ...]:
+    """Return the classes that count as defects, in the order of `class_names`.
+
+    These are `defects` where given, else every class but the normal one: `normal` where given,
+    else the first of normal, ok, good, no_defect and none that there is; none of them means no
+    defect class. Raises UsageError for a name that is no class, or for a normal defect.
+    """
+    for name in (*([normal] if normal is not None else []), *(defects or ())):
+        if name not in class_names:
+            raise UsageError(f"'{name}' is not one of the classes: {', '.join(class_names)}")
+    if defects is not None:
+        if normal in defects:
+            raise UsageError(f"'{normal}' cannot be both the normal class and a defect class")
+        return tuple(name for name in class_names if name in defects)
+    if normal is None:
+        by_lower_case = {name.lower(): name for name in class_names}
+        known = (by_lower_case[name] for name in _NORMAL_CLASS_NAMES if name in by_lower_case)
+        normal = next(known, None)
+    return () if normal is None else tuple(name for name in class_names if name != normal)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train and register as the command line asks and return the exit status."""
+    for name, value in _MLFLOW_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    options = _parser().parse_args(arguments)
+    # The batches are small: more threads would wait for each other longer than they work.
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    # Not before the settings above; and a mistyped option should not wait seconds for the import.
+    from examples.registration import RegistrationError
+
+    try:
+        _train_and_register(options)
+    except (DatasetError, RegistrationError, UsageError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("error: interrupted, nothing was registered", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _train_and_register(options: argparse.Namespace) -> None:
+    from examples import registration
+
+    registration.check_names(options.name, options.alias)
+    _say(f"reading {options.data}")
+    dataset = read_folder(options.data, options.size)
+    defects = choose_defect_classes(
+        dataset.class_names, normal=options.normal_class, defects=options.defect_classes
+    )
+    parts = split(dataset, seed=options.seed)
+    _, channels, height, width = dataset.pixels.shape
+    _say(
+        f"{len(dataset)} images of {len(dataset.class_names)} classes as "
+        f"{channels}x{height}x{width}: {len(parts.train)} to train on, "
+        f"{len(parts.held_out)} held out"
+    )
+    if dataset.duplicates:
+        _say(f"note: duplicate pictures left out: {dataset.duplicates}")
+    _say(f"defect classes: {', '.join(defects) or 'none'}")
+    if not defects and options.defect_classes is None:
+        _say("note: no class is known to be the normal one; name it with --normal-class")
+    _say(f"opening the registry at {options.tracking_uri}")
+    registry = registration.open_registry(options.tracking_uri, experiment=options.name)
+
+    started = time.monotonic()
+    network, losses = _fit_with_progress(parts, options)
+    evaluation = evaluate(network, parts.held_out)
+    seconds = time.monotonic() - started
+    _print_evaluation(evaluation, dataset.class_names)
+
+    _say("registering")
+    version = registration.register(
+        registry,
+        network,
+        registration.TrainingRecord(
+            class_names=dataset.class_names,
+            defect_classes=defects,
+            params={
+                "epochs": options.epochs,
+                "seed": options.seed,
+                "flips": options.flips,
+                "channels": channels,
+                "height": height,
+                "width": width,
+                "training_images": len(parts.train),
+                "held_out_images": len(parts.held_out),
+            },
+            metrics={
+                "held_out_accuracy": evaluation.accuracy,
+                "training_seconds": seconds,
+                **{
+                    f"held_out_recall_of_{_metric_name(name)}": evaluation.recall(index)
+                    for index, name in enumerate(dataset.class_names)
+                },
+            },
+            losses=losses,
+        ),
+        example=parts.train.pixels[:2].numpy(),
+        model_name=options.name,
+        alias=options.alias,
+    )
+    _say(
+        f"held-out accuracy {evaluation.accuracy:.1%} "
+        f"({evaluation.correct} of {evaluation.count} images)"
+    )
+    _say(f"registered {options.name} version {version}, alias {options.alias}")
+
+
+def _fit_with_progress(
+    parts: Split, options: argparse.Namespace
+) -> tuple[SurfaceNetwork, list[float]]:
+    losses: list[float] = []
+
+    def report(epoch: int, loss: float) -> None:
+        losses.append(loss)
+        _say(f"epoch {epoch:>3} of {options.epochs}  training loss {loss:.4f}")
+
+    network = fit(
+        parts.train, epochs=options.epochs, seed=options.seed, flips=options.flips, report=report
+    )
+    return network, losses
+
+
+def _print_evaluation(evaluation: Evaluation, class_names: Sequence[str]) -> None:
+    """Print a row per true class: how many were found, and what they were taken for."""
+    label_width = max(len("class"), *(len(name) for name in class_names))
+    columns = [max(4, len(name)) for name in class_names]
+    header = "  ".join(
+        f"{name:>{column}}" for name, column in zip(class_names, columns, strict=True)
+    )
+    _say("\nheld-out images, true class by row, predicted class by column\n")
+    _say(f"{'class':{label_width}}   found  {header}")
+    for index, name in enumerate(class_names):
+        counts = "  ".join(
+            f"{count:>{column}}"
+            for count, column in zip(evaluation.confusion[index].tolist(), columns, strict=True)
+        )
+        _say(f"{name:{label_width}}  {evaluation.recall(index):>6.1%}  {counts}")
+    _say("")
+
+
+def _say(line: str) -> None:
+    # Progress must show at once where the output is a pipe, as under make.
+    print(line, flush=True)
+
+
+def _metric_name(class_name: str) -> str:
+    """Return the class's name with what MLflow refuses in a metric's name replaced."""
+    return re.sub(r"[^\w.\- ]", "_", class_name)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.train",
+        description="Train the demo network on FOLDER/<class>/*.png|jpg|bmp and register it.",
+    )
+    add = parser.add_argument
+    add("--data", type=Path, required=True, metavar="FOLDER", help="images, a folder per class")
+    add("--name", required=True, metavar="MODEL", help="name of the registered model")
+    add("--alias", default="production", help="alias to point at the new version (production)")
+    add(
+        "--tracking-uri",
+        default=os.environ.get("MLFLOW_TRACKING_URI") or _DEFAULT_TRACKING_URI,
+        metavar="URI",
+        help=f"MLflow store (MLFLOW_TRACKING_URI, else {_DEFAULT_TRACKING_URI})",
+    )
+    add("--normal-class", metavar="CLASS", help="the class without a defect")
+    add(
+        "--defect-classes",
+        type=_names,
+        metavar="A,B",
+        help="the classes that are defects (all but the normal one)",
+    )
+    add("--epochs", type=_positive, default=30, help="passes over the training images (30)")
+    add("--seed", type=_not_negative, default=0, help="of the split and the training (0)")
+    add(
+        "--size",
+        type=_size,
+        metavar="N|HxW",
+        help="scale images to this many pixels (their own median size, at most 64)",
+    )
+    add(
+        "--flips",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also train on mirrored images; switch off where left and right matter",
+    )
+    return parser
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _positive(text: str) -> int:
+    if not re.fullmatch(r"[1-9]\d{0,6}", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
+    return int(text)
+
+
+def _not_negative(text: str) -> int:
+    return 0 if text == "0" else _positive(text)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, separator, width = text.lower().partition("x")
+    return _positive(height), _positive(width if separator else height)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
