@@ -1,0 +1,118 @@
+"""Alerts from kube-state-metrics on the pods and the autoscaler."""
+
+from monitoring.prometheus.source.rule import (
+    EITHER_SERVICE,
+    POD,
+    PODS,
+    Alert,
+    Group,
+    RuleFile,
+)
+from monitoring.timings import INFERENCE, INFERENCE_SERVICE
+
+_STARTUP_MINUTES = INFERENCE.startup.patience_seconds // 60 + 2
+
+
+def _with_service(expr: str) -> str:
+    """Label series of a pod with the service that its name tells."""
+    return f'label_replace({expr}, "service", "$1", "pod", "{PODS}")'
+
+
+def _unready_pods() -> str:
+    """Return PromQL for pods that should be ready and are not.
+
+    Pods of Jobs (the backup) end and are then unready for good; a pod held back by a scheduling
+    gate waits on purpose; one that has succeeded, or was evicted and replaced, is history.
+    """
+    return (
+        f'kube_pod_status_ready{{pod=~"{PODS}",condition="true"}} == 0'
+        ' unless on (namespace, pod) kube_pod_owner{owner_kind="Job"}'
+        ' unless on (namespace, pod) kube_pod_status_reason{reason=~"SchedulingGated|Evicted"} == 1'
+        ' unless on (namespace, pod) kube_pod_status_phase{phase="Succeeded"} == 1'
+    )
+
+
+KUBERNETES = RuleFile(
+    "kubernetes",
+    (
+        Group(
+            "kubernetes-alerts",
+            (
+                Alert(
+                    name="ServingPodNotReady",
+                    severity="warning",
+                    service="",
+                    expr=_with_service(_unready_pods()),
+                    hold=f"{_STARTUP_MINUTES}m",
+                    summary=f"pod {POD} is not ready",
+                    description=(
+                        f"Kubernetes has not counted {POD} as ready for {_STARTUP_MINUTES} minutes,"
+                        " longer than a start may take: it is pending, crashes, or its readiness"
+                        " probe fails."
+                    ),
+                    dashboard="kubernetes",
+                ),
+                Alert(
+                    name="ServingPodRestarting",
+                    severity="critical",
+                    service="{{ $labels.container }}",
+                    expr=(
+                        "increase(kube_pod_container_status_restarts_total"
+                        f'{{container=~"{EITHER_SERVICE}"}}[30m]) > 2.5'
+                    ),
+                    hold="1m",
+                    summary=f"container {{{{ $labels.container }}}} of {POD} keeps restarting",
+                    description=(
+                        f"Container {{{{ $labels.container }}}} of {POD} has restarted about"
+                        " {{ $value | humanize }} times in 30 minutes."
+                    ),
+                    dashboard="kubernetes",
+                ),
+                Alert(
+                    name="ServingOutOfMemory",
+                    severity="warning",
+                    service="{{ $labels.container }}",
+                    expr=(
+                        "kube_pod_container_status_last_terminated_reason"
+                        f'{{container=~"{EITHER_SERVICE}",reason="OOMKilled"}} == 1'
+                        " and on (namespace, pod, container)"
+                        " increase(kube_pod_container_status_restarts_total[30m]) > 0"
+                    ),
+                    hold="30s",
+                    summary=f"container {{{{ $labels.container }}}} of {POD} ran out of memory",
+                    description=(
+                        f"Container {{{{ $labels.container }}}} of {POD} was killed within the last"
+                        " 30 minutes for using more than its memory limit."
+                    ),
+                    dashboard="kubernetes",
+                ),
+                Alert(
+                    name="InferenceAutoscalerMaxedOut",
+                    severity="warning",
+                    service=INFERENCE_SERVICE,
+                    expr=(
+                        "kube_horizontalpodautoscaler_status_current_replicas"
+                        f'{{horizontalpodautoscaler="{INFERENCE_SERVICE}"}}'
+                        " >= on (namespace, horizontalpodautoscaler)"
+                        " kube_horizontalpodautoscaler_spec_max_replicas"
+                        " and on (namespace, horizontalpodautoscaler)"
+                        " kube_horizontalpodautoscaler_spec_max_replicas"
+                        " > on (namespace, horizontalpodautoscaler)"
+                        " kube_horizontalpodautoscaler_spec_min_replicas"
+                    ),
+                    hold="15m",
+                    summary=(
+                        "the autoscaler of {{ $labels.namespace }}/inference-service is at its"
+                        " limit of {{ $value }} pods"
+                    ),
+                    description=(
+                        "For 15 minutes {{ $labels.namespace }}/inference-service has run all"
+                        " {{ $value }} pods that its autoscaler may start: more traffic makes it"
+                        " slower, then answers 429."
+                    ),
+                    dashboard="kubernetes",
+                ),
+            ),
+        ),
+    ),
+)

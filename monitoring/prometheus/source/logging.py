@@ -1,0 +1,227 @@
+"""Alerts on the logging service: its database, disk, readiness, errors and queue."""
+
+from monitoring.prometheus.source.rule import INSTANCE, Alert, Group, RuleFile
+from monitoring.timings import LOGGING_SERVICE
+
+_DATABASE_ALERTS = (
+    Alert(
+        name="LoggingDatabaseNotInitialized",
+        severity="critical",
+        service=LOGGING_SERVICE,
+        expr="logging_db_initialized == 0",
+        hold="1m",
+        summary=f"the database of {INSTANCE} is not open",
+        description=(
+            f"{INSTANCE} has had no open database with an up-to-date schema for a minute. Nothing"
+            " is stored; predictions wait in the outboxes of the inference service."
+        ),
+        dashboard="logging",
+    ),
+    Alert(
+        name="LoggingDatabaseNotAccessible",
+        severity="critical",
+        service=LOGGING_SERVICE,
+        expr="logging_db_accessible == 0 and logging_db_initialized == 1",
+        hold="1m",
+        summary=f"the database of {INSTANCE} does not answer",
+        description=(
+            f"The readiness query of {INSTANCE} has failed, or taken more than 2 seconds, for a"
+            " minute. Nothing is stored; predictions wait in the outboxes of the inference service."
+        ),
+        dashboard="logging",
+    ),
+    Alert(
+        name="LoggingStoreErrors",
+        severity="critical",
+        service=LOGGING_SERVICE,
+        expr='increase(logging_store_errors_total{reason!="busy"}[5m]) > 0',
+        hold="30s",
+        summary=f"the database of {INSTANCE} fails: {{{{ $labels.reason }}}}",
+        description=(
+            f"About {{{{ $value | humanize }}}} transactions or checks of the database of"
+            f" {INSTANCE} have failed in 5 minutes, reason {{{{ $labels.reason }}}}."
+        ),
+        dashboard="logging",
+    ),
+    Alert(
+        name="LoggingDatabaseBusy",
+        severity="warning",
+        service=LOGGING_SERVICE,
+        expr='increase(logging_store_errors_total{reason="busy"}[5m]) > 2.5',
+        hold="2m",
+        summary=f"another process locks the database of {INSTANCE}",
+        description=(
+            f"About {{{{ $value | humanize }}}} transactions or checks of {INSTANCE} have met"
+            " SQLITE_BUSY in 5 minutes, each after waiting BUSY_TIMEOUT_SECONDS: another process"
+            " holds the write lock."
+        ),
+        dashboard="logging",
+    ),
+    Alert(
+        name="LoggingCommitSlow",
+        severity="warning",
+        service=LOGGING_SERVICE,
+        expr="logging:commit_duration_seconds:p99_rate5m > 0.5",
+        hold="10m",
+        summary="commits of the prediction database take {{ $value | humanizeDuration }} (p99)",
+        description=(
+            "For 10 minutes one commit in a hundred has taken {{ $value | humanizeDuration }} or"
+            " more until it was on disk (limit 500 ms): the disk is slow or shared."
+        ),
+        dashboard="logging",
+    ),
+    Alert(
+        name="LoggingWalLarge",
+        severity="warning",
+        service=LOGGING_SERVICE,
+        expr='logging_database_bytes{file="wal"} > 268435456',
+        hold="10m",
+        summary=f"the write-ahead log of {INSTANCE} has grown to {{{{ $value | humanize1024 }}}}B",
+        description=(
+            f"The write-ahead log of the database of {INSTANCE} has been larger than 256 MiB for"
+            " 10 minutes, now {{ $value | humanize1024 }}B: a long-running reader keeps SQLite"
+            " from a checkpoint, and every query gets slower."
+        ),
+        dashboard="logging",
+    ),
+)
+
+_DISK_ALERTS = (
+    Alert(
+        name="LoggingDiskFillsSoon",
+        severity="warning",
+        service=LOGGING_SERVICE,
+        expr=(
+            "predict_linear(logging_disk_free_bytes[6h], 86400) < 0"
+            " and logging_disk_free_bytes / logging_disk_size_bytes < 0.5"
+        ),
+        hold="30m",
+        summary=f"the disk of {INSTANCE} is full within a day",
+        description=(
+            "At the pace of the last 6 hours the disk under the prediction database of"
+            f" {INSTANCE} has no space left within 24 hours"
+            " ({{ $value | humanize1024 }}B by then)."
+        ),
+        dashboard="logging",
+    ),
+    Alert(
+        name="LoggingDiskAlmostFull",
+        severity="critical",
+        service=LOGGING_SERVICE,
+        expr="logging_disk_free_bytes / logging_disk_size_bytes < 0.1",
+        hold="2m",
+        summary=f"{{{{ $value | humanizePercentage }}}} of the disk of {INSTANCE} is free",
+        description=(
+            f"Only {{{{ $value | humanizePercentage }}}} of the disk under the prediction database"
+            f" of {INSTANCE} is free (limit 10%). When it is full nothing is stored."
+        ),
+        dashboard="logging",
+    ),
+)
+
+_READINESS_ALERTS = (
+    Alert(
+        name="LoggingNotReady",
+        severity="critical",
+        service=LOGGING_SERVICE,
+        expr="logging_ready == 0",
+        hold="2m",
+        summary=f"{INSTANCE} is not ready",
+        description=(
+            f"/ready of {INSTANCE} has answered 503 for 2 minutes; the logging service has no"
+            " second replica. logging_unready tells the reason."
+        ),
+        dashboard="logging",
+    ),
+    Alert(
+        name="LoggingReadinessFlapping",
+        severity="warning",
+        service=LOGGING_SERVICE,
+        expr="changes(logging_ready[15m]) > 5",
+        hold="1m",
+        summary=f"readiness of {INSTANCE} flaps",
+        description=(
+            f"{INSTANCE} has changed between ready and not ready {{{{ $value }}}} times in 15"
+            " minutes."
+        ),
+        dashboard="logging",
+    ),
+    Alert(
+        name="LoggingWorkersMissing",
+        severity="warning",
+        service=LOGGING_SERVICE,
+        expr="logging_workers - logging_workers_alive > 0",
+        hold="1m",
+        summary=f"{{{{ $value }}}} workers of {INSTANCE} are dead",
+        description=(
+            f"For a minute {{{{ $value }}}} worker processes of {INSTANCE} have been missing. The"
+            " pod is not ready, and its liveness probe restarts it unless the worker returns."
+        ),
+        dashboard="logging",
+    ),
+    Alert(
+        name="LoggingRestartLoop",
+        severity="critical",
+        service=LOGGING_SERVICE,
+        expr="changes(logging_start_time_seconds[30m]) > 2",
+        hold="1m",
+        summary=f"{INSTANCE} keeps restarting",
+        description=(
+            f"{INSTANCE} has started {{{{ $value }}}} times in 30 minutes; no prediction is stored"
+            " between a stop and the next start."
+        ),
+        dashboard="logging",
+    ),
+)
+
+_REQUEST_ALERTS = (
+    Alert(
+        name="LoggingHighErrorRate",
+        severity="critical",
+        service=LOGGING_SERVICE,
+        expr="logging:errors:ratio_rate5m > 0.05 and logging:outcomes:increase5m >= 20",
+        hold="2m",
+        summary="{{ $value | humanizePercentage }} of requests to the logging service fail",
+        description=(
+            "{{ $value | humanizePercentage }} of the batches and queries of the last 5 minutes"
+            " failed for the logging service's fault (limit 5%); refused input is not counted."
+        ),
+        dashboard="logging",
+    ),
+    Alert(
+        name="LoggingQueueFull",
+        severity="warning",
+        service=LOGGING_SERVICE,
+        expr="logging:queue_full:ratio_rate5m > 0.05",
+        hold="5m",
+        summary="{{ $value | humanizePercentage }} of batches to the logging service get 429",
+        description=(
+            "{{ $value | humanizePercentage }} of the batches of the last 5 minutes found the"
+            " write queue full (limit 5%): predictions come faster than the disk takes them."
+        ),
+        dashboard="logging",
+    ),
+    Alert(
+        name="LoggingRequestsUnauthorized",
+        severity="warning",
+        service=LOGGING_SERVICE,
+        expr='increase(logging_rejected_total{reason="unauthorized"}[5m]) > 2.5',
+        hold="2m",
+        summary=f"{INSTANCE} refuses requests for their token",
+        description=(
+            f"About {{{{ $value | humanize }}}} requests to {INSTANCE} in 5 minutes had no token"
+            " or a wrong one: LOGGING_TOKEN differs between the services, or a stranger calls."
+        ),
+        dashboard="logging",
+    ),
+)
+
+LOGGING_RULES = RuleFile(
+    "logging",
+    (
+        Group("logging-database-alerts", _DATABASE_ALERTS),
+        Group("logging-disk-alerts", _DISK_ALERTS),
+        Group("logging-readiness-alerts", _READINESS_ALERTS),
+        Group("logging-request-alerts", _REQUEST_ALERTS),
+    ),
+)

@@ -1,0 +1,144 @@
+"""Alerts on the probes: slower than half their time-out, refused, or contradicting the service."""
+
+from monitoring.prometheus.source.rule import (
+    EITHER_SERVICE,
+    INSTANCE,
+    POD,
+    Alert,
+    Group,
+    RuleFile,
+)
+
+_OWN = f'job=~"{EITHER_SERVICE}"'
+_KUBELET = f'container=~"{EITHER_SERVICE}"'
+
+
+def _answers(matchers: str) -> str:
+    """Return PromQL for probes answered in 5 minutes, the first of its status included.
+
+    A status that was never answered before has no series, and `increase` does not see a series
+    begin.
+    """
+    count = f"probe_duration_seconds_count{{{_OWN},{matchers}}}"
+    return f"increase({count}[5m]) > 0 or ({count} unless {count} offset 5m)"
+
+
+def _failed_probes(kind: str, window: str) -> str:
+    """Return PromQL for a container's probes that the kubelet counted as failed."""
+    total = f'prober_probe_total{{{_KUBELET},probe_type="{kind}",result!="successful"}}'
+    return f"sum by (namespace, pod, container) (increase({total}[{window}]))"
+
+
+PROBES = RuleFile(
+    "probes",
+    (
+        Group(
+            "probe-alerts",
+            (
+                Alert(
+                    name="ServingProbeSlow",
+                    severity="warning",
+                    service="{{ $labels.job }}",
+                    expr=(
+                        "probe:duration_seconds:p95_rate10m"
+                        " > on (job, probe) group_left () 0.5 * probe:timeout_seconds"
+                    ),
+                    hold="2m",
+                    summary=(
+                        f"/{{{{ $labels.probe }}}} of {INSTANCE} takes"
+                        " {{ $value | humanizeDuration }} (p95)"
+                    ),
+                    description=(
+                        f"One probe of /{{{{ $labels.probe }}}} in twenty of {INSTANCE} has taken"
+                        " {{ $value | humanizeDuration }} or more, over half of the probe's"
+                        " timeoutSeconds: the kubelet will soon count it as failed."
+                    ),
+                    dashboard="probes",
+                ),
+                Alert(
+                    name="ServingLivenessFailing",
+                    severity="critical",
+                    service="{{ $labels.job }}",
+                    expr=_answers('probe="health",status!="200"'),
+                    hold="30s",
+                    summary=f"/health of {INSTANCE} answers {{{{ $labels.status }}}}",
+                    description=(
+                        f"/health of {INSTANCE} was answered with {{{{ $labels.status }}}} about"
+                        " {{ $value | humanize }} times in 5 minutes; the kubelet restarts the"
+                        " container after three in a row."
+                    ),
+                    dashboard="probes",
+                ),
+                Alert(
+                    name="ServingReadinessRefused",
+                    severity="warning",
+                    service="{{ $labels.job }}",
+                    expr=_answers('probe="ready",status!~"200|503"'),
+                    hold="30s",
+                    summary=f"/ready of {INSTANCE} answers {{{{ $labels.status }}}}",
+                    description=(
+                        f"/ready of {INSTANCE} was answered with {{{{ $labels.status }}}} about"
+                        " {{ $value | humanize }} times in 5 minutes. It means 200 or 503 only:"
+                        " the probe itself failed, which takes the pod out of rotation."
+                    ),
+                    dashboard="probes",
+                ),
+                Alert(
+                    name="ServingKubeletProbeSlow",
+                    severity="warning",
+                    service="{{ $labels.container }}",
+                    expr=(
+                        "kubelet_probe:duration_seconds:p95_rate10m"
+                        " > on (container, probe_type) group_left ()"
+                        " 0.5 * kubelet_probe:timeout_seconds"
+                    ),
+                    hold="2m",
+                    summary=(
+                        "the kubelet waits {{ $value | humanizeDuration }} (p95) for the"
+                        f" {{{{ $labels.probe_type }}}} probe of {POD}"
+                    ),
+                    description=(
+                        f"One successful {{{{ $labels.probe_type }}}} probe in twenty of {POD} has"
+                        " taken the kubelet {{ $value | humanizeDuration }} or more, over half of"
+                        " its timeoutSeconds. Against probe_duration_seconds this includes the"
+                        " node, the network and the wait to be accepted."
+                    ),
+                    dashboard="probes",
+                ),
+                Alert(
+                    name="ServingKubeletLivenessFailing",
+                    severity="critical",
+                    service="{{ $labels.container }}",
+                    expr=(f"{_failed_probes('Liveness', '10m')} > 1.5"),
+                    hold="30s",
+                    summary=f"the kubelet sees liveness probes of {POD} fail",
+                    description=(
+                        f"About {{{{ $value | humanize }}}} liveness probes of {POD} have failed"
+                        " in 10 minutes, by time-out, refusal or status; three in a row restart the"
+                        " container."
+                    ),
+                    dashboard="probes",
+                ),
+                Alert(
+                    name="ServingReadinessContradicted",
+                    severity="warning",
+                    service="{{ $labels.container }}",
+                    expr=(
+                        f"{_failed_probes('Readiness', '5m')} > 1.5"
+                        " and on (namespace, pod)"
+                        " (min_over_time(inference_ready[5m]) == 1"
+                        " or min_over_time(logging_ready[5m]) == 1)"
+                    ),
+                    hold="2m",
+                    summary=f"the kubelet finds {POD} unready, the service does not",
+                    description=(
+                        f"About {{{{ $value | humanize }}}} readiness probes of {POD} have failed"
+                        " in 5 minutes although the service has called itself ready all the time:"
+                        " probes time out, or something before the service answers them."
+                    ),
+                    dashboard="probes",
+                ),
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,164 @@
+"""What a recording rule, an alert and a group of them are, and how they look in YAML."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import yaml
+
+from monitoring.timings import SERVICES
+
+Severity = Literal["critical", "warning"]
+
+RUNBOOKS_URL = "https://github.com/truthful-serving/truthful-serving/blob/main/docs/runbooks"
+DASHBOARDS = ("overview", "inference", "logging", "probes", "kubernetes")
+
+SCRAPE_INTERVAL_SECONDS = 15
+
+EITHER_SERVICE = "|".join(SERVICES)
+PODS = f"({EITHER_SERVICE})-.*"
+
+# Labels that a deployment of a model has in common, whether or not it runs in a cluster.
+DEPLOYMENT = "namespace, job, model, stage"
+STORE = "namespace, job, service"
+
+# Where an alert about one target came from: an address, and the pod where there is one.
+INSTANCE = "{{ $labels.instance }}{{ with $labels.pod }} (pod {{ . }}){{ end }}"
+MODEL = "{{ $labels.model }}@{{ $labels.stage }}"
+POD = "{{ $labels.namespace }}/{{ $labels.pod }}"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recorded expression; `labels` are added to every one of its series."""
+
+    record: str
+    expr: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def document(self) -> dict[str, object]:
+        """Return the rule as Prometheus reads it."""
+        document: dict[str, object] = {"record": self.record, "expr": one_line(self.expr)}
+        if self.labels:
+            document["labels"] = dict(self.labels)
+        return document
+
+
+@dataclass(frozen=True)
+class Alert:
+    """An alert with what its reader needs.
+
+    `hold` is the rule's `for`. `service` routes the alert; empty where the expression's own
+    labels carry it. `dashboard` is one of DASHBOARDS.
+    """
+
+    name: str
+    severity: Severity
+    service: str
+    expr: str
+    hold: str
+    summary: str
+    description: str
+    dashboard: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def static_labels(self) -> dict[str, str]:
+        """Return the labels that the rule adds to the expression's."""
+        labels = {"severity": self.severity, **self.labels}
+        if self.service:
+            labels["service"] = self.service
+        return labels
+
+    @property
+    def links(self) -> dict[str, str]:
+        """Return the annotations that lead from the alert to its pages."""
+        return {"dashboard": self.dashboard, "runbook_url": f"{RUNBOOKS_URL}/{self.name}.md"}
+
+    def document(self) -> dict[str, object]:
+        """Return the rule as Prometheus reads it."""
+        return {
+            "alert": self.name,
+            "expr": one_line(self.expr),
+            "for": self.hold,
+            "labels": self.static_labels,
+            "annotations": {
+                "summary": self.summary,
+                "description": self.description,
+                **self.links,
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rules that are evaluated together, in their order."""
+
+    name: str
+    rules: Sequence[Recording | Alert]
+
+    @property
+    def alerts(self) -> Iterator[Alert]:
+        """Yield the group's alerts."""
+        return (rule for rule in self.rules if isinstance(rule, Alert))
+
+    @property
+    def recordings(self) -> Iterator[Recording]:
+        """Yield the group's recording rules."""
+        return (rule for rule in self.rules if isinstance(rule, Recording))
+
+    def document(self) -> dict[str, object]:
+        """Return the group as Prometheus reads it."""
+        return {"name": self.name, "rules": [rule.document() for rule in self.rules]}
+
+
+@dataclass(frozen=True)
+class RuleFile:
+    """One file of `rules/`."""
+
+    name: str
+    groups: Sequence[Group]
+
+    def document(self) -> dict[str, object]:
+        """Return the file's content as Prometheus reads it."""
+        return {"groups": [group.document() for group in self.groups]}
+
+
+def one_line(expr: str) -> str:
+    """Return an expression without the line breaks it is written with."""
+    return " ".join(expr.split())
+
+
+def seconds(duration: str) -> int:
+    """Return a PromQL duration such as `1h30m` in seconds; ValueError for any other text."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+    total, digits = 0, ""
+    for character in duration:
+        if character.isdigit():
+            digits += character
+        elif character in units and digits:
+            total, digits = total + int(digits) * units[character], ""
+        else:
+            raise ValueError(f"not a duration: {duration!r}")
+    if digits or not duration:
+        raise ValueError(f"not a duration: {duration!r}")
+    return total
+
+
+def duration(total_seconds: int) -> str:
+    """Return seconds as a PromQL duration, in the largest units that fit."""
+    if total_seconds == 0:
+        return "0s"
+    text = ""
+    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, total_seconds = divmod(total_seconds, size)
+        text += f"{count}{unit}" if count else ""
+    return text
+
+
+def to_yaml(document: object) -> str:
+    """Return YAML in the order given, long strings unbroken."""
+    text: str = yaml.dump(
+        document, sort_keys=False, width=10_000, allow_unicode=True, default_flow_style=False
+    )
+    return text
