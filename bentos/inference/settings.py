@@ -13,7 +13,7 @@ class InferenceSettings(ServiceSettings):
 
     inference_port: int = Field(default=8000, ge=1, le=65_535, description="Port of the service.")
     mlflow_tracking_uri: str = Field(
-        default="sqlite:///.data/mlflow/mlflow.db",
+        default="sqlite:///.data/mlflow.db",
         min_length=1,
         description="MLflow server, or the database of an embedded registry.",
     )

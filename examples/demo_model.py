@@ -1,0 +1,62 @@
+"""Makes sure there is a model to serve: draws images, trains and registers where there is none."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from bentos.health.settings import load_settings
+from bentos.inference.registry import Registry, RegistryUnavailable
+from bentos.inference.settings import InferenceSettings
+from examples.stack import DATA, ROOT, StackError
+from examples.steel_images import write_images
+
+IMAGES_PER_CLASS = 200
+IMAGES = DATA / "images"
+
+
+def demo_images() -> list[Path]:
+    """Return the image files of the demo, drawing them where they are missing."""
+    files = sorted(IMAGES.glob("*/*.png"))
+    return files or sorted(write_images(IMAGES, per_class=IMAGES_PER_CLASS, seed=0))
+
+
+def ensure_model(report: Callable[[str], None]) -> str:
+    """Return the version that will be served, training one where the registry has none.
+
+    Only the embedded registry is trained into; raises StackError where another one has no
+    model, or where training fails.
+    """
+    settings = load_settings(InferenceSettings)
+    registry = Registry(
+        tracking_uri=settings.mlflow_tracking_uri,
+        name=settings.model_name,
+        stage=settings.model_stage,
+        timeout_seconds=settings.mlflow_timeout_seconds,
+    )
+    wanted = f"{settings.model_name}@{settings.model_stage}"
+    try:
+        version = registry.resolve()
+    except RegistryUnavailable as error:
+        raise StackError(
+            f"MLflow at {settings.mlflow_tracking_uri} gives no answer: {error}"
+        ) from error
+    if version is not None:
+        report(f"serving {wanted}, version {version}, from {settings.mlflow_tracking_uri}")
+        return version
+    if not settings.mlflow_tracking_uri.startswith("sqlite:"):
+        raise StackError(
+            f"{settings.mlflow_tracking_uri} has no {wanted}; register it, or train one"
+        )
+    report(f"no model {wanted} yet: drawing images and training one, half a minute or so")
+    files = demo_images()
+    report(f"{len(files)} images in {IMAGES.relative_to(ROOT)}")
+    command = [sys.executable, "-m", "examples.train", "--data", str(IMAGES)]
+    command += ["--name", settings.model_name, "--alias", settings.model_stage]
+    command += ["--tracking-uri", settings.mlflow_tracking_uri]
+    if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
+        raise StackError("training failed; the lines above say why")
+    version = registry.resolve()
+    if version is None:
+        raise StackError(f"training ended and the registry still has no {wanted}")
+    return version
