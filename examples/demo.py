@@ -40,13 +40,10 @@ def main() -> int:
     except (StackError, httpx.HTTPError) as error:
         _say(f"error: {error}")
         return 1
-    _say(
-        f"done in {time.monotonic() - started:.0f} s, everything is stopped; `make serve` serves at"
-    )
-    for url, about in zip(
-        urls, ("API page, /predict, /predict_image", "/stats, /predictions"), strict=True
-    ):
-        _say(f"  {url}  ({about}, /health, /ready, /metrics)")
+    seconds = time.monotonic() - started
+    _say(f"done in {seconds:.0f} s, everything is stopped; `make serve` serves at")
+    _say(f"  {urls[0]}  (API page, /predict, /predict_image, /health, /ready, /metrics)")
+    _say(f"  {urls[1]}  (/log, /stats, /predictions, /health, /ready, /metrics)")
     return 0
 
 

@@ -38,16 +38,14 @@ def ensure_model(report: Callable[[str], None]) -> str:
     try:
         version = registry.resolve()
     except RegistryUnavailable as error:
-        raise StackError(
-            f"MLflow at {settings.mlflow_tracking_uri} gives no answer: {error}"
-        ) from error
+        where = settings.mlflow_tracking_uri
+        raise StackError(f"MLflow at {where} gives no answer: {error}") from error
     if version is not None:
         report(f"serving {wanted}, version {version}, from {settings.mlflow_tracking_uri}")
         return version
     if not settings.mlflow_tracking_uri.startswith("sqlite:"):
-        raise StackError(
-            f"{settings.mlflow_tracking_uri} has no {wanted}; register it, or train one"
-        )
+        where = settings.mlflow_tracking_uri
+        raise StackError(f"{where} has no {wanted}; register it there, or train one")
     report(f"no model {wanted} yet: drawing images and training one, half a minute or so")
     files = demo_images()
     report(f"{len(files)} images in {IMAGES.relative_to(ROOT)}")

@@ -19,16 +19,16 @@ def main() -> int:
             raise KeyboardInterrupt
         stopping = True
 
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
+    # The services run in sessions of their own, so a closed terminal has to be passed on too.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
     try:
         ensure_model(_say)
         with Stack(log_folder=None) as stack:
             stack.start()
             stack.wait_until_ready(lambda line: _say_unless(stopping, line))
-            _say(
-                f"predict: {stack.inference.url}/predict_image   stored: {stack.logging.url}/predictions"
-            )
+            _say(f"predict: {stack.inference.url}/predict_image")
+            _say(f"stored:  {stack.logging.url}/predictions")
             _say("Ctrl-C stops both")
             while not stopping:
                 stack.raise_if_ended()

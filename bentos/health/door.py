@@ -28,6 +28,9 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 _logger = get_logger("http")
 
+_PROBE_STATUSES = ("200", "500", "503")
+_STATUSES = ("200", "400", "413", "429", "500", "503", "504")
+
 
 @dataclass(frozen=True)
 class Route:
@@ -53,6 +56,16 @@ class Door:
     routes: Mapping[str, Route]
     metrics: Metrics
     timeout_seconds: float
+
+    def __post_init__(self) -> None:
+        # A counter that is not there before its first event hides that event from rate().
+        for route in self.routes.values():
+            for status in _PROBE_STATUSES if route.probe else _STATUSES:
+                self.metrics.counters[HTTP_REQUESTS.name].labels(self.service, route.path, status)
+                if route.probe:
+                    self.metrics.histograms[PROBE_DURATION.name].labels(
+                        self.service, route.probe, status
+                    )
 
     async def answer(self, route: Route, request: Request) -> Response | None:
         """Return the route's answer, an error body included; None where the client left."""

@@ -21,6 +21,7 @@ FORMATS = ("PNG", "JPEG", "BMP")
 # Decoding so few pixels takes less than handing them to another thread and back.
 _INLINE_PIXELS = 128 * 128
 _MAX_NAME = 200
+_SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16B", "I;16L"})
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class ImageReader:
 def _pixels(image: Image.Image, spec: ModelSpec) -> NDArray[Any]:
     channels, height, width = spec.input_shape
     try:
-        picture = image.convert("L" if channels == 1 else "RGB")
+        picture = _eight_bit(image).convert("L" if channels == 1 else "RGB")
     except (OSError, ValueError, SyntaxError) as error:
         raise ServiceError(
             400, "bad_input", f"image: the file is damaged or cut short: {error}"
@@ -99,6 +100,13 @@ def _pixels(image: Image.Image, spec: ModelSpec) -> NDArray[Any]:
     values = np.asarray(picture, dtype=np.float32) / np.float32(255.0)
     values = values[np.newaxis] if channels == 1 else values.transpose(2, 0, 1)
     return np.ascontiguousarray(values, dtype=spec.dtype)
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Return a 16-bit grey picture in 8 bits; Pillow itself would turn it white."""
+    if image.mode not in _SIXTEEN_BIT_MODES:
+        return image
+    return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
 
 
 def upload_of(request: Request, body: bytes) -> Upload:
