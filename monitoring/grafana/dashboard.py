@@ -1,0 +1,170 @@
+"""A whole dashboard: its variables, its links to the others, its rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from monitoring.grafana.schema import (
+    DATASOURCE,
+    SCHEMA_VERSION,
+    Json,
+    Link,
+    Row,
+    lay_out,
+)
+from monitoring.prometheus.source import ALERTS
+
+ALL = "$__all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variable:
+    """A choice at the dashboard's top: the values that a label has on a metric.
+
+    `all_value` is the pattern that stands for all; `.*` also matches series without the label.
+    """
+
+    name: str
+    query: str
+    all_value: Literal[".+", ".*"] = ".*"
+    description: str = ""
+
+    def to_json(self) -> Json:
+        """Return the variable; its values are asked for anew when the time range changes."""
+        return {
+            "name": self.name,
+            "label": self.name.title(),
+            "description": self.description,
+            "type": "query",
+            "datasource": dict(DATASOURCE),
+            "definition": self.query,
+            "query": {"qryType": 5, "query": self.query, "refId": f"variable-{self.name}"},
+            "regex": "",
+            "refresh": 2,
+            "sort": 1,
+            "multi": True,
+            "includeAll": True,
+            "allValue": self.all_value,
+            "current": {"selected": True, "text": "All", "value": ALL},
+            "hide": 0,
+            "options": [],
+            "skipUrlSync": False,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A choice among fixed values."""
+
+    name: str
+    values: tuple[str, ...]
+    description: str = ""
+
+    def to_json(self) -> Json:
+        """Return the variable with all of its values chosen."""
+        return {
+            "name": self.name,
+            "label": self.name.title(),
+            "description": self.description,
+            "type": "custom",
+            "query": ",".join(self.values),
+            "multi": True,
+            "includeAll": True,
+            "current": {"selected": True, "text": "All", "value": ALL},
+            "hide": 0,
+            "options": [
+                {"selected": value == ALL, "text": "All" if value == ALL else value, "value": value}
+                for value in (ALL, *self.values)
+            ],
+            "skipUrlSync": False,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dashboard:
+    """A dashboard under an identifier that never changes, since links point to it."""
+
+    uid: str
+    title: str
+    description: str
+    variables: Sequence[Variable | Choice]
+    rows: Sequence[Row]
+    links: Sequence[Link] = field(default_factory=tuple)
+
+    def to_json(self) -> Json:
+        """Return the dashboard in Grafana's classic schema."""
+        return {
+            "id": None,
+            "uid": self.uid,
+            "title": self.title,
+            "description": self.description,
+            "tags": ["truthful-serving"],
+            "editable": False,
+            "graphTooltip": 1,
+            "fiscalYearStartMonth": 0,
+            "liveNow": False,
+            "schemaVersion": SCHEMA_VERSION,
+            "version": 1,
+            "weekStart": "",
+            "timezone": "browser",
+            "time": {"from": "now-1h", "to": "now"},
+            "timepicker": {},
+            "refresh": "30s",
+            "annotations": {"list": [_grafana_annotations()]},
+            "templating": {
+                "list": [_datasource(), *(variable.to_json() for variable in self.variables)]
+            },
+            "links": [_dashboard_link(link) for link in self.links],
+            "panels": lay_out(self.rows),
+        }
+
+
+def runbook(alert: str) -> Link:
+    """Return the link to what to do when an alert fires; KeyError where there is no such alert."""
+    url = ALERTS[alert].links["runbook_url"]
+    return Link(title=f"Runbook: {alert}", url=url, new_tab=True)
+
+
+def _datasource() -> Json:
+    return {
+        "name": "datasource",
+        "label": "Data source",
+        "description": "Prometheus that scrapes the services.",
+        "type": "datasource",
+        "query": "prometheus",
+        "regex": "",
+        "refresh": 1,
+        "multi": False,
+        "includeAll": False,
+        "current": {},
+        "hide": 0,
+        "options": [],
+        "skipUrlSync": False,
+    }
+
+
+def _grafana_annotations() -> Json:
+    return {
+        "builtIn": 1,
+        "datasource": {"type": "grafana", "uid": "-- Grafana --"},
+        "enable": True,
+        "hide": True,
+        "iconColor": "rgba(0, 211, 255, 1)",
+        "name": "Annotations & Alerts",
+        "type": "dashboard",
+    }
+
+
+def _dashboard_link(link: Link) -> Json:
+    return {
+        "asDropdown": False,
+        "icon": "external link" if link.new_tab else "dashboard",
+        "includeVars": False,
+        "keepTime": not link.new_tab,
+        "tags": [],
+        "targetBlank": link.new_tab,
+        "title": link.title,
+        "tooltip": "",
+        "type": "link",
+        "url": link.url,
+    }

@@ -1,0 +1,199 @@
+"""The Kubernetes dashboard: pods, resources, autoscaling and volumes of both services."""
+
+from monitoring.grafana.charts import states, timeseries
+from monitoring.grafana.dashboard import Choice, Dashboard, runbook
+from monitoring.grafana.kubernetes_resources import (
+    CONTAINER,
+    CPU,
+    NAMED,
+    POD,
+    resource_panels,
+    scaling_panels,
+)
+from monitoring.grafana.palette import FEW_ARE_ODD, READY_OR_NOT
+from monitoring.grafana.queries import RATE, aggregate, increase, ratio, series
+from monitoring.grafana.schema import Panel, Row, Target, Threshold, Thresholds
+from monitoring.grafana.values import bars, stat, table
+from monitoring.grafana.variables import KUBERNETES, TITLES, links_from, service_variables
+from monitoring.timings import SERVICES
+
+RESTARTS = "kube_pod_container_status_restarts_total"
+
+
+def build() -> Dashboard:
+    """Return the dashboard."""
+    namespace, *others = service_variables("kube_pod_info", CPU)
+    workload = Choice(
+        name="workload",
+        values=tuple(SERVICES),
+        description="Deployment or StatefulSet of a service.",
+    )
+    return Dashboard(
+        uid=KUBERNETES,
+        title=TITLES[KUBERNETES],
+        description="The services' pods as kube-state-metrics, the kubelet and cAdvisor see them.",
+        variables=(namespace, workload, *others),
+        links=links_from(KUBERNETES),
+        rows=(
+            Row("Pods", _pods()),
+            Row("Restarts", _restarts()),
+            Row("CPU and memory", resource_panels()),
+            Row("Autoscaling, disruptions and volumes", scaling_panels()),
+        ),
+    )
+
+
+def _pods() -> tuple[Panel, ...]:
+    ready = 'condition="true"'
+    return (
+        bars(
+            "Ready of wanted",
+            "Share of wanted pods that are ready, by workload.",
+            Target(
+                expr=aggregate(
+                    "sum",
+                    ratio(
+                        series("kube_deployment_status_replicas_ready", f"deployment=~{NAMED}"),
+                        series("kube_deployment_spec_replicas", f"deployment=~{NAMED}"),
+                    ),
+                    "deployment",
+                ),
+                legend="{{deployment}}",
+            ),
+            Target(
+                expr=aggregate(
+                    "sum",
+                    ratio(
+                        series("kube_statefulset_status_replicas_ready", f"statefulset=~{NAMED}"),
+                        series("kube_statefulset_replicas", f"statefulset=~{NAMED}"),
+                    ),
+                    "statefulset",
+                ),
+                legend="{{statefulset}}",
+            ),
+            unit="percentunit",
+            width=6,
+            maximum=1,
+            thresholds=Thresholds("red", (Threshold(0.5, "yellow"), Threshold(1, "green"))),
+            no_value="no cluster",
+            links=(runbook("ServingPodNotReady"),),
+        ),
+        states(
+            "Pods ready",
+            "Readiness of each pod, as the endpoints controller sees it.",
+            Target(
+                expr=aggregate("max", series("kube_pod_status_ready", POD, ready), "pod"),
+                legend="{{pod}}",
+            ),
+            mappings=READY_OR_NOT,
+            width=10,
+            links=(runbook("ServingPodNotReady"),),
+        ),
+        timeseries(
+            "Pods by phase",
+            "Pending for long means no room, no image or no volume.",
+            Target(
+                expr=aggregate("sum", series("kube_pod_status_phase", POD), "phase") + " > 0",
+                legend="{{phase}}",
+            ),
+            unit="none",
+            stacking="normal",
+            decimals=0,
+        ),
+        table(
+            "Pods and nodes",
+            "Where each pod runs.",
+            Target(expr=aggregate("max", series("kube_pod_info", POD), "namespace", "pod", "node")),
+            unit="none",
+            columns=(("namespace", "Namespace"), ("pod", "Pod"), ("node", "Node")),
+        ),
+        table(
+            "What each pod serves",
+            "The model and version that each inference pod says it serves.",
+            Target(
+                expr=aggregate(
+                    "max",
+                    series("inference_model_info"),
+                    "namespace",
+                    "instance",
+                    "model",
+                    "stage",
+                    "version",
+                )
+            ),
+            unit="none",
+            columns=(
+                ("namespace", "Namespace"),
+                ("instance", "Instance"),
+                ("model", "Model"),
+                ("stage", "Stage"),
+                ("version", "Version"),
+            ),
+        ),
+    )
+
+
+def _restarts() -> tuple[Panel, ...]:
+    return (
+        stat(
+            "Restarts",
+            "Restarts of the services' containers within the chosen time.",
+            Target(
+                expr=increase(RESTARTS, POD, CONTAINER, by=("container",)), legend="{{container}}"
+            ),
+            unit="none",
+            width=6,
+            height=8,
+            decimals=0,
+            thresholds=FEW_ARE_ODD,
+            no_value="no cluster",
+            links=(runbook("ServingPodRestarting"),),
+        ),
+        timeseries(
+            "Restarts by pod",
+            "When containers were restarted.",
+            Target(
+                expr=increase(RESTARTS, POD, CONTAINER, by=("pod",), over=RATE), legend="{{pod}}"
+            ),
+            unit="none",
+            width=6,
+            decimals=0,
+            links=(runbook("ServingPodRestarting"),),
+        ),
+        timeseries(
+            "Why containers wait",
+            "CrashLoopBackOff, ImagePullBackOff and the like.",
+            Target(
+                expr=aggregate(
+                    "sum",
+                    series("kube_pod_container_status_waiting_reason", POD, CONTAINER),
+                    "pod",
+                    "reason",
+                ),
+                legend="{{pod}} {{reason}}",
+            ),
+            unit="none",
+            width=6,
+            decimals=0,
+            no_value="nothing waits",
+            links=(runbook("ServingPodRestarting"),),
+        ),
+        table(
+            "Why containers last ended",
+            "OOMKilled means that the memory limit is too small for the model.",
+            Target(
+                expr=aggregate(
+                    "max",
+                    series("kube_pod_container_status_last_terminated_reason", POD, CONTAINER),
+                    "pod",
+                    "container",
+                    "reason",
+                )
+                + " > 0"
+            ),
+            unit="none",
+            columns=(("pod", "Pod"), ("container", "Container"), ("reason", "Reason")),
+            width=6,
+            links=(runbook("ServingPodRestarting"),),
+        ),
+    )

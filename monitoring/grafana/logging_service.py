@@ -1,0 +1,229 @@
+"""The logging dashboard: what is stored, how fast, what still waits, how much room is left."""
+
+from monitoring.grafana import shared
+from monitoring.grafana.charts import heatmap, timeseries
+from monitoring.grafana.dashboard import Dashboard, runbook
+from monitoring.grafana.palette import YES_OR_NO
+from monitoring.grafana.queries import (
+    RANGE,
+    aggregate,
+    buckets,
+    increase,
+    mean,
+    quantile,
+    rate,
+    ratio,
+    series,
+)
+from monitoring.grafana.schema import Panel, Row, Target, Threshold, Thresholds
+from monitoring.grafana.values import gauge, stat
+from monitoring.grafana.variables import LOGGING, TITLES, links_from, service_variables
+
+STORED = "logging_predictions_total"
+ERRORS = "logging_errors_total"
+COMMIT = "logging_commit_duration_seconds"
+DAY_SECONDS = 86_400
+
+FREE_SPACE = Thresholds("red", (Threshold(0.1, "yellow"), Threshold(0.25, "green")))
+
+
+def build() -> Dashboard:
+    """Return the dashboard."""
+    return Dashboard(
+        uid=LOGGING,
+        title=TITLES[LOGGING],
+        description="Whether every prediction reaches the database, and how long it will fit.",
+        variables=service_variables("probe_duration_seconds_count"),
+        links=links_from(LOGGING),
+        rows=(
+            Row("Availability", _availability()),
+            Row("Throughput", _throughput()),
+            Row("Time to store", _store()),
+            Row("What waits", _waiting()),
+            Row("Database", _database()),
+        ),
+    )
+
+
+def free_share() -> str:
+    """Return the free share of the disk that the database lies on, the fullest of all."""
+    return aggregate(
+        "min", ratio(series("logging_disk_free_bytes"), series("logging_disk_size_bytes"))
+    )
+
+
+def _availability() -> tuple[Panel, ...]:
+    return (
+        shared.ready("logging", width=4),
+        stat(
+            "Database open",
+            "Whether every worker has the database open with its schema up to date.",
+            Target(expr=shared.every("logging_db_initialized")),
+            unit="bool_yes_no",
+            width=4,
+            mappings=YES_OR_NO,
+            links=(runbook("LoggingDatabaseNotInitialized"),),
+        ),
+        shared.database_answers(width=4),
+        shared.workers_missing("logging", width=4),
+        shared.up_since("logging", width=4),
+        shared.judged_error_rate("logging", width=4),
+        shared.unready_reasons("logging", width=24),
+    )
+
+
+def _throughput() -> tuple[Panel, ...]:
+    return (
+        timeseries(
+            "Predictions stored",
+            "Predictions committed to disk each second, and those that had come before.",
+            Target(expr=rate(STORED), legend="stored"),
+            Target(expr=rate("logging_duplicates_total"), legend="duplicates"),
+            unit="cps",
+        ),
+        timeseries(
+            "Defects",
+            "Share of stored predictions that found a defect.",
+            Target(expr=ratio(rate("logging_defects_total"), rate(STORED)), legend="defects"),
+            unit="percentunit",
+            maximum=1,
+        ),
+        stat(
+            "Stored in the chosen time",
+            "Predictions, and defects among them.",
+            Target(expr=increase(STORED), legend="predictions"),
+            Target(expr=increase("logging_defects_total"), legend="defects"),
+            unit="short",
+            width=8,
+            height=8,
+            decimals=0,
+        ),
+        timeseries(
+            "Batches",
+            "Requests to /log that were acknowledged, each stored whole.",
+            Target(expr=rate("logging_batches_total"), legend="acknowledged"),
+            unit="reqps",
+        ),
+        timeseries(
+            "Errors",
+            "Requests that failed for the service's fault, and failures of the database.",
+            Target(expr=rate(ERRORS), legend="requests"),
+            Target(
+                expr=rate("logging_store_errors_total", by=("reason",)),
+                legend="store: {{reason}}",
+            ),
+            unit="cps",
+            links=(runbook("LoggingStoreErrors"), runbook("LoggingDatabaseBusy")),
+        ),
+        shared.refusals("logging"),
+    )
+
+
+def _store() -> tuple[Panel, ...]:
+    return (
+        timeseries(
+            "Time of a transaction",
+            "From its beginning until it is on disk.",
+            *shared.percentiles(COMMIT),
+            unit="s",
+            links=(runbook("LoggingCommitSlow"),),
+        ),
+        heatmap(
+            "Spread of transaction time",
+            "Transactions by how long they took; a second band is a slow disk or another's lock.",
+            buckets(COMMIT),
+            unit="s",
+        ),
+        timeseries(
+            "Predictions in a transaction",
+            "What group commit brings together; it grows with load.",
+            Target(expr=mean("logging_commit_predictions"), legend="mean"),
+            Target(expr=quantile(0.99, "logging_commit_predictions"), legend="p99"),
+            unit="short",
+        ),
+        timeseries(
+            "Time to answer, p99",
+            "By route; /log answers only when the rows are on disk.",
+            Target(
+                expr=quantile(0.99, "logging_request_duration_seconds", by=("route",)),
+                legend="{{route}}",
+            ),
+            unit="s",
+            width=12,
+        ),
+        shared.requests_by_route('service=~"logging.*"', width=12),
+    )
+
+
+def _waiting() -> tuple[Panel, ...]:
+    delivered = rate("inference_log_delivered_total")
+    return (
+        shared.outbox_backlog(),
+        timeseries(
+            "Predicted, delivered, stored",
+            "The three lines lie on one another while everything is well.",
+            Target(expr=rate("inference_predictions_total"), legend="predicted"),
+            Target(expr=delivered, legend="delivered"),
+            Target(expr=rate(STORED), legend="stored"),
+            Target(expr=rate("inference_log_dropped_total"), legend="dropped"),
+            unit="cps",
+            links=(runbook("InferencePredictionsDropped"),),
+        ),
+        timeseries(
+            "Write queue",
+            "Predictions that wait to be stored, and how many may; beyond that requests get 429.",
+            Target(expr=aggregate("max", series("logging_queue_depth")), legend="waiting"),
+            Target(expr=aggregate("min", series("logging_queue_capacity")), legend="capacity"),
+            unit="short",
+            links=(runbook("LoggingQueueFull"),),
+        ),
+    )
+
+
+def _database() -> tuple[Panel, ...]:
+    free = series("logging_disk_free_bytes")
+    return (
+        timeseries(
+            "Size of the database's files",
+            "A write-ahead log that only grows means that some reader never ends.",
+            Target(
+                expr=aggregate("sum", series("logging_database_bytes"), "file"),
+                legend="{{file}}",
+            ),
+            unit="bytes",
+            stacking="normal",
+        ),
+        timeseries(
+            "Free space, and where it goes",
+            "Free space where the database lies, and what the last hour's pace leaves in a day.",
+            Target(expr=aggregate("min", free), legend="free"),
+            Target(
+                expr=aggregate("min", f"predict_linear({free}[1h], {DAY_SECONDS})"),
+                legend="in 24 hours",
+            ),
+            unit="bytes",
+            links=(runbook("LoggingDiskFillsSoon"),),
+        ),
+        gauge(
+            "Free space",
+            "Share of the disk that is free.",
+            Target(expr=free_share(), legend="free"),
+            unit="percentunit",
+            thresholds=FREE_SPACE,
+            links=(runbook("LoggingDiskAlmostFull"),),
+        ),
+        stat(
+            "Bytes a prediction",
+            "Growth of the database's files over the predictions stored in the chosen time.",
+            Target(
+                expr=ratio(
+                    aggregate("sum", f"delta({series('logging_database_bytes')}[{RANGE}])"),
+                    increase(STORED),
+                )
+            ),
+            unit="bytes",
+            width=4,
+            height=8,
+            no_value="nothing stored",
+        ),
+    )

@@ -1,0 +1,159 @@
+"""Rows of the inference dashboard about the model: its versions, and how sure it is."""
+
+from monitoring.grafana.charts import heatmap, timeseries
+from monitoring.grafana.dashboard import runbook
+from monitoring.grafana.palette import ZERO_IS_GOOD
+from monitoring.grafana.queries import (
+    RANGE,
+    RATE,
+    aggregate,
+    buckets,
+    increase,
+    lifetime_mean,
+    mean,
+    quantile,
+    rate,
+    series,
+)
+from monitoring.grafana.schema import Panel, Target
+from monitoring.grafana.values import bars, stat, table
+
+
+def model_panels() -> tuple[Panel, ...]:
+    """Return the row about versions, loads and the registry."""
+    return (
+        timeseries(
+            "Version served and version wanted",
+            "Wanted is what the registry's alias points to; 0 is no model, or not known.",
+            Target(
+                expr=aggregate("min", series("inference_model_version"), "model", "stage"),
+                legend="served {{model}}@{{stage}}",
+            ),
+            Target(
+                expr=aggregate("max", series("inference_registry_version"), "model", "stage"),
+                legend="wanted {{model}}@{{stage}}",
+            ),
+            unit="none",
+            steps=True,
+            decimals=0,
+            links=(runbook("InferenceModelVersionStale"),),
+        ),
+        table(
+            "What is served where",
+            "The version that each instance says it serves.",
+            Target(
+                expr=aggregate(
+                    "max", series("inference_model_info"), "instance", "model", "stage", "version"
+                )
+            ),
+            unit="none",
+            columns=(
+                ("instance", "Instance"),
+                ("model", "Model"),
+                ("stage", "Stage"),
+                ("version", "Version"),
+            ),
+            width=8,
+        ),
+        timeseries(
+            "Model loads",
+            "Attempts to load a model, by outcome; failures are repeated with growing pauses.",
+            Target(
+                expr=increase("inference_model_loads_total", by=("outcome",), over=RATE),
+                legend="{{outcome}}",
+            ),
+            unit="none",
+            decimals=0,
+            links=(runbook("InferenceModelNotLoaded"),),
+        ),
+        stat(
+            "Time of a load",
+            "Mean time to download, load and warm up a model, over the lives of instances; most "
+            "loads end before the first scrape, and a rate would not see them.",
+            Target(expr=lifetime_mean("inference_model_load_duration_seconds")),
+            unit="s",
+            width=6,
+            no_value="no load",
+        ),
+        stat(
+            "Loads failed",
+            "Attempts to load a model that failed within the chosen time.",
+            Target(expr=increase("inference_model_loads_total", 'outcome!="success"')),
+            unit="none",
+            width=6,
+            decimals=0,
+            thresholds=ZERO_IS_GOOD,
+            links=(runbook("InferenceModelNotLoaded"),),
+        ),
+        timeseries(
+            "Age of the last check of MLflow",
+            "Time since a check ended, whatever its outcome; growing means the checks are stuck.",
+            Target(
+                expr=aggregate("max", series("inference_mlflow_check_age_seconds"), "instance"),
+                legend="{{instance}}",
+            ),
+            unit="s",
+            width=12,
+            height=4,
+            links=(runbook("InferenceMlflowUnreachable"),),
+        ),
+    )
+
+
+def drift_panels() -> tuple[Panel, ...]:
+    """Return the row about confidence and the mix of classes."""
+    confidence = "inference_confidence"
+    now = increase(f"{confidence}_count", by=("class_name",))
+    before = increase(f"{confidence}_count", by=("class_name",), offset=RANGE)
+    return (
+        timeseries(
+            "Confidence",
+            "Confidence of the predicted class; a slow fall is the first sign of drift.",
+            Target(expr=quantile(0.1, confidence), legend="p10"),
+            Target(expr=quantile(0.5, confidence), legend="p50"),
+            Target(expr=mean(confidence), legend="mean"),
+            unit="percentunit",
+            maximum=1,
+        ),
+        heatmap(
+            "Spread of confidence",
+            "Predictions by confidence of the predicted class.",
+            buckets(confidence),
+            unit="percentunit",
+        ),
+        timeseries(
+            "Mean confidence by class",
+            "A class of which the model grows unsure.",
+            Target(expr=mean(confidence, by=("class_name",)), legend="{{class_name}}"),
+            unit="percentunit",
+            maximum=1,
+        ),
+        timeseries(
+            "Class mix",
+            "Share of each predicted class.",
+            Target(expr=rate(f"{confidence}_count", by=("class_name",)), legend="{{class_name}}"),
+            unit="cps",
+            stacking="percent",
+        ),
+        bars(
+            "Class mix, chosen time",
+            "Share of each predicted class over the chosen time.",
+            Target(
+                expr=f"{now} / on () group_left () ({increase(f'{confidence}_count')} > 0)",
+                legend="{{class_name}}",
+            ),
+            unit="percentunit",
+            maximum=1,
+        ),
+        bars(
+            "Class mix, time before",
+            "The same over an equally long time right before it, to compare with.",
+            Target(
+                expr=f"{before} / on () group_left () "
+                f"({increase(f'{confidence}_count', offset=RANGE)} > 0)",
+                legend="{{class_name}}",
+            ),
+            unit="percentunit",
+            maximum=1,
+        ),
+    )

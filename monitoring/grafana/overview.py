@@ -1,0 +1,229 @@
+"""The overview: is it up, ready, fast and right, and does it keep its objectives."""
+
+from monitoring.grafana import inference, logging_service, shared
+from monitoring.grafana.charts import states, timeseries
+from monitoring.grafana.dashboard import Dashboard, runbook
+from monitoring.grafana.objectives import objective_panels
+from monitoring.grafana.palette import READY_OR_NOT, UP_OR_DOWN, ZERO_IS_GOOD
+from monitoring.grafana.queries import aggregate, quantile, rate, ratio, series
+from monitoring.grafana.schema import Panel, Row, Target, Threshold, Thresholds
+from monitoring.grafana.values import alerts, stat
+from monitoring.grafana.variables import OVERVIEW, TITLES, links_from, service_variables
+from monitoring.prometheus.source.objectives import (
+    LATENCY_BOUND_SECONDS,
+    PERIOD,
+)
+
+ERROR_SHARE = Thresholds("green", (Threshold(0.01, "yellow"), Threshold(0.05, "red")))
+SLOW = Thresholds(
+    "green",
+    (Threshold(LATENCY_BOUND_SECONDS / 2, "yellow"), Threshold(LATENCY_BOUND_SECONDS, "red")),
+)
+
+
+def build() -> Dashboard:
+    """Return the dashboard."""
+    return Dashboard(
+        uid=OVERVIEW,
+        title=TITLES[OVERVIEW],
+        description="Both services at a glance: up, ready, fast, right, and within their "
+        "objectives.",
+        variables=service_variables("probe_duration_seconds_count"),
+        links=links_from(OVERVIEW),
+        rows=(
+            Row("Now", _now()),
+            Row(f"Objectives of /predict over {PERIOD}", objective_panels()),
+            Row("Traffic", _traffic()),
+            Row("From prediction to database", _delivery()),
+            Row("Over time", _history()),
+        ),
+    )
+
+
+def _now() -> tuple[Panel, ...]:
+    return (
+        stat(
+            "Up",
+            "Whether the last scrape of every chosen target succeeded.",
+            Target(expr=aggregate("min", series("up"), "job"), legend="{{job}}"),
+            unit="none",
+            width=6,
+            mappings=UP_OR_DOWN,
+            links=(runbook("ServingTargetDown"),),
+        ),
+        stat(
+            "Ready",
+            "Whether every chosen instance answers 200 on /ready.",
+            Target(expr=aggregate("min", series("inference_ready")), legend="inference"),
+            Target(expr=aggregate("min", series("logging_ready")), legend="logging"),
+            unit="none",
+            width=6,
+            mappings=READY_OR_NOT,
+            links=(runbook("InferenceNotReady"), runbook("LoggingNotReady")),
+        ),
+        shared.model_loaded(),
+        shared.mlflow_reachable(),
+        shared.database_answers(width=3),
+        stat(
+            "Versions behind",
+            "How many versions lie between what is served and what the registry's alias names.",
+            Target(
+                expr=aggregate(
+                    "max",
+                    f"{series('inference_registry_version')} - {series('inference_model_version')}",
+                )
+            ),
+            unit="none",
+            thresholds=ZERO_IS_GOOD,
+            links=(runbook("InferenceModelVersionStale"),),
+        ),
+        stat(
+            "Model served",
+            "The version that instances say they serve.",
+            Target(
+                expr=aggregate("max", series("inference_model_info"), "model", "stage", "version"),
+                legend="{{model}}@{{stage}} version {{version}}",
+            ),
+            unit="none",
+            width=6,
+            shows="name",
+        ),
+        stat(
+            "Predictions",
+            "Predictions answered each second.",
+            Target(expr=rate(inference.PREDICTIONS)),
+            unit="reqps",
+            sparkline=True,
+        ),
+        stat(
+            "Latency, p99",
+            "Of predictions, from a request's body being whole to its answer.",
+            Target(expr=quantile(0.99, inference.LATENCY)),
+            unit="s",
+            thresholds=SLOW,
+            no_value="no traffic",
+        ),
+        stat(
+            "Error ratio, inference",
+            "Failures of the service over all judged requests.",
+            Target(expr=shared.error_ratio("inference")),
+            unit="percentunit",
+            thresholds=ERROR_SHARE,
+            no_value="no traffic",
+            links=(runbook("InferenceHighErrorRate"),),
+        ),
+        stat(
+            "Error ratio, logging",
+            "Failures of the service over all judged batches.",
+            Target(expr=shared.error_ratio("logging")),
+            unit="percentunit",
+            thresholds=ERROR_SHARE,
+            no_value="no traffic",
+            links=(runbook("LoggingHighErrorRate"),),
+        ),
+        stat(
+            "Not yet delivered",
+            "Predictions that the logging service has not acknowledged.",
+            Target(expr=aggregate("sum", series("inference_log_backlog"))),
+            unit="short",
+            sparkline=True,
+            links=(runbook("InferenceLogBacklogGrowing"),),
+        ),
+        stat(
+            "Free disk",
+            "Share of the database's disk that is free.",
+            Target(expr=logging_service.free_share()),
+            unit="percentunit",
+            thresholds=logging_service.FREE_SPACE,
+            links=(runbook("LoggingDiskFillsSoon"),),
+        ),
+    )
+
+
+def _traffic() -> tuple[Panel, ...]:
+    return (
+        timeseries(
+            "Requests by outcome",
+            "Answered, failed for the service's fault, and turned away.",
+            Target(expr=rate(inference.PREDICTIONS), legend="answered"),
+            Target(expr=rate(inference.ERRORS), legend="failed"),
+            Target(
+                expr=rate("inference_rejected_total", by=("reason",)) + " > 0",
+                legend="refused: {{reason}}",
+            ),
+            unit="reqps",
+            stacking="normal",
+        ),
+        timeseries(
+            "Latency of predictions",
+            "From a request's body being whole to its answer; the dashed line is the objective's.",
+            *shared.percentiles(inference.LATENCY),
+            unit="s",
+            thresholds=Thresholds("green", (Threshold(LATENCY_BOUND_SECONDS, "red"),)),
+        ),
+        timeseries(
+            "Probes, p99",
+            "What the kubelet waits for; slow probes are the first sign of a starved service.",
+            Target(
+                expr=quantile(
+                    0.99, "probe_duration_seconds", 'probe!="metrics"', by=("service", "probe")
+                ),
+                legend="{{service}} {{probe}}",
+            ),
+            unit="s",
+            links=(runbook("ServingProbeSlow"),),
+        ),
+    )
+
+
+def _delivery() -> tuple[Panel, ...]:
+    return (
+        timeseries(
+            "Predicted, delivered, stored",
+            "The lines lie on one another while everything is well.",
+            Target(expr=rate(inference.PREDICTIONS), legend="predicted"),
+            Target(expr=rate("inference_log_delivered_total"), legend="delivered"),
+            Target(expr=rate(logging_service.STORED), legend="stored"),
+            unit="cps",
+        ),
+        timeseries(
+            "Lost or sent again",
+            "Predictions given up, batches not acknowledged at first, and duplicates not stored.",
+            Target(expr=rate("inference_log_dropped_total"), legend="dropped"),
+            Target(expr=rate("inference_log_send_errors_total"), legend="sent again"),
+            Target(expr=rate("logging_duplicates_total"), legend="duplicates"),
+            unit="cps",
+            links=(runbook("InferencePredictionsDropped"),),
+        ),
+        timeseries(
+            "Defects",
+            "Share of stored predictions that found a defect.",
+            Target(
+                expr=ratio(rate("logging_defects_total"), rate(logging_service.STORED)),
+                legend="defects",
+            ),
+            unit="percentunit",
+            maximum=1,
+        ),
+    )
+
+
+def _history() -> tuple[Panel, ...]:
+    return (
+        states(
+            "Ready",
+            "What /ready answers, instance by instance.",
+            *(
+                Target(
+                    expr=aggregate("min", series(metric), "job", "instance"),
+                    legend="{{job}} {{instance}}",
+                )
+                for metric in ("inference_ready", "logging_ready")
+            ),
+            mappings=READY_OR_NOT,
+        ),
+        alerts(
+            "Alerts",
+            "What is pending or firing, with the runbook of each.",
+        ),
+    )

@@ -1,0 +1,259 @@
+"""The probes dashboard: what the kubelet sees, against how long it waits."""
+
+from bentos.health.metrics import PROBE_DURATION
+from monitoring.grafana.charts import heatmap, states, timeseries
+from monitoring.grafana.dashboard import Dashboard, runbook
+from monitoring.grafana.palette import FEW_ARE_ODD, READY_OR_NOT, ZERO_IS_GOOD
+from monitoring.grafana.queries import RANGE, aggregate, buckets, increase, quantile, rate, series
+from monitoring.grafana.schema import Panel, Row, Target, Threshold, Thresholds
+from monitoring.grafana.values import bars, gauge, stat
+from monitoring.grafana.variables import PROBES, TITLES, links_from, service_variables
+from monitoring.timings import SERVICES
+
+HEALTH = 'probe="health"'
+READY = 'probe="ready"'
+KUBELET_ASKS = 'probe=~"health|ready"'
+NOT_OK = 'status!="200"'
+CONTAINERS = f'container=~"{"|".join(SERVICES)}"'
+
+TIMEOUT_SECONDS = min(
+    timing.timeout_seconds
+    for service in SERVICES.values()
+    for timing in (service.startup, service.readiness, service.liveness)
+)
+AGAINST_TIMEOUT = Thresholds(
+    "green", (Threshold(TIMEOUT_SECONDS / 2, "yellow"), Threshold(TIMEOUT_SECONDS, "red"))
+)
+SHARE_OF_TIMEOUT = Thresholds("green", (Threshold(0.5, "yellow"), Threshold(1, "red")))
+
+
+def build() -> Dashboard:
+    """Return the dashboard."""
+    return Dashboard(
+        uid=PROBES,
+        title=TITLES[PROBES],
+        description="How fast and with what verdict each probe is answered, against the time-outs "
+        "of the manifests.",
+        variables=service_variables("probe_duration_seconds_count", "prober_probe_total"),
+        links=links_from(PROBES),
+        rows=(
+            Row("Against the time-outs", _timeouts()),
+            Row("Latency", _latency()),
+            Row("Verdicts", _verdicts()),
+            Row("Readiness and restarts", _restarts()),
+            Row("What the kubelet saw (in a cluster)", _kubelet()),
+        ),
+    )
+
+
+def _p99(probe: str) -> str:
+    return quantile(0.99, PROBE_DURATION.name, probe, by=("service",))
+
+
+def _timeouts() -> tuple[Panel, ...]:
+    return (
+        gauge(
+            "Liveness: time-out used",
+            f"p99 of /health over {TIMEOUT_SECONDS} s, the time-out in the manifests; at 100% the "
+            "kubelet counts failures and restarts the container.",
+            Target(expr=f"({_p99(HEALTH)}) / {TIMEOUT_SECONDS}", legend="{{service}}"),
+            unit="percentunit",
+            width=6,
+            thresholds=SHARE_OF_TIMEOUT,
+            links=(runbook("ServingProbeSlow"),),
+        ),
+        gauge(
+            "Readiness: time-out used",
+            f"p99 of /ready over {TIMEOUT_SECONDS} s, the time-out in the manifests; at 100% the "
+            "pod gets no more requests.",
+            Target(expr=f"({_p99(READY)}) / {TIMEOUT_SECONDS}", legend="{{service}}"),
+            unit="percentunit",
+            width=6,
+            thresholds=SHARE_OF_TIMEOUT,
+            links=(runbook("ServingProbeSlow"),),
+        ),
+        timeseries(
+            "p99 of each probe",
+            "The dashed lines are half of the manifests' time-out and the time-out itself.",
+            Target(
+                expr=quantile(0.99, PROBE_DURATION.name, by=("service", "probe")),
+                legend="{{service}} {{probe}}",
+            ),
+            unit="s",
+            width=12,
+            thresholds=AGAINST_TIMEOUT,
+            links=(runbook("ServingProbeSlow"),),
+        ),
+    )
+
+
+def _latency() -> tuple[Panel, ...]:
+    return (
+        heatmap(
+            "Spread of /health",
+            "Liveness probes by how long they took.",
+            buckets(PROBE_DURATION.name, HEALTH),
+            unit="s",
+        ),
+        heatmap(
+            "Spread of /ready",
+            "Readiness probes by how long they took.",
+            buckets(PROBE_DURATION.name, READY),
+            unit="s",
+        ),
+        timeseries(
+            "Probes by instance, p99",
+            "One slow instance hides in a total; here it does not.",
+            Target(
+                expr=quantile(0.99, PROBE_DURATION.name, KUBELET_ASKS, by=("instance",)),
+                legend="{{instance}}",
+            ),
+            unit="s",
+        ),
+    )
+
+
+def _verdicts() -> tuple[Panel, ...]:
+    count = f"{PROBE_DURATION.name}_count"
+    return (
+        timeseries(
+            "Answers by probe and status",
+            "Every probe that was answered. None at all means that nobody asks.",
+            Target(
+                expr=rate(count, KUBELET_ASKS, by=("service", "probe", "status")),
+                legend="{{service}} {{probe}} {{status}}",
+            ),
+            unit="reqps",
+            stacking="normal",
+        ),
+        timeseries(
+            "Answers other than 200",
+            "503 on /ready is a verdict. On /health, or with 429 or 504, it is a fault.",
+            Target(
+                expr=rate(count, KUBELET_ASKS, NOT_OK, by=("service", "probe", "status")),
+                legend="{{service}} {{probe}} {{status}}",
+            ),
+            unit="reqps",
+            stacking="normal",
+            links=(runbook("ServingLivenessFailing"), runbook("ServingReadinessRefused")),
+            no_value="all probes were answered 200",
+        ),
+        bars(
+            "Answers in the chosen time",
+            "Probes by service, probe and status.",
+            Target(
+                expr=increase(count, KUBELET_ASKS, by=("service", "probe", "status")),
+                legend="{{service}} {{probe}} {{status}}",
+            ),
+            unit="short",
+        ),
+    )
+
+
+def _restarts() -> tuple[Panel, ...]:
+    started = (series("inference_start_time_seconds"), series("logging_start_time_seconds"))
+    ready = (series("inference_ready"), series("logging_ready"))
+    return (
+        states(
+            "Ready",
+            "What /ready answers, instance by instance.",
+            *(
+                Target(
+                    expr=aggregate("min", each, "job", "instance"), legend="{{job}} {{instance}}"
+                )
+                for each in ready
+            ),
+            mappings=READY_OR_NOT,
+            links=(runbook("InferenceReadinessFlapping"), runbook("LoggingReadinessFlapping")),
+        ),
+        stat(
+            "Changes of readiness",
+            "How often readiness turned within the chosen time; more than a few is flapping.",
+            *(
+                Target(expr=aggregate("sum", f"changes({each}[{RANGE}])", "job"), legend="{{job}}")
+                for each in ready
+            ),
+            unit="none",
+            width=4,
+            height=8,
+            thresholds=Thresholds("green", (Threshold(3, "yellow"), Threshold(6, "red"))),
+            links=(runbook("InferenceReadinessFlapping"), runbook("LoggingReadinessFlapping")),
+        ),
+        stat(
+            "Restarts",
+            "How often an instance came up anew within the chosen time.",
+            *(
+                Target(expr=aggregate("sum", f"changes({each}[{RANGE}])", "job"), legend="{{job}}")
+                for each in started
+            ),
+            unit="none",
+            width=4,
+            height=8,
+            thresholds=FEW_ARE_ODD,
+            links=(runbook("InferenceRestartLoop"), runbook("LoggingRestartLoop")),
+        ),
+        timeseries(
+            "Time since start",
+            "A line that falls to zero is a restart.",
+            *(
+                Target(
+                    expr=f"time() - {aggregate('min', each, 'job', 'instance')}",
+                    legend="{{job}} {{instance}}",
+                )
+                for each in started
+            ),
+            unit="dtdurations",
+            width=4,
+        ),
+    )
+
+
+def _kubelet() -> tuple[Panel, ...]:
+    return (
+        timeseries(
+            "The kubelet's verdicts",
+            "Probes of the services' containers by kind and result.",
+            Target(
+                expr=rate(
+                    "prober_probe_total", CONTAINERS, by=("container", "probe_type", "result")
+                ),
+                legend="{{container}} {{probe_type}} {{result}}",
+            ),
+            unit="reqps",
+            stacking="normal",
+            links=(runbook("ServingKubeletLivenessFailing"),),
+        ),
+        stat(
+            "Failed probes",
+            "Probes that the kubelet judged failed within the chosen time.",
+            Target(
+                expr=increase(
+                    "prober_probe_total", CONTAINERS, 'result!="successful"', by=("probe_type",)
+                ),
+                legend="{{probe_type}}",
+            ),
+            unit="none",
+            width=8,
+            height=8,
+            decimals=0,
+            thresholds=ZERO_IS_GOOD,
+            no_value="no cluster",
+            links=(runbook("ServingKubeletLivenessFailing"),),
+        ),
+        timeseries(
+            "Time the kubelet waited, p99",
+            "The service's own time and the way there and back; successes only.",
+            Target(
+                expr=quantile(
+                    0.99,
+                    "prober_probe_duration_seconds",
+                    CONTAINERS,
+                    by=("container", "probe_type"),
+                ),
+                legend="{{container}} {{probe_type}}",
+            ),
+            unit="s",
+            thresholds=AGAINST_TIMEOUT,
+            links=(runbook("ServingKubeletProbeSlow"),),
+        ),
+    )

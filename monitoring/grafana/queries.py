@@ -1,0 +1,99 @@
+"""PromQL built from the metric catalogue, with the dashboard's variables as matchers."""
+
+import re
+from collections.abc import Mapping
+
+from bentos.health.metrics import Family
+from bentos.inference.metrics import FAMILIES as INFERENCE_FAMILIES
+from bentos.logging.metrics import FAMILIES as LOGGING_FAMILIES
+from monitoring.grafana.external import EXTERNAL_FAMILIES, TARGET_LABELS
+
+CATALOGUE: Mapping[str, Family] = {
+    family.name: family for family in (*INFERENCE_FAMILIES, *LOGGING_FAMILIES, *EXTERNAL_FAMILIES)
+}
+
+RATE = "$__rate_interval"
+RANGE = "$__range"
+
+_SUFFIX = re.compile(r"_(bucket|sum|count)$")
+_MATCHER = re.compile(r'(?P<label>[a-z_]+)(?:=~|!~|!=|=)"[^"]*"')
+_VARIABLES = ("namespace", *TARGET_LABELS, "model", "stage")
+
+
+def family_of(metric: str) -> Family:
+    """Return the catalogue's family of a metric, whose name may end as a histogram's series do.
+
+    Raises KeyError for a metric that is not in the catalogue.
+    """
+    if metric in CATALOGUE:
+        return CATALOGUE[metric]
+    base = _SUFFIX.sub("", metric)
+    if base == metric or base not in CATALOGUE or CATALOGUE[base].kind != "histogram":
+        raise KeyError(f"{metric} is not in the catalogue")
+    return CATALOGUE[base]
+
+
+def series(metric: str, *matchers: str) -> str:
+    """Return the selector of a metric for what the variables choose, with further matchers.
+
+    Namespace, job and instance are matched on every metric, model and stage where it has them.
+    Raises KeyError for an unknown metric or label.
+    """
+    labels = family_of(metric).labels
+    for matcher in matchers:
+        found = _MATCHER.fullmatch(matcher)
+        if found is None or found["label"] not in (*labels, "le"):
+            raise KeyError(f"{metric} has no label for {matcher}")
+    carried = ("namespace", *TARGET_LABELS, *labels)
+    chosen = [f'{name}=~"${name}"' for name in _VARIABLES if name in carried]
+    return f"{metric}{{{', '.join((*chosen, *matchers))}}}"
+
+
+def aggregate(operator: str, expression: str, *by: str) -> str:
+    """Return the aggregation of an expression, over everything where no label is named."""
+    grouping = f" by ({', '.join(by)})" if by else ""
+    return f"{operator}{grouping} ({expression})"
+
+
+def rate(metric: str, *matchers: str, by: tuple[str, ...] = ()) -> str:
+    """Return the per-second rate of a counter, summed by the labels."""
+    return aggregate("sum", f"rate({series(metric, *matchers)}[{RATE}])", *by)
+
+
+def increase(
+    metric: str, *matchers: str, by: tuple[str, ...] = (), over: str = RANGE, offset: str = ""
+) -> str:
+    """Return by how much a counter grew, over the dashboard's range where none is given."""
+    back = f" offset {offset}" if offset else ""
+    return aggregate("sum", f"increase({series(metric, *matchers)}[{over}]{back})", *by)
+
+
+def quantile(
+    share: float, histogram: str, *matchers: str, by: tuple[str, ...] = (), over: str = RATE
+) -> str:
+    """Return a quantile of a histogram's observations; no series while there were none."""
+    buckets = f"rate({series(f'{histogram}_bucket', *matchers)}[{over}])"
+    return f"histogram_quantile({share:g}, {aggregate('sum', buckets, 'le', *by)}) >= 0"
+
+
+def mean(histogram: str, *matchers: str, by: tuple[str, ...] = ()) -> str:
+    """Return the mean of a histogram's observations; no series while there were none."""
+    return ratio(
+        rate(f"{histogram}_sum", *matchers, by=by), rate(f"{histogram}_count", *matchers, by=by)
+    )
+
+
+def lifetime_mean(histogram: str) -> str:
+    """Return the mean of all observations since the instances started."""
+    total, count = series(f"{histogram}_sum"), series(f"{histogram}_count")
+    return ratio(aggregate("sum", total), aggregate("sum", count))
+
+
+def buckets(histogram: str, *matchers: str) -> str:
+    """Return the per-second rate of a histogram's buckets, for a heatmap."""
+    return aggregate("sum", f"rate({series(f'{histogram}_bucket', *matchers)}[{RATE}])", "le")
+
+
+def ratio(part: str, whole: str) -> str:
+    """Return part over whole; no series, rather than a false zero, while the whole is zero."""
+    return f"{part} / ({whole} > 0)"

@@ -1,0 +1,183 @@
+"""Panels that more than one dashboard shows."""
+
+from typing import Literal
+
+from bentos.health.window import MAXIMUM_ERROR_RATE
+from monitoring.grafana.charts import states, timeseries
+from monitoring.grafana.dashboard import runbook
+from monitoring.grafana.palette import FAILING, READY_OR_NOT, YES_OR_NO, ZERO_IS_GOOD
+from monitoring.grafana.queries import aggregate, quantile, rate, ratio, series
+from monitoring.grafana.schema import Panel, Target, Threshold, Thresholds
+from monitoring.grafana.values import gauge, stat
+
+Service = Literal["inference", "logging"]
+
+PERCENTILES = ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"))
+OUTCOMES: dict[Service, str] = {
+    "inference": "inference_predictions_total",
+    "logging": "logging_batches_total",
+}
+JUDGED = Thresholds(
+    "green", (Threshold(MAXIMUM_ERROR_RATE / 5, "yellow"), Threshold(MAXIMUM_ERROR_RATE, "red"))
+)
+
+
+def percentiles(histogram: str) -> tuple[Target, ...]:
+    """Return the targets of a histogram's percentiles."""
+    return tuple(
+        Target(expr=quantile(share, histogram), legend=name) for share, name in PERCENTILES
+    )
+
+
+def error_ratio(service: Service) -> str:
+    """Return the share of judged requests that failed for the service's fault."""
+    errors, successes = rate(f"{service}_errors_total"), rate(OUTCOMES[service])
+    return ratio(errors, f"({errors} + {successes})")
+
+
+def every(metric: str) -> str:
+    """Return 1 where the 0/1 gauge is 1 on every chosen instance."""
+    return aggregate("min", series(metric))
+
+
+def ready(service: Service, *, width: int) -> Panel:
+    """Return whether every instance of a service is ready."""
+    return stat(
+        "Ready",
+        "Whether every chosen instance answers 200 on /ready.",
+        Target(expr=every(f"{service}_ready")),
+        unit="none",
+        width=width,
+        mappings=READY_OR_NOT,
+        links=(runbook(f"{service.title()}NotReady"),),
+    )
+
+
+def model_loaded() -> Panel:
+    """Return whether there is a model everywhere."""
+    return stat(
+        "Model loaded",
+        "Whether every worker of every instance holds a model that answered its warm-up.",
+        Target(expr=every("inference_model_loaded")),
+        unit="bool_yes_no",
+        mappings=YES_OR_NO,
+        links=(runbook("InferenceModelNotLoaded"),),
+    )
+
+
+def mlflow_reachable() -> Panel:
+    """Return whether the registry answers every instance."""
+    return stat(
+        "MLflow reachable",
+        "Whether the last check of the registry succeeded on every instance.",
+        Target(expr=every("inference_mlflow_accessible")),
+        unit="bool_yes_no",
+        mappings=YES_OR_NO,
+        links=(runbook("InferenceMlflowUnreachable"),),
+    )
+
+
+def database_answers(*, width: int) -> Panel:
+    """Return whether the logging service's database answers queries."""
+    return stat(
+        "Database answers",
+        "Whether the last query of every worker's readiness check succeeded in time.",
+        Target(expr=every("logging_db_accessible")),
+        unit="bool_yes_no",
+        width=width,
+        mappings=YES_OR_NO,
+        links=(runbook("LoggingDatabaseNotAccessible"),),
+    )
+
+
+def workers_missing(service: Service, *, width: int) -> Panel:
+    """Return how many worker processes are gone."""
+    wanted, alive = series(f"{service}_workers"), series(f"{service}_workers_alive")
+    return stat(
+        "Workers missing",
+        "Worker processes that should run and do not.",
+        Target(expr=f"{aggregate('sum', wanted)} - {aggregate('sum', alive)}"),
+        unit="none",
+        width=width,
+        thresholds=ZERO_IS_GOOD,
+        links=(runbook(f"{service.title()}WorkersMissing"),),
+    )
+
+
+def up_since(service: Service, *, width: int) -> Panel:
+    """Return when the service started."""
+    return stat(
+        "Up since",
+        "When the longest-running instance started.",
+        Target(expr=f"{aggregate('min', series(f'{service}_start_time_seconds'))} * 1000"),
+        unit="dateTimeFromNow",
+        width=width,
+    )
+
+
+def judged_error_rate(service: Service, *, width: int) -> Panel:
+    """Return the error rate that readiness depends on."""
+    return gauge(
+        "Error rate that /ready judges",
+        "Errors over all outcomes of the last minute, the worst instance; above the threshold, and "
+        "with enough requests, /ready answers 503 high_error_rate.",
+        Target(expr=aggregate("max", series(f"{service}_error_ratio")), legend="error rate"),
+        unit="percentunit",
+        width=width,
+        height=4,
+        thresholds=JUDGED,
+        links=(runbook(f"{service.title()}HighErrorRate"),),
+    )
+
+
+def unready_reasons(service: Service, *, width: int) -> Panel:
+    """Return each reason against readiness, over time."""
+    return states(
+        "Why instances are not ready",
+        "Each reason that may keep an instance from being ready, over time.",
+        Target(expr=aggregate("max", series(f"{service}_unready"), "reason"), legend="{{reason}}"),
+        mappings=FAILING,
+        width=width,
+        links=(runbook(f"{service.title()}NotReady"),),
+    )
+
+
+def refusals(service: Service) -> Panel:
+    """Return what was turned away, and why."""
+    return timeseries(
+        "Refusals by reason",
+        "Requests turned away: bad input is the client's, queue_full is load, the rest are states.",
+        Target(expr=rate(f"{service}_rejected_total", by=("reason",)), legend="{{reason}}"),
+        unit="reqps",
+        stacking="normal",
+        links=(runbook(f"{service.title()}QueueFull"),),
+    )
+
+
+def requests_by_route(*matchers: str, width: int = 8) -> Panel:
+    """Return everything that was answered."""
+    return timeseries(
+        "Requests by route and status",
+        "Everything that was answered, probes and refusals included.",
+        Target(
+            expr=rate("http_requests_total", *matchers, by=("route", "status")),
+            legend="{{route}} {{status}}",
+        ),
+        unit="reqps",
+        width=width,
+        stacking="normal",
+    )
+
+
+def outbox_backlog() -> Panel:
+    """Return what waits in the inference service's outboxes."""
+    return timeseries(
+        "Not yet delivered",
+        "Predictions in the inference service's outboxes that were not acknowledged.",
+        Target(
+            expr=aggregate("sum", series("inference_log_backlog"), "instance"),
+            legend="{{instance}}",
+        ),
+        unit="short",
+        links=(runbook("InferenceLogBacklogGrowing"),),
+    )
