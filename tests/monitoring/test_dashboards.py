@@ -1,0 +1,336 @@
+"""The dashboards are what their code says, and name only what exists."""
+
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bentos.health.metrics import Family
+from bentos.inference.metrics import FAMILIES as INFERENCE_FAMILIES
+from bentos.logging.metrics import FAMILIES as LOGGING_FAMILIES
+from monitoring.grafana.dashboard import runbook
+from monitoring.grafana.external import CLUSTER_METRICS, EXTERNAL_FAMILIES
+from monitoring.grafana.generate import DIRECTORY, documents
+from monitoring.grafana.queries import series
+from monitoring.prometheus.source import ALERTS
+from monitoring.prometheus.source.rule import DASHBOARDS as ALERTS_DASHBOARDS
+from tests.monitoring import promql
+from tests.monitoring.dashboards_lint import (
+    PANELS_WITH_QUERIES,
+    charts,
+    selector_of,
+    variable_query,
+    variables,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+OWN = {family.name: family for family in (*INFERENCE_FAMILIES, *LOGGING_FAMILIES)}
+KNOWN = OWN | {family.name: family for family in EXTERNAL_FAMILIES}
+# Labels that Prometheus, or its Kubernetes discovery, puts on every series.
+SCRAPE_LABELS = frozenset({"job", "instance", "namespace", "pod"})
+PATHS = sorted(DIRECTORY.glob("*.json"))
+COUNTING = ("rate", "irate", "increase")
+
+each_dashboard = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+
+
+def load(path: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return document
+
+
+def family(metric: str) -> Family | None:
+    """Return the family of a metric, or of the histogram whose series it is."""
+    if metric in KNOWN:
+        return KNOWN[metric]
+    base = re.sub(r"_(bucket|sum|count)$", "", metric)
+    found = KNOWN.get(base)
+    return found if found and found.kind == "histogram" else None
+
+
+def names(selector: promql.Selector) -> list[str]:
+    """Return the metrics that a selector may select."""
+    if selector.name:
+        return [selector.name]
+    return [
+        name
+        for matcher in selector.matchers
+        if matcher.label == "__name__"
+        for name in matcher.value.split("|")
+    ]
+
+
+def queries(dashboard: dict[str, Any]) -> Iterator[str]:
+    """Yield the PromQL of every panel and variable."""
+    for panel in charts(dashboard):
+        for target in panel["targets"]:
+            yield target["expr"]
+    for variable in variables(dashboard, "query"):
+        selector = selector_of(variable_query(variable))
+        yield selector
+
+
+def unknown(query: str) -> list[str]:
+    """Return what a query names that is not in the catalogue."""
+    wrong = []
+    for selector in promql.selectors(query):
+        found = names(selector)
+        if not found:
+            wrong.append(f"{query}: a selector without a metric")
+        for name in found:
+            known = family(name)
+            if known is None:
+                wrong.append(f"metric {name}")
+                continue
+            labels = {*known.labels, *SCRAPE_LABELS}
+            if known.kind == "histogram" and name.endswith("_bucket"):
+                labels.add("le")
+            used = {matcher.label for matcher in selector.matchers} - {"__name__"}
+            used |= selector.grouping
+            wrong += [f"{name} has no label {label}" for label in used - labels]
+    return wrong
+
+
+def misused(query: str) -> list[str]:
+    """Return counters that are not counted and gauges that are."""
+    wrong = []
+    selectors = promql.selectors(query)
+    lifetimes = {
+        selector.name.removesuffix("_sum")
+        for selector in selectors
+        if selector.name.endswith("_sum") and not selector.function
+    } & {
+        selector.name.removesuffix("_count")
+        for selector in selectors
+        if selector.name.endswith("_count") and not selector.function
+    }
+    for selector in selectors:
+        for name in names(selector):
+            known = family(name)
+            base = re.sub(r"_(sum|count)$", "", name)
+            counts = known is not None and (known.kind == "counter" or name != known.name)
+            if counts and selector.function not in COUNTING and base not in lifetimes:
+                wrong.append(f"{name} is a counter and not under rate or increase")
+            if not counts and selector.function in COUNTING:
+                wrong.append(f"{name} is no counter and under {selector.function}")
+            if name.endswith("_bucket") and 'le="' not in query and "le" not in selector.grouping:
+                wrong.append(f"{name} is not summed by le")
+    return wrong
+
+
+def test_committed_json_is_what_the_code_generates() -> None:
+    committed = {path.name: path.read_text(encoding="utf-8") for path in DIRECTORY.iterdir()}
+    assert committed == documents(), "run python -m monitoring.grafana.generate"
+
+
+@each_dashboard
+def test_queries_name_only_metrics_and_labels_of_the_catalogue(path: Path) -> None:
+    dashboard = load(path)
+    assert [finding for query in queries(dashboard) for finding in unknown(query)] == []
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "inference_prediction_total",
+        'inference_errors_total{cause="timeout"}',
+        "sum by (version) (rate(inference_errors_total[5m]))",
+        "inference_ready_bucket",
+        'sum by (le) (rate(inference_ready{reason="a"}[5m]))',
+        '{job="a"}',
+    ],
+)
+def test_unknown_metrics_and_labels_are_found(query: str) -> None:
+    assert unknown(query)
+
+
+@each_dashboard
+def test_counters_are_counted_and_gauges_are_not(path: Path) -> None:
+    dashboard = load(path)
+    found = [
+        finding
+        for panel in charts(dashboard)
+        for target in panel["targets"]
+        for finding in misused(target["expr"])
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "sum(inference_errors_total)",
+        "rate(inference_queue_depth[5m])",
+        "inference_batch_size_sum",
+        "histogram_quantile(0.9, sum(rate(inference_batch_size_bucket[5m])))",
+        "histogram_quantile(0.9, sum by (le) (inference_batch_size_bucket))",
+    ],
+)
+def test_misused_counters_and_gauges_are_found(query: str) -> None:
+    assert misused(query)
+
+
+@each_dashboard
+def test_legends_and_columns_name_labels_that_the_query_keeps(path: Path) -> None:
+    for panel in charts(load(path)):
+        for target in panel["targets"]:
+            kept = frozenset[str]().union(
+                *(selector.grouping for selector in promql.selectors(target["expr"]))
+            )
+            shown = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+            if panel["type"] == "table":
+                shown |= set(panel["transformations"][0]["options"]["include"]["names"])
+                shown -= {"Value"}
+            assert shown <= kept, (panel["title"], target["expr"])
+
+
+@each_dashboard
+def test_panels_have_unique_numbers_and_do_not_overlap(path: Path) -> None:
+    placed = load(path)["panels"]
+    assert len({panel["id"] for panel in placed}) == len(placed)
+    cells: set[tuple[int, int]] = set()
+    for panel in placed:
+        at = panel["gridPos"]
+        assert at["x"] + at["w"] <= 24, panel["title"]
+        taken = set(
+            itertools.product(range(at["x"], at["x"] + at["w"]), range(at["y"], at["y"] + at["h"]))
+        )
+        assert not taken & cells, panel["title"]
+        cells |= taken
+
+
+@each_dashboard
+def test_every_line_of_panels_is_as_wide_as_the_dashboard(path: Path) -> None:
+    lines: dict[int, int] = {}
+    for panel in load(path)["panels"]:
+        at = panel["gridPos"]
+        lines[at["y"]] = lines.get(at["y"], 0) + at["w"]
+    assert set(lines.values()) == {24}, lines
+
+
+@each_dashboard
+def test_titles_are_unique_within_a_row(path: Path) -> None:
+    row: list[str] = []
+    for panel in load(path)["panels"]:
+        if panel["type"] == "row":
+            row = []
+        key = f"{panel['title']} {[target['expr'] for target in panel.get('targets', ())]}"
+        assert key not in row, panel["title"]
+        row.append(key)
+
+
+@each_dashboard
+def test_variables_are_defined_and_used(path: Path) -> None:
+    dashboard = load(path)
+    defined = {variable["name"] for variable in variables(dashboard)}
+    used = {
+        name
+        for panel in charts(dashboard)
+        for target in panel["targets"]
+        for name in promql.variables(target["expr"])
+    }
+    used.add("datasource")
+    assert used == defined
+
+
+@each_dashboard
+def test_variables_choose_data_source_namespace_job_model_stage_and_instance(path: Path) -> None:
+    defined = [variable["name"] for variable in variables(load(path))]
+    assert [name for name in defined if name != "workload"] == [
+        "datasource",
+        "namespace",
+        "job",
+        "model",
+        "stage",
+        "instance",
+    ]
+
+
+@each_dashboard
+def test_everything_chosen_also_matches_series_without_namespace_model_or_stage(
+    path: Path,
+) -> None:
+    patterns = {
+        variable["name"]: variable["allValue"] for variable in variables(load(path), "query")
+    }
+    for name in ("namespace", "model", "stage"):
+        assert re.fullmatch(patterns[name], "")
+
+
+@each_dashboard
+def test_thresholds_rise(path: Path) -> None:
+    for panel in charts(load(path)):
+        steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+        values = [step["value"] for step in steps]
+        assert values[0] is None
+        assert values[1:] == sorted(set(values[1:])), panel["title"]
+
+
+@each_dashboard
+def test_every_panel_kind_with_queries_is_known(path: Path) -> None:
+    assert {
+        panel["type"] for panel in charts(load(path)) if panel["targets"]
+    } <= PANELS_WITH_QUERIES
+
+
+def test_dashboards_link_to_one_another_with_what_was_chosen() -> None:
+    dashboards = [load(path) for path in PATHS]
+    uids = {dashboard["uid"] for dashboard in dashboards}
+    assert len(uids) == len(PATHS)
+    for dashboard in dashboards:
+        linked = set()
+        for link in dashboard["links"]:
+            found = re.fullmatch(r"/d/([a-z-]+)\?(.+)", link["url"])
+            assert found is not None
+            linked.add(found[1])
+            carried = set(re.findall(r"\$\{(\w+):queryparam\}", found[2]))
+            target = next(each for each in dashboards if each["uid"] == found[1])
+            assert carried <= {each["name"] for each in variables(target)}
+            assert link["keepTime"]
+        assert linked == uids - {dashboard["uid"]}
+
+
+@each_dashboard
+def test_panels_link_to_runbooks_that_exist(path: Path) -> None:
+    links = [link for panel in charts(load(path)) for link in panel.get("links", ())]
+    assert links
+    for link in links:
+        alert = link["title"].removeprefix("Runbook: ")
+        assert link["url"] == ALERTS[alert].links["runbook_url"]
+        assert (ROOT / "docs" / "runbooks" / f"{alert}.md").is_file()
+
+
+def test_a_runbook_of_an_unknown_alert_is_refused() -> None:
+    with pytest.raises(KeyError):
+        runbook("NoSuchAlert")
+
+
+def test_dashboards_that_alerts_name_exist() -> None:
+    assert {f"{name}.json" for name in ALERTS_DASHBOARDS} == documents().keys()
+
+
+@pytest.mark.parametrize(
+    ("metric", "matcher"),
+    [("inference_unknown", 'reason="a"'), ("inference_ready", 'reason="a"'), ("up", "reason")],
+)
+def test_a_selector_of_an_unknown_metric_or_label_is_refused(metric: str, matcher: str) -> None:
+    with pytest.raises(KeyError):
+        series(metric, matcher)
+
+
+def test_every_metric_of_the_services_is_on_a_dashboard() -> None:
+    shown = {
+        known.name
+        for path in PATHS
+        for panel in charts(load(path))
+        for target in panel["targets"]
+        for selector in promql.selectors(target["expr"])
+        for name in names(selector)
+        if (known := family(name)) is not None
+    }
+    assert OWN.keys() - shown == set()
+    assert CLUSTER_METRICS - shown == set()
