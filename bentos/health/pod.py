@@ -14,7 +14,7 @@ from threading import Lock
 
 import psutil
 
-from bentos.health.window import ErrorWindow, Outcomes, sum_outcomes, window_cells
+from bentos.health.window import WINDOW_SECONDS, ErrorWindow, Outcomes, sum_outcomes, window_cells
 
 _CELL_BYTES = 8
 _ALIVE_CACHE_SECONDS = 0.5
@@ -109,6 +109,7 @@ class PodMemory:
         self,
         path: Path,
         *,
+        window_seconds: int = WINDOW_SECONDS,
         workers: int,
         counters: Sequence[str],
         gauges: Sequence[str],
@@ -118,7 +119,7 @@ class PodMemory:
         if len(set(names)) != len(names):
             raise ValueError(f"a cell is named twice in {names}")
         columns = {name: index for index, name in enumerate(names)}
-        row_cells = len(names) + window_cells()
+        row_cells = len(names) + window_cells(window_seconds)
         self._gauges = tuple(gauges)
         self._clock = clock
         self._map = _map_file(path, (workers * row_cells + 1) * _CELL_BYTES)
@@ -131,7 +132,9 @@ class PodMemory:
             WorkerRow(
                 cells=cells[at : at + len(names)],
                 columns=columns,
-                window=ErrorWindow(cells[at + len(names) : at + row_cells], clock=clock),
+                window=ErrorWindow(
+                    cells[at + len(names) : at + row_cells], seconds=window_seconds, clock=clock
+                ),
                 clock=clock,
             )
             for at in range(0, workers * row_cells, row_cells)

@@ -6,6 +6,8 @@ from typing import Literal, TypeVar
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from bentos.health.window import WINDOW_SECONDS
+
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
@@ -23,6 +25,12 @@ class ServiceSettings(BaseSettings):
     )
     stall_seconds: float = Field(
         default=30.0, gt=0, description="How long work may be stuck before `/health` turns 500."
+    )
+    error_window_seconds: int = Field(
+        default=WINDOW_SECONDS,
+        ge=1,
+        le=3_600,
+        description="Sliding window over which `/ready` judges the error rate, in seconds.",
     )
     worker_grace_seconds: float = Field(
         default=15.0, gt=0, description="How long a dead worker may be missing before a 500."

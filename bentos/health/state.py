@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from bentos.health.pod import PodMemory
-from bentos.health.window import Outcomes
+from bentos.health.window import WINDOW_SECONDS, Outcomes
 
 
 class ServiceState:
@@ -27,6 +27,7 @@ class ServiceState:
         gauges: Sequence[str] = (),
         error_reasons: Sequence[str] = (),
         refusal_reasons: Sequence[str] = (),
+        window_seconds: int = WINDOW_SECONDS,
     ) -> None:
         self.error_reasons = tuple(error_reasons)
         self.refusal_reasons = tuple(refusal_reasons)
@@ -42,6 +43,7 @@ class ServiceState:
                 *(f"refusals:{reason}" for reason in self.refusal_reasons),
             ),
             gauges=gauges,
+            window_seconds=window_seconds,
         )
         self.row = self.pod.claim(worker)
 

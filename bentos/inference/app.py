@@ -38,7 +38,12 @@ class InferenceApp:
 
     def __init__(self, settings: InferenceSettings, *, worker: int, directory: Path) -> None:
         self._settings = settings
-        self.state = InferenceState(directory, worker=worker, workers=settings.workers)
+        self.state = InferenceState(
+            directory,
+            worker=worker,
+            workers=settings.workers,
+            window_seconds=settings.error_window_seconds,
+        )
         self.state.row.set("queue_capacity", settings.queue_size)
         self._metrics = InferenceMetrics(
             directory / "metrics",

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from bentos.health.state import ServiceState
+from bentos.health.window import WINDOW_SECONDS
 from bentos.inference.metrics import ERROR_REASONS, REFUSAL_REASONS
 from bentos.inference.model import ModelIdentity
 
@@ -13,7 +14,14 @@ LOAD_OUTCOMES = ("success", "failure")
 class InferenceState(ServiceState):
     """Adds the model and MLflow to what every service knows of itself."""
 
-    def __init__(self, directory: Path, *, worker: int, workers: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        worker: int,
+        workers: int,
+        window_seconds: int = WINDOW_SECONDS,
+    ) -> None:
         super().__init__(
             directory,
             worker=worker,
@@ -37,6 +45,7 @@ class InferenceState(ServiceState):
             ),
             error_reasons=ERROR_REASONS,
             refusal_reasons=REFUSAL_REASONS,
+            window_seconds=window_seconds,
         )
         self.model: ModelIdentity | None = None
 
