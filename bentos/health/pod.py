@@ -68,7 +68,7 @@ class WorkerRow:
         self.set("shutting_down", 0.0)
         self.set("heartbeat", self._clock())
         self.set("claimed_at", self._clock())
-        self.set("process_created", process.create_time())
+        self.set("process_created", _created(process))
         self.set("pid", process.pid)
         self._alive_checked_at = float("-inf")
 
@@ -87,13 +87,10 @@ class WorkerRow:
         return self._alive
 
     def _process_runs(self) -> bool:
-        pid = int(self.get("pid"))
-        if pid == os.getpid():
-            return True
         try:
-            process = psutil.Process(pid)
+            process = psutil.Process(int(self.get("pid")))
             # A dead worker stays a zombie until its supervisor looks, and a pid may be reused.
-            same = abs(process.create_time() - self.get("process_created")) < 1.0
+            same = abs(_created(process) - self.get("process_created")) < 1.0
             return same and bool(process.status() != psutil.STATUS_ZOMBIE)
         except psutil.Error:
             return False
@@ -109,10 +106,10 @@ class PodMemory:
         self,
         path: Path,
         *,
-        window_seconds: int = WINDOW_SECONDS,
         workers: int,
         counters: Sequence[str],
         gauges: Sequence[str],
+        window_seconds: int = WINDOW_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         names = (*_OWN_CELLS, *counters, *gauges)
@@ -187,6 +184,11 @@ class PodMemory:
             (now - row.get("heartbeat") for row in self.rows if row.claimed and not row.alive),
             default=0.0,
         )
+
+
+def _created(process: psutil.Process) -> float:
+    """Return when a process began, in seconds since boot, which no step of the clock changes."""
+    return float(process.create_time() - psutil.boot_time())
 
 
 def _map_file(path: Path, size: int) -> mmap.mmap:
