@@ -1,6 +1,7 @@
 """The inference service without BentoML: its parts, put together, and the way of a request."""
 
 import asyncio
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from bentos.health.door import Door, Route, route_table
 from bentos.health.http import Request, Response, ServiceError, json_response
 from bentos.health.lifecycle import Lifecycle
 from bentos.health.probes import Probes, isoformat
-from bentos.inference.engine import Engine
+from bentos.inference.engine import Engine, Prepare
 from bentos.inference.exposition import InferenceMetrics
 from bentos.inference.handover import Destination, Handover
 from bentos.inference.images import ImageReader, Upload, upload_of
@@ -22,7 +23,13 @@ from bentos.inference.loader import ModelLoader
 from bentos.inference.loading import load
 from bentos.inference.model import Labels, LoadedModel, ModelIdentity, ModelSpec
 from bentos.inference.outbox import abandoned_paths, outbox_path
-from bentos.inference.payloads import TensorReader, answer_of, new_prediction_id, record_of
+from bentos.inference.payloads import (
+    TensorReader,
+    answer_of,
+    check_values,
+    new_prediction_id,
+    record_of,
+)
 from bentos.inference.registry import Registry
 from bentos.inference.settings import InferenceSettings
 from bentos.inference.state import InferenceState
@@ -31,6 +38,7 @@ from bentos.inference.watch import RegistryWatch
 SERVICE_NAME = "inference-service"
 PREDICT_PATH = "/predict"
 PREDICT_IMAGE_PATH = "/predict_image"
+SWITCH_INTERVAL_SECONDS = 0.0005
 
 
 class InferenceApp:
@@ -99,6 +107,8 @@ class InferenceApp:
 
     def start(self) -> None:
         """Start the background parts; nothing of it waits for the model."""
+        # The default, 5 ms, is how long a probe would wait for a thread that is busy in Python.
+        sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
         self._engine.start()
         self._lifecycle.start()
         self._loader.start()
@@ -120,17 +130,16 @@ class InferenceApp:
 
     async def predict_values(self, values: NDArray[Any]) -> dict[str, object]:
         """Return the answer for one input given as an array; for BentoML's own callers."""
-        request_id = new_prediction_id()
-        inputs = self._tensors.check(values, self._spec())
-        answer, _ = await self._answer(inputs, time.perf_counter(), request_id=request_id)
-        return answer
+        self._spec()
+        return await self._answer(
+            partial(check_values, values), time.perf_counter(), request_id=new_prediction_id()
+        )
 
     async def predict_file(self, content: bytes) -> dict[str, object]:
         """Return the answer for an image file's content; for BentoML's own callers."""
         started = time.perf_counter()
         inputs = await self._images.read(Upload(content), self._spec())
-        answer, _ = await self._answer(inputs, started, request_id=new_prediction_id())
-        return answer
+        return await self._answer(lambda _spec: inputs, started, request_id=new_prediction_id())
 
     def _routes(self) -> list[Route]:
         make = partial(
@@ -147,28 +156,29 @@ class InferenceApp:
     async def _predict(self, request: Request) -> Response:
         body = await request.body(self._settings.max_body_bytes)
         started = time.perf_counter()
-        inputs = self._tensors.read(request, body, self._spec())
-        return await self._respond(request, inputs, started)
+        self._spec()
+        prepare = partial(self._tensors.read, request.content_type, body)
+        return await self._respond(request, prepare, started)
 
     async def _predict_image(self, request: Request) -> Response:
         body = await request.body(self._settings.max_body_bytes)
         started = time.perf_counter()
         upload = upload_of(request, body)
         inputs = await self._images.read(upload, self._spec())
-        return await self._respond(request, inputs, started, image_id=upload.filename)
+        return await self._respond(request, lambda _spec: inputs, started, image_id=upload.filename)
 
     async def _respond(
-        self, request: Request, inputs: NDArray[Any], started: float, *, image_id: str = ""
+        self, request: Request, prepare: Prepare, started: float, *, image_id: str = ""
     ) -> Response:
-        answer, log = await self._answer(
-            inputs, started, request_id=request.request_id, image_id=image_id
+        answer = await self._answer(
+            prepare, started, request_id=request.request_id, image_id=image_id
         )
-        return json_response(answer, log=log)
+        return json_response(answer, log=answer)
 
     async def _answer(
-        self, inputs: NDArray[Any], started: float, *, request_id: str, image_id: str = ""
-    ) -> tuple[dict[str, object], dict[str, object]]:
-        prediction = await self._engine.predict(inputs)
+        self, prepare: Prepare, started: float, *, request_id: str, image_id: str = ""
+    ) -> dict[str, object]:
+        prediction = await self._engine.predict(prepare)
         seconds = time.perf_counter() - started
         prediction_id = new_prediction_id()
         answer = answer_of(prediction, prediction_id, seconds * 1000)
@@ -185,7 +195,7 @@ class InferenceApp:
                     request_id=request_id,
                 )
             )
-        return answer, answer
+        return answer
 
     def _spec(self) -> ModelSpec:
         spec = self._engine.spec

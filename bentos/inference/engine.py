@@ -7,10 +7,10 @@ load batches grow by themselves up to the model's own or the configured limit.
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from bentos.health.http import ServiceError
 from bentos.inference.model import LoadedModel, ModelSpec
 
 RETRY_AFTER_SECONDS = 1
+
+Prepare: TypeAlias = Callable[[ModelSpec], NDArray[Any]]
 
 
 class BatchObserver(Protocol):
@@ -54,7 +56,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    inputs: NDArray[Any]
+    prepare: Prepare
     answer: "asyncio.Future[Prediction]"
 
 
@@ -104,10 +106,13 @@ class Engine:
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join, timeout_seconds)
 
-    async def predict(self, inputs: NDArray[Any]) -> Prediction:
-        """Return the prediction for one input of the model's shape.
+    async def predict(self, prepare: Prepare) -> Prediction:
+        """Return the prediction for one input.
 
-        Raises ServiceError 429 where too many wait, and 500 where the model failed.
+        `prepare` returns the input for the model that will see it; it is called in the model
+        thread, so that reading a body does not keep probes waiting on the event loop. What it
+        raises is raised here. Raises ServiceError 429 where too many wait, and 500 where the
+        model failed.
         """
         if self._waiting >= self._queue_size:
             raise ServiceError(
@@ -117,7 +122,7 @@ class Engine:
                 headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
             )
         loop = asyncio.get_running_loop()
-        job = _Job(inputs, loop.create_future())
+        job = _Job(prepare, loop.create_future())
         self._waiting += 1
         self._queue.put(job)
         return await job.answer
@@ -126,8 +131,7 @@ class Engine:
         while True:
             jobs, last = self._next_batch()
             if jobs:
-                outcomes = self._answer([job.inputs for job in jobs])
-                self._hand_back(jobs, outcomes)
+                self._hand_back(jobs, self._answer_all(jobs))
             if last:
                 return
 
@@ -145,26 +149,39 @@ class Engine:
                 return jobs, False
         return jobs, True
 
-    def _answer(self, inputs: Sequence[NDArray[Any]]) -> list[_Outcome]:
+    def _answer_all(self, jobs: Sequence[_Job]) -> list[_Outcome]:
+        model = self._model
+        if model is None:
+            return [RuntimeError("an input was taken without a model")] * len(jobs)
+        outcomes: list[_Outcome | None] = [None] * len(jobs)
+        inputs: dict[int, NDArray[Any]] = {}
+        for index, job in enumerate(jobs):
+            if job.answer.cancelled():
+                outcomes[index] = asyncio.CancelledError()  # nobody waits for it any more
+                continue
+            try:
+                inputs[index] = _prepared(job.prepare, model.spec)
+            except Exception as error:
+                outcomes[index] = error
+        if inputs:
+            answers = self._answer(model, list(inputs.values()))
+            for index, answer in zip(inputs, answers, strict=True):
+                outcomes[index] = answer
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def _answer(self, model: LoadedModel, inputs: Sequence[NDArray[Any]]) -> list[_Outcome]:
         try:
-            return list(self._call(inputs))
+            return list(self._call(model, inputs))
         except Exception as error:
             if len(inputs) == 1:
                 return [error]
         # One input that the model cannot bear is no reason to fail its neighbours.
         outcomes: list[_Outcome] = []
         for one in inputs:
-            outcomes += self._answer([one])
+            outcomes += self._answer(model, [one])
         return outcomes
 
-    def _call(self, inputs: Sequence[NDArray[Any]]) -> list[Prediction]:
-        model = self._model
-        if model is None:
-            raise RuntimeError("an input was taken without a model")
-        if any(one.shape != model.spec.input_shape for one in inputs):
-            raise ServiceError(
-                400, "bad_input", "the model changed its input shape; read the input anew"
-            )
+    def _call(self, model: LoadedModel, inputs: Sequence[NDArray[Any]]) -> list[Prediction]:
         started = time.perf_counter()
         self._observer.batch_started()
         try:
@@ -190,6 +207,19 @@ class Engine:
                 job.answer.set_exception(_as_service_error(outcome))
             else:
                 job.answer.set_result(outcome)
+
+
+def _prepared(prepare: Prepare, spec: ModelSpec) -> NDArray[Any]:
+    inputs = prepare(spec)
+    if inputs.shape != spec.input_shape:
+        # Decoded for a model that was replaced while the input waited.
+        raise ServiceError(
+            503,
+            "model_not_loaded",
+            "the model was replaced by one of another input shape; send the request again",
+            headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+        )
+    return inputs
 
 
 def _as_service_error(error: BaseException) -> ServiceError:

@@ -9,7 +9,7 @@ import numpy as np
 import simdjson
 from numpy.typing import NDArray
 
-from bentos.health.http import Request, ServiceError, parse_json
+from bentos.health.http import ServiceError, parse_json
 from bentos.inference.engine import Prediction
 from bentos.inference.model import ModelSpec
 
@@ -23,18 +23,17 @@ UNCERTAIN_BELOW = 0.5
 
 
 class TensorReader:
-    """Reads `/predict` bodies; keeps a parser whose memory is used again."""
+    """Reads `/predict` bodies, in one thread: its parser's memory is used again."""
 
     def __init__(self) -> None:
         self._parser = simdjson.Parser()
 
-    def read(self, request: Request, body: bytes, spec: ModelSpec) -> NDArray[Any]:
+    def read(self, media_type: bytes, body: bytes, spec: ModelSpec) -> NDArray[Any]:
         """Return one input of the model's shape and type; what is not raw float32 is JSON.
 
         Raises ServiceError 400 that names the field and what was expected of it, 413 for more
         than such an input can take, and 415 for an image.
         """
-        media_type = request.content_type
         if media_type == TENSOR:
             flat: NDArray[Any] = _raw(body, spec)
         elif media_type.startswith((b"image/", b"multipart/")):
@@ -46,19 +45,7 @@ class TensorReader:
             )
         else:
             flat = self._json(body, spec)
-        return self.check(flat, spec)
-
-    def check(self, flat: NDArray[Any], spec: ModelSpec) -> NDArray[Any]:
-        """Return flat numbers in the model's shape and type.
-
-        Raises ServiceError 400 where they are too many, too few or not finite.
-        """
-        if flat.size != spec.input_size:
-            raise _wrong("data", spec, f"{flat.size} numbers")
-        if not np.isfinite(flat).all():
-            at = int(np.flatnonzero(~np.isfinite(flat))[0])
-            raise _wrong(f"data[{at}]", spec, "NaN or infinity")
-        return flat.reshape(spec.input_shape).astype(spec.dtype, copy=False)
+        return check_values(flat, spec)
 
     def _json(self, body: bytes, spec: ModelSpec) -> NDArray[Any]:
         # simdjson writes the numbers of a JSON array straight into a buffer, but flattens
@@ -84,6 +71,19 @@ class TensorReader:
             finally:
                 del document  # the parser takes no new document while one is in use
         return _slowly(body, spec)
+
+
+def check_values(flat: NDArray[Any], spec: ModelSpec) -> NDArray[Any]:
+    """Return flat numbers in the model's shape and type.
+
+    Raises ServiceError 400 where they are too many, too few or not finite.
+    """
+    if flat.size != spec.input_size:
+        raise _wrong("data", spec, f"{flat.size} numbers")
+    if not np.isfinite(flat).all():
+        at = int(np.flatnonzero(~np.isfinite(flat))[0])
+        raise _wrong(f"data[{at}]", spec, "NaN or infinity")
+    return flat.reshape(spec.input_shape).astype(spec.dtype, copy=False)
 
 
 def _raw(body: bytes, spec: ModelSpec) -> NDArray[np.float32]:
