@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from math import prod
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -39,10 +41,10 @@ class ModelSpec:
     class_names: tuple[str, ...]
     defects: tuple[bool, ...]
 
-    @property
+    @cached_property
     def input_size(self) -> int:
         """Numbers in one input."""
-        return int(np.prod(self.input_shape))
+        return prod(self.input_shape)
 
     @property
     def is_image(self) -> bool:
