@@ -1,9 +1,10 @@
 """Settings that every service has, read once from the environment and validated at start."""
 
+import math
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bentos.health.window import WINDOW_SECONDS
@@ -49,6 +50,13 @@ class ServiceSettings(BaseSettings):
     log_format: Literal["json", "plain"] = Field(
         default="json", description="`json`, one object a line, or `plain`."
     )
+
+    @field_validator("*")
+    @classmethod
+    def _finite(cls, value: object) -> object:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError("must be a finite number")
+        return value
 
 
 def load_settings(kind: type[SettingsT]) -> SettingsT:
