@@ -98,11 +98,12 @@ $(STAMP): requirements/dev.txt
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there; install it or name another 3.11: make PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "the dependencies are pinned for Python 3.11: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "setting up $(VENV): about two minutes the first time"
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV)
 ifeq ($(TORCH),cpu)
-	$(BIN)/pip install --quiet --disable-pip-version-check --retries 1 --extra-index-url $(TORCH_INDEX) torch==$(TORCH_VERSION)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --retries 0 --extra-index-url $(TORCH_INDEX) torch==$(TORCH_VERSION) 2>$(VENV)/torch.log \
+		|| echo "no CPU wheel of torch to be had ($(VENV)/torch.log says why); taking the package index's, several GB"
 endif
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/dev.txt
 	@touch $(STAMP)
 
 clean: ## Remove the virtual environment, local data and reports
