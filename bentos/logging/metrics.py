@@ -2,6 +2,11 @@
 
 from bentos.health.metrics import SHARED_FAMILIES, Family
 
+LOG_PATH = "/log"
+STATS_PATH = "/stats"
+PREDICTIONS_PATH = "/predictions"
+ROUTES = (LOG_PATH, STATS_PATH, PREDICTIONS_PATH)
+
 ERROR_REASONS = ("store_failure", "timeout", "internal_error")
 REFUSAL_REASONS = (
     "bad_input",
@@ -12,6 +17,7 @@ REFUSAL_REASONS = (
     "database_not_accessible",
     "shutting_down",
     "method_not_allowed",
+    "unknown_edge_device",
 )
 STORE_ERROR_REASONS = ("busy", "full", "read_only", "corrupt", "missing", "other")
 UNREADY_REASONS = (

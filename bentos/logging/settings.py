@@ -17,6 +17,9 @@ class LoggingSettings(ServiceSettings):
     logging_token: SecretStr | None = Field(
         default=None, description="Bearer token that `/log` requires, where it is set."
     )
+    protect_reads: bool = Field(
+        default=False, description="Require the token for `/stats` and `/predictions` as well."
+    )
     max_batch_predictions: int = Field(
         default=10_000, ge=1, description="Most predictions one request may bring."
     )
@@ -25,4 +28,7 @@ class LoggingSettings(ServiceSettings):
     )
     busy_timeout_seconds: float = Field(
         default=2.0, gt=0, description="Longest wait for another process's lock on the database."
+    )
+    query_timeout_seconds: float = Field(
+        default=2.0, gt=0, description="Longest query of `/stats` and `/predictions`, in seconds."
     )

@@ -1,0 +1,64 @@
+"""What can go wrong with the database, told apart by its cause."""
+
+import os
+import sqlite3
+from pathlib import Path
+
+# Result codes of SQLite, the low byte of its extended ones: sqlite.org/rescode.html
+_REASONS = {
+    sqlite3.SQLITE_BUSY: "busy",
+    sqlite3.SQLITE_LOCKED: "busy",
+    sqlite3.SQLITE_FULL: "full",
+    sqlite3.SQLITE_READONLY: "read_only",
+    sqlite3.SQLITE_CORRUPT: "corrupt",
+    sqlite3.SQLITE_NOTADB: "corrupt",
+}
+# A file system says these where it refuses: who asked has to find out why.
+_UNSPECIFIC = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}
+
+
+class StoreError(Exception):
+    """A transaction or check that failed; nothing of it is in the database.
+
+    `reason` is one of STORE_ERROR_REASONS.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+    @property
+    def lost(self) -> bool:
+        """Whether the open files are no longer the database: nothing may be written to them."""
+        return self.reason in ("missing", "corrupt")
+
+
+class Interrupted(Exception):  # noqa: N818 - a query that was stopped, not a failure of the database
+    """A query took longer than it may, or the database went away under it."""
+
+
+def classify(error: sqlite3.Error | OSError, path: Path) -> StoreError:
+    """Return the failure that an error of SQLite or of the file system amounts to."""
+    if isinstance(error, OSError):
+        reason = "missing" if isinstance(error, FileNotFoundError | NotADirectoryError) else "other"
+        return StoreError(reason, f"{path}: {error.strerror or error}")
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    reason = _REASONS.get(code & 0xFF, "other")
+    if code & 0xFF in _UNSPECIFIC:
+        reason = _look_closer(path)
+    return StoreError(reason, f"{path}: {error} ({name})")
+
+
+def _look_closer(path: Path) -> str:
+    if not path.parent.is_dir():
+        return "missing"
+    try:
+        writable = os.access(path if path.exists() else path.parent, os.W_OK)
+        full = os.statvfs(path.parent).f_bavail == 0
+    except OSError:
+        return "other"
+    if not writable:
+        return "read_only"
+    return "full" if full else "other"

@@ -1,0 +1,324 @@
+"""The one writer of a worker: a thread that takes what waits, commits it, and then tells.
+
+Requests wait in a bounded queue; each transaction takes all of them up to a limit, so a slow
+disk makes commits larger instead of fewer (group commit). Between transactions the same thread
+does the query behind `/ready`. Where the database fails, what waited is refused, the connection
+is closed, and opened anew with growing pauses until it works again.
+"""
+
+import asyncio
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+from bentos.health.http import ServiceError
+from bentos.health.logs import event, get_logger
+from bentos.logging.database import PredictionDatabase, Stored
+from bentos.logging.failures import StoreError
+from bentos.logging.files import DatabaseFiles
+from bentos.logging.schema import PredictionRow
+from bentos.logging.state import LoggingState
+
+CHECK_SECONDS = 1.0
+# An idle database is written to this often, to find out that it cannot be before a batch does.
+PROOF_SECONDS = 10.0
+# Predictions in one transaction: with more the first of them would wait too long for the last.
+_TRANSACTION_ROWS = 5_000
+_FIRST_PAUSE_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 2.0
+
+_logger = get_logger("store")
+
+
+class Observer(Protocol):
+    """What is told of the writer's work, from its thread."""
+
+    def transaction_started(self) -> None: ...
+    def transaction_ended(self) -> None: ...
+    def committed(self, *, predictions: int, seconds: float) -> None: ...
+
+
+class Readers(Protocol):
+    """Whoever else in the process has the database open, told from the writer's thread."""
+
+    def admit(self) -> None: ...
+    def shut(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    rows: Sequence[PredictionRow]
+    done: asyncio.Future[Stored]
+
+
+@dataclass(frozen=True)
+class _Doubt:
+    failure: StoreError
+
+
+class _Stop:
+    """Put at the end of the queue: what came before it is still stored."""
+
+
+_Outcome: TypeAlias = tuple[_Waiting, Stored | Exception]
+
+
+class Store:
+    """Takes batches on the event loop and answers for each when it is on disk."""
+
+    def __init__(
+        self,
+        path: Path,
+        state: LoggingState,
+        observer: Observer,
+        readers: Readers,
+        *,
+        busy_timeout_seconds: float,
+        queue_rows: int,
+    ) -> None:
+        self._path = path
+        self._state = state
+        self._observer = observer
+        self._readers = readers
+        self._busy_timeout_seconds = busy_timeout_seconds
+        self._queue_rows = queue_rows
+        self._files = DatabaseFiles(path)
+        self._database: PredictionDatabase | None = None
+        self._failure: StoreError | None = None
+        self._queue: queue.SimpleQueue[_Waiting | _Doubt | _Stop] = queue.SimpleQueue()
+        self._waiting_rows = 0
+        self._pause = _FIRST_PAUSE_SECONDS
+        self._next_check = 0.0
+        self._stopping = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        state.row.set("queue_capacity", queue_rows)
+
+    def start(self) -> None:
+        """Start the writer; call it on the event loop. The database is opened in its thread."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    async def stop(self, seconds: float) -> None:
+        """Store what waits, close the database and end the thread, in so many seconds."""
+        self._stopping = True
+        if self._thread.is_alive():
+            self._queue.put(_Stop())
+            await asyncio.to_thread(self._thread.join, seconds)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the writer's thread runs, or has not been started yet."""
+        return self._thread.is_alive() or self._loop is None or self._stopping
+
+    async def store(self, rows: Sequence[PredictionRow]) -> Stored:
+        """Store a batch, whole or not at all, and return when it is on disk.
+
+        Raises ServiceError 503 or 429 where it was not even tried, StoreError where it failed.
+        """
+        self._admit(len(rows))
+        done: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
+        self._waiting_rows += len(rows)
+        self._state.row.set("queue_depth", self._waiting_rows)
+        self._queue.put(_Waiting(rows, done))
+        return await done
+
+    def doubt(self, failure: StoreError) -> None:
+        """Tell the writer, from any thread, that a reader found the database lost."""
+        self._queue.put(_Doubt(failure))
+
+    def unavailable(self) -> ServiceError | None:
+        """Return the 503 with which requests are refused now, None where they are not."""
+        if self._stopping:
+            return _refusal("shutting_down", "the service is shutting down")
+        if not self._state.row.get("db_initialized"):
+            return _refusal("database_not_initialized", "the database is not open yet")
+        failure = self._failure
+        if failure is not None:
+            return _refusal("database_not_accessible", f"the database fails: {failure.reason}")
+        return None
+
+    def _admit(self, count: int) -> None:
+        refusal = self.unavailable()
+        if refusal is not None:
+            raise refusal
+        # A batch larger than the queue is let in alone, or it never could be.
+        if self._waiting_rows and self._waiting_rows + count > self._queue_rows:
+            raise ServiceError(
+                429,
+                "queue_full",
+                f"{self._waiting_rows} predictions wait to be stored; try again later",
+                headers={"Retry-After": "1"},
+            )
+
+    def _settle(self, outcomes: Sequence[_Outcome]) -> None:
+        """Answer requests, on the event loop."""
+        for waiting, outcome in outcomes:
+            self._waiting_rows -= len(waiting.rows)
+            if waiting.done.done():
+                continue
+            if isinstance(outcome, Exception):
+                waiting.done.set_exception(outcome)
+            else:
+                waiting.done.set_result(outcome)
+        self._state.row.set("queue_depth", self._waiting_rows)
+
+    def _tell(self, outcomes: Sequence[_Outcome]) -> None:
+        if self._loop is not None and outcomes:
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+                self._loop.call_soon_threadsafe(self._settle, outcomes)
+
+    def _run(self) -> None:
+        while True:
+            waiting, doubt, stop = self._take(max(0.0, self._next_check - time.monotonic()))
+            try:
+                if doubt is not None and self._database is not None:
+                    self._fail(doubt)
+                self._turn(waiting)
+            except Exception as error:
+                # The thread outlives whatever happens to one turn of it.
+                event(_logger, logging.ERROR, "the writer failed", error=error)
+                self._tell([(one, error) for one in waiting])
+                self._fail(StoreError("other", f"{type(error).__name__}: {error}"))
+            if stop:
+                break
+        self._readers.shut()
+        if self._database is not None:
+            self._database.close()
+
+    def _take(self, seconds: float) -> tuple[list[_Waiting], StoreError | None, bool]:
+        """Return all that waits, at most one transaction's worth, and what else was said."""
+        waiting: list[_Waiting] = []
+        doubt: StoreError | None = None
+        rows = 0
+        with contextlib.suppress(queue.Empty):
+            item = self._queue.get(timeout=seconds) if seconds else self._queue.get_nowait()
+            while True:
+                if isinstance(item, _Stop):
+                    return waiting, doubt, True
+                if isinstance(item, _Doubt):
+                    doubt = item.failure
+                else:
+                    waiting.append(item)
+                    rows += len(item.rows)
+                if rows >= _TRANSACTION_ROWS:
+                    break
+                item = self._queue.get_nowait()
+        return waiting, doubt, False
+
+    def _turn(self, waiting: Sequence[_Waiting]) -> None:
+        if waiting and (self._database is None or self._failure is not None):
+            refusal = self.unavailable() or StoreError("other", "the database is not open")
+            self._tell([(one, refusal) for one in waiting])
+        elif waiting and self._database is not None:
+            self._commit(self._database, waiting)
+        if time.monotonic() < self._next_check:
+            return
+        if self._database is None:
+            self._open()
+        else:
+            self._check(self._database)
+
+    def _open(self) -> None:
+        try:
+            database = PredictionDatabase(
+                self._files, busy_timeout_seconds=self._busy_timeout_seconds
+            )
+        except StoreError as failure:
+            self._fail(failure)
+            return
+        self._database = database
+        self._readers.admit()
+        event(_logger, logging.INFO, "the database is open", {"path": str(self._path)})
+        self._works(settled=False)
+
+    def _check(self, database: PredictionDatabase) -> None:
+        self._observer.transaction_started()
+        try:
+            database.check(proof_seconds=PROOF_SECONDS if self._failure is None else 0.0)
+        except StoreError as failure:
+            self._fail(failure)
+        else:
+            self._works()
+        finally:
+            self._observer.transaction_ended()
+
+    def _commit(self, database: PredictionDatabase, waiting: Sequence[_Waiting]) -> None:
+        # Nobody waits for a cancelled one any more; whoever does not know sends it again.
+        wanted = [one for one in waiting if not one.done.cancelled()]
+        self._tell(
+            [(one, StoreError("other", "cancelled")) for one in waiting if one not in wanted]
+        )
+        if not wanted:
+            return
+        started = time.perf_counter()
+        self._observer.transaction_started()
+        try:
+            stored = database.write([one.rows for one in wanted])
+        except StoreError as failure:
+            self._fail(failure)
+            for _ in wanted:
+                self._state.record_error("store_failure")
+            self._tell([(one, failure) for one in wanted])
+            return
+        except Exception as error:
+            if len(wanted) == 1:
+                self._tell([(wanted[0], error)])
+                return
+            # One of them cannot be stored; the others have no part in it.
+            for one in wanted:
+                self._commit(database, [one])
+            return
+        finally:
+            self._observer.transaction_ended()
+        self._account(stored, time.perf_counter() - started)
+        self._tell(list(zip(wanted, stored, strict=True)))
+
+    def _account(self, stored: Sequence[Stored], seconds: float) -> None:
+        predictions = sum(one.predictions for one in stored)
+        self._state.record_stored(
+            batches=len(stored),
+            predictions=predictions,
+            defects=sum(one.defects for one in stored),
+            duplicates=sum(one.duplicates for one in stored),
+        )
+        self._observer.committed(predictions=predictions, seconds=seconds)
+        self._works()
+
+    def _works(self, *, settled: bool = True) -> None:
+        if self._failure is not None and self._database is not None:
+            event(_logger, logging.INFO, "the database works again", {"path": str(self._path)})
+        self._failure = None
+        self._state.database_works()
+        self._next_check = time.monotonic() + CHECK_SECONDS
+        if settled:
+            self._pause = _FIRST_PAUSE_SECONDS
+
+    def _fail(self, failure: StoreError) -> None:
+        known, self._failure = self._failure, failure
+        self._state.record_store_error(failure.reason)
+        self._state.database_fails(failure.reason)
+        if known is None or known.message != failure.message:
+            event(
+                _logger,
+                logging.ERROR,
+                "the database is not accessible",
+                {"reason": failure.reason, "error": failure.message},
+            )
+        database = self._database
+        if database is not None and failure.reason != "busy":
+            self._database = None
+            self._readers.shut()
+            database.abandon(failure) if failure.lost else database.close()
+        self._next_check = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
+
+
+def _refusal(reason: str, message: str) -> ServiceError:
+    return ServiceError(503, reason, message, headers={"Retry-After": "2"})
