@@ -1,0 +1,319 @@
+"""The backup and restore jobs' own commands, run on real databases.
+
+The containers' mounts are directories of the test: a mount path in a command, in a variable or
+in the script's arguments is replaced by its directory, and nothing else is changed.
+"""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.k8s.manifests import command, environment, named, rendered, workload
+
+BACKUP = "logging-backup"
+RESTORE = "logging-restore"
+
+# Commits one row after the other and says each number once it is on disk.
+_WRITER = """
+import itertools, sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("PRAGMA journal_mode = WAL")
+db.execute("PRAGMA synchronous = FULL")
+db.execute("CREATE TABLE IF NOT EXISTS predictions (id INTEGER PRIMARY KEY, image_id TEXT)")
+for number in itertools.count(1):
+    db.execute("INSERT INTO predictions (image_id) VALUES (?)", (f"image-{number}",))
+    print(number, flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The directories that stand for the jobs' mounts."""
+
+    root: Path
+
+    @property
+    def database(self) -> Path:
+        return self.root / "predictions" / "predictions.db"
+
+    @property
+    def backups(self) -> Path:
+        return self.root / "backups"
+
+    def copies(self) -> list[Path]:
+        """Return the finished copies, oldest first."""
+        return sorted(self.backups.glob("predictions-*.db"))
+
+    def run(self, job: str, **changes: str) -> "subprocess.CompletedProcess[str]":
+        """Run a job's command from the manifest, variables changed as an operator may."""
+        objects = rendered("production")
+        container = workload(job, objects).container
+        variables = environment(container, objects) | changes
+        words = command(container, variables)
+        assert words[0] == "python"
+        mounts = {
+            mount["mountPath"]: str(self.root / mount["name"])
+            for mount in container["volumeMounts"]
+        }
+        for path, directory in mounts.items():
+            words = [word.replace(f"={path}", f"={directory}") for word in words]
+            words = [
+                directory + word.removeprefix(path) if word.startswith(f"{path}/") else word
+                for word in words
+            ]
+        return subprocess.run(
+            # The standard library alone: no package of ours is there to be imported.
+            [sys.executable, "-I", "-S", *words[1:]],
+            env={"PATH": os.environ["PATH"]},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Cluster:
+    """Lay out the volumes, with the script as its ConfigMap carries it."""
+    objects = rendered("production")
+    volumes = workload(BACKUP, objects).pod["volumes"]
+    for volume in volumes:
+        directory = tmp_path / volume["name"]
+        directory.mkdir()
+        if "configMap" in volume:
+            for name, content in named("ConfigMap", volume["configMap"]["name"], objects)[
+                "data"
+            ].items():
+                (directory / name).write_text(content)
+    return Cluster(tmp_path)
+
+
+@contextmanager
+def writer(database: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Keep a process committing to the database, from before the block to its end."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _WRITER, str(database)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        committed(process)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def committed(process: "subprocess.Popen[str]") -> int:
+    """Return the number of a row that is on disk, one more with each call."""
+    assert process.stdout is not None
+    return int(process.stdout.readline())
+
+
+def rows(database: Path) -> int:
+    """Return how many predictions a database holds; it must be sound."""
+    with closing(sqlite3.connect(database)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+        return int(db.execute("SELECT count(*) FROM predictions").fetchone()[0])
+
+
+def said(finished: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
+    """Return the last line that a job printed."""
+    return dict(json.loads(finished.stdout.splitlines()[-1]))
+
+
+def test_a_backup_of_a_database_in_use_holds_all_that_was_committed(cluster: Cluster) -> None:
+    """Nothing from before it is missing, and the writer is not held up."""
+    with writer(cluster.database) as process:
+        before = [committed(process) for _ in range(200)][-1]
+        finished = cluster.run(BACKUP)
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        (copy,) = cluster.copies()
+        assert rows(copy) >= before
+        assert committed(process) > before
+    assert said(finished)["message"] == "backed up"
+    assert said(finished)["rows"] == {"predictions": rows(copy)}
+
+
+def test_a_restore_brings_back_the_newest_backup_and_keeps_the_former_database(
+    cluster: Cluster,
+) -> None:
+    """Back up, write on, lose the rest on purpose, restore: the backup's rows are there again."""
+    with writer(cluster.database) as process:
+        [committed(process) for _ in range(50)]
+        assert cluster.run(BACKUP).returncode == 0
+        [committed(process) for _ in range(50)]
+    at_backup = rows(cluster.copies()[-1])
+    at_end = rows(cluster.database)
+    assert at_end > at_backup
+    finished = cluster.run(RESTORE)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert rows(cluster.database) == at_backup
+    former = cluster.database.with_name(said(finished)["former"])
+    assert rows(former) == at_end
+    left = {path.name for path in cluster.database.parent.iterdir()}
+    assert left == {cluster.database.name, former.name}
+
+
+def test_a_restored_database_is_written_to_again(cluster: Cluster) -> None:
+    """The service goes on where the backup ended."""
+    with writer(cluster.database):
+        assert cluster.run(BACKUP).returncode == 0
+    at_backup = rows(cluster.copies()[-1])
+    assert cluster.run(RESTORE).returncode == 0
+    with writer(cluster.database) as process:
+        committed(process)
+    assert rows(cluster.database) > at_backup
+
+
+def test_a_restore_is_refused_while_the_service_has_the_database(cluster: Cluster) -> None:
+    """And says what to do; nothing has changed."""
+    with writer(cluster.database) as process:
+        assert cluster.run(BACKUP).returncode == 0
+        before = committed(process)
+        finished = cluster.run(RESTORE)
+        assert finished.returncode == 1
+        assert "scale the logging service to 0" in said(finished)["error"]
+        assert committed(process) > before
+    assert rows(cluster.database) > rows(cluster.copies()[-1])
+    assert not list(cluster.database.parent.glob("*before-restore*"))
+
+
+def test_a_restore_into_an_empty_volume_needs_no_former_database(cluster: Cluster) -> None:
+    """The volume was lost: only the backups are left."""
+    with writer(cluster.database):
+        assert cluster.run(BACKUP).returncode == 0
+    for path in cluster.database.parent.iterdir():
+        path.unlink()
+    finished = cluster.run(RESTORE)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert rows(cluster.database) == rows(cluster.copies()[-1])
+
+
+def test_a_restore_replaces_a_damaged_database(cluster: Cluster) -> None:
+    """The damaged file is what a restore is for; it is kept for whoever wants to look."""
+    with writer(cluster.database):
+        assert cluster.run(BACKUP).returncode == 0
+    for path in cluster.database.parent.iterdir():
+        path.unlink()  # from a whole log SQLite would have mended the file
+    cluster.database.write_bytes(b"not a database" * 1000)
+    finished = cluster.run(RESTORE)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert rows(cluster.database) == rows(cluster.copies()[-1])
+    former = cluster.database.with_name(said(finished)["former"])
+    assert former.read_bytes().startswith(b"not a database")
+
+
+def test_a_named_backup_can_be_restored(cluster: Cluster) -> None:
+    """BACKUP names the file; the newest is only the default."""
+    with writer(cluster.database) as process:
+        assert cluster.run(BACKUP).returncode == 0
+        [committed(process) for _ in range(20)]
+        assert cluster.run(BACKUP).returncode == 0
+    oldest, newest = cluster.copies()
+    assert rows(oldest) < rows(newest)
+    assert cluster.run(RESTORE, BACKUP=oldest.name).returncode == 0
+    assert rows(cluster.database) == rows(oldest)
+
+
+def test_a_damaged_backup_is_not_restored(cluster: Cluster) -> None:
+    """The database stays as it is."""
+    with writer(cluster.database):
+        assert cluster.run(BACKUP).returncode == 0
+    (copy,) = cluster.copies()
+    content = bytearray(copy.read_bytes())
+    content[4096:8192] = os.urandom(4096)
+    copy.write_bytes(content)
+    before = rows(cluster.database)
+    finished = cluster.run(RESTORE)
+    assert finished.returncode == 1
+    assert "damaged" in said(finished)["error"]
+    assert rows(cluster.database) == before
+
+
+def test_a_backup_that_is_not_there_is_told_with_those_that_are(cluster: Cluster) -> None:
+    """A typing error in BACKUP has an answer."""
+    with writer(cluster.database):
+        assert cluster.run(BACKUP).returncode == 0
+    finished = cluster.run(RESTORE, BACKUP="predictions-2020.db")
+    assert finished.returncode == 1
+    assert cluster.copies()[0].name in said(finished)["error"]
+
+
+def test_only_the_newest_backups_are_kept(cluster: Cluster) -> None:
+    """KEEP of them."""
+    with writer(cluster.database):
+        for _ in range(4):
+            assert cluster.run(BACKUP, KEEP="2").returncode == 0
+    assert len(cluster.copies()) == 2
+
+
+def test_a_backup_that_fails_leaves_the_older_ones(cluster: Cluster) -> None:
+    """There is no database, so there is nothing to copy: the job fails and is seen to."""
+    with writer(cluster.database):
+        assert cluster.run(BACKUP).returncode == 0
+    (copy,) = cluster.copies()
+    for path in cluster.database.parent.iterdir():
+        path.unlink()
+    finished = cluster.run(BACKUP, KEEP="1")
+    assert finished.returncode == 1
+    assert "no database" in said(finished)["error"]
+    assert cluster.copies() == [copy]
+    assert not cluster.database.exists()
+
+
+def test_the_leftover_of_a_killed_backup_is_no_backup(cluster: Cluster) -> None:
+    """A copy gets its name only when it is whole; what is not is cleared away."""
+    leftover = cluster.backups / "predictions-20200101T000000Z.partial"
+    leftover.write_bytes(b"half")
+    with writer(cluster.database):
+        assert cluster.run(BACKUP).returncode == 0
+    assert len(cluster.copies()) == 1
+    assert not leftover.exists()
+
+
+def test_the_operators_way_to_a_named_restore_makes_that_job(tmp_path: Path) -> None:
+    """`kubectl set env --local`, as docs/operations.md says, changes BACKUP and nothing else."""
+    objects = rendered("production")
+    container = workload(RESTORE, objects).container
+    job = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "restore", "namespace": "mlops"},
+        "spec": {
+            "template": named("CronJob", RESTORE, objects)["spec"]["jobTemplate"]["spec"][
+                "template"
+            ]
+        },
+    }
+    finished = subprocess.run(
+        ["kubectl", "set", "env", "--local", "-f", "-", "BACKUP=predictions-1.db", "-o", "json"],
+        input=json.dumps(job),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (changed,) = json.loads(finished.stdout)["spec"]["template"]["spec"]["containers"]
+    assert changed["command"] == container["command"]
+    assert {entry["name"]: entry["value"] for entry in changed["env"]} == {
+        "DATABASE_PATH": "/var/lib/predictions/predictions.db",
+        "BACKUP": "predictions-1.db",
+    }
+
+
+def test_the_jobs_know_the_database_where_the_service_keeps_it() -> None:
+    """DATABASE_PATH is written down in three places; they agree."""
+    objects = rendered("production")
+    paths = {
+        environment(workload(name, objects).container, objects)["DATABASE_PATH"]
+        for name in (BACKUP, RESTORE, "logging-service")
+    }
+    assert len(paths) == 1

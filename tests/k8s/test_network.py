@@ -1,0 +1,278 @@
+"""Names, labels, ports and policies meet: what must talk can, and nothing else can."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from urllib.parse import urlsplit
+
+import pytest
+
+from bentos.health.probes import METRICS_PATH
+from tests.k8s.manifests import (
+    INFERENCE,
+    LOGGING,
+    NAMESPACE,
+    OVERLAYS,
+    Object,
+    Workload,
+    environment,
+    named,
+    objects_of,
+    rendered,
+    selects,
+    workload,
+    workloads,
+)
+from tests.k8s.reachability import Endpoint, allowed
+
+_NAME = "app.kubernetes.io/name"
+INTERNET = Endpoint("the internet")
+
+
+def namespace_labels(name: str, **more: str) -> dict[str, str]:
+    """Return the labels that the API server gives a namespace, and others."""
+    return {"kubernetes.io/metadata.name": name, **more}
+
+
+def pod_of(item: Workload) -> Endpoint:
+    """Return a pod of a workload as the policies see it."""
+    ports = {
+        port["name"]: port["containerPort"]
+        for container in item.containers
+        for port in container.get("ports", ())
+    }
+    return Endpoint(item.name, NAMESPACE, item.labels, namespace_labels(NAMESPACE), ports)
+
+
+def strangers() -> dict[str, Endpoint]:
+    """Return pods of other namespaces, those we know of and those we do not."""
+    pods = [
+        Endpoint("mlflow-elsewhere", "mlflow", {_NAME: "mlflow"}, namespace_labels("mlflow")),
+        Endpoint("dns", "kube-system", {"k8s-app": "kube-dns"}, namespace_labels("kube-system")),
+        Endpoint("prometheus", "monitoring", {_NAME: "prometheus"}, namespace_labels("monitoring")),
+        Endpoint("grafana", "monitoring", {_NAME: "grafana"}, namespace_labels("monitoring")),
+        Endpoint(
+            "ingress", "ingress-nginx", {_NAME: "ingress-nginx"}, namespace_labels("ingress-nginx")
+        ),
+        Endpoint("client", "team", {"app": "web"}, {**namespace_labels("team"), **_LET_IN_LABEL}),
+        # A pod that carries our labels elsewhere is not ours.
+        Endpoint("impostor", "default", {_NAME: INFERENCE}, namespace_labels("default")),
+        Endpoint("stray", NAMESPACE, {"app": "debug"}, namespace_labels(NAMESPACE)),
+        INTERNET,
+    ]
+    return {pod.name: pod for pod in pods}
+
+
+_LET_IN_LABEL = {"mlops/inference-client": "true"}
+
+# Source, target, port: every connection there may be.
+COMMON = {
+    ("ingress", INFERENCE, 8000),
+    ("client", INFERENCE, 8000),
+    ("prometheus", INFERENCE, 8000),
+    ("prometheus", LOGGING, 8001),
+    (INFERENCE, LOGGING, 8001),
+    (INFERENCE, "dns", 53),
+}
+EXPECTED = {
+    "local": COMMON | {(INFERENCE, "mlflow", 5000)},
+    "production": COMMON | {(INFERENCE, "mlflow-elsewhere", 5000)},
+    "production-monitored": COMMON | {(INFERENCE, "mlflow-elsewhere", 5000)},
+}
+PORTS = (53, 80, 443, 5000, 8000, 8001)
+
+
+def connections(overlay: str, policies: list[Object]) -> Iterator[tuple[str, str, int]]:
+    """Return every connection that these policies allow from or to one of our pods."""
+    ours = {item.name: pod_of(item) for item in workloads(rendered(overlay))}
+    everyone = ours | strangers()
+    for source in everyone.values():
+        for target in everyone.values():
+            if source.name == target.name or not {source.name, target.name} & set(ours):
+                continue
+            for port in PORTS:
+                if allowed(policies, source, target, port):
+                    yield source.name, target.name, port
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_exactly_the_listed_connections_are_allowed(overlay: str) -> None:
+    """Tries every pair of pods, ours and strangers, on every port in use and some others."""
+    policies = objects_of("NetworkPolicy", rendered(overlay))
+    assert set(connections(overlay, policies)) == EXPECTED[overlay]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_allowed_connection_is_needed(overlay: str) -> None:
+    """The negative control: without any one of the policies the connections are others."""
+    policies = objects_of("NetworkPolicy", rendered(overlay))
+    for missing in policies:
+        rest = [policy for policy in policies if policy is not missing]
+        name = missing["metadata"]["name"]
+        if name == "default-deny":
+            # Pods that no other policy selects are open without it: the jobs.
+            assert set(connections(overlay, rest)) - EXPECTED[overlay], name
+        else:
+            assert EXPECTED[overlay] - set(connections(overlay, rest)), name
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_names_are_resolved_over_udp_too(overlay: str) -> None:
+    """And by NodeLocal DNSCache where a node has it."""
+    policies = objects_of("NetworkPolicy", rendered(overlay))
+    inference = pod_of(workload(INFERENCE, rendered(overlay)))
+    dns = strangers()["dns"]
+    assert allowed(policies, inference, dns, 53, protocol="UDP")
+    node_local = Endpoint("node-local-dns", address="169.254.20.10")
+    assert allowed(policies, inference, node_local, 53, protocol="UDP")
+    assert not allowed(policies, inference, Endpoint("metadata", address="169.254.169.254"), 80)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_jobs_talk_to_nobody(overlay: str) -> None:
+    """Backup and restore work on volumes."""
+    policies = objects_of("NetworkPolicy", rendered(overlay))
+    jobs = {item.name for item in workloads(rendered(overlay)) if item.kind == "CronJob"}
+    assert jobs == {"logging-backup", "logging-restore"}
+    assert not [entry for entry in connections(overlay, policies) if jobs & {entry[0], entry[1]}]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_each_service_finds_its_own_pods_and_no_others(overlay: str) -> None:
+    """A job that carried a service's label would get its requests."""
+    for service in objects_of("Service", rendered(overlay)):
+        selector = {"matchLabels": service["spec"]["selector"]}
+        found = [item for item in workloads(rendered(overlay)) if selects(selector, item.labels)]
+        assert [item.name for item in found] == [service["metadata"]["name"]]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_each_services_port_is_one_that_its_container_has(overlay: str) -> None:
+    """By name, and of the same number, so that people need to know one only."""
+    for service in objects_of("Service", rendered(overlay)):
+        item = workload(service["metadata"]["name"], rendered(overlay))
+        (port,) = service["spec"]["ports"]
+        (listens,) = item.container["ports"]
+        assert port["name"] == port["targetPort"] == listens["name"] == "http"
+        assert port["port"] == listens["containerPort"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_each_controller_selects_the_pods_it_makes(overlay: str) -> None:
+    """The API server refuses it otherwise, and says so late."""
+    for item in workloads(rendered(overlay)):
+        if item.kind != "CronJob":
+            assert selects(item.spec["selector"], item.labels), str(item)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_disruption_budget_covers_the_inference_pods_alone(overlay: str) -> None:
+    """And lets one go at a time, so that a node drain ends."""
+    (budget,) = objects_of("PodDisruptionBudget", rendered(overlay))
+    covered = [
+        item.name
+        for item in workloads(rendered(overlay))
+        if selects(budget["spec"]["selector"], item.labels)
+    ]
+    assert covered == [INFERENCE]
+    assert budget["spec"]["maxUnavailable"] == 1
+    assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+def policy_target(url: str) -> tuple[str, str, int]:
+    """Return a Service URL's name, namespace and port."""
+    parts = urlsplit(url)
+    name, _, rest = (parts.hostname or "").partition(".")
+    return name, rest.partition(".")[0] or NAMESPACE, parts.port or 80
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_url_of_the_logging_service_is_its_services(overlay: str) -> None:
+    """Name, namespace and port."""
+    item = workload(INFERENCE, rendered(overlay))
+    url = environment(item.container, rendered(overlay))["LOGGING_URL"]
+    service = named("Service", LOGGING, rendered(overlay))
+    assert policy_target(url) == (LOGGING, NAMESPACE, service["spec"]["ports"][0]["port"])
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_registry_in_the_settings_is_the_one_the_policies_let_through(overlay: str) -> None:
+    """A changed address without a changed policy is a pod that is never ready."""
+    objects = rendered(overlay)
+    item = workload(INFERENCE, objects)
+    url = environment(item.container, objects)["MLFLOW_TRACKING_URI"]
+    name, namespace, port = policy_target(url)
+    registry = Endpoint(name, namespace, {_NAME: name}, namespace_labels(namespace))
+    policies = objects_of("NetworkPolicy", objects)
+    assert allowed(policies, pod_of(item), registry, port)
+    elsewhere = Endpoint(name, "elsewhere", {_NAME: name}, namespace_labels("elsewhere"))
+    assert not allowed(policies, pod_of(item), elsewhere, port)
+    if namespace == NAMESPACE:
+        service = named("Service", name, objects)
+        assert service["spec"]["ports"][0]["port"] == port
+
+
+def test_the_scrape_targets_meet_services_and_policies() -> None:
+    """ServiceMonitor to Service label, port name and path, and Prometheus let in to that port."""
+    for overlay in OVERLAYS:
+        objects = rendered(overlay)
+        for monitor in objects_of("ServiceMonitor", objects):
+            check_monitor(monitor, objects)
+
+
+def check_monitor(monitor: Object, objects: tuple[Object, ...]) -> None:
+    """Raise AssertionError where a ServiceMonitor finds no Service, port, path or way in."""
+    spec = monitor["spec"]
+    names = spec.get("namespaceSelector", {}).get("matchNames", [NAMESPACE])
+    assert names == [NAMESPACE]
+    services = [
+        service
+        for service in objects_of("Service", objects)
+        if selects(spec["selector"], service["metadata"]["labels"])
+    ]
+    assert services, f"{monitor['metadata']['name']} selects no Service"
+    policies = objects_of("NetworkPolicy", objects)
+    for service in services:
+        ports = {port["name"]: port["port"] for port in service["spec"]["ports"]}
+        for endpoint in spec["endpoints"]:
+            assert endpoint.get("path", "/metrics") == METRICS_PATH
+            assert endpoint["port"] in ports, f"no port {endpoint['port']}"
+            pod = pod_of(workload(service["metadata"]["name"], objects))
+            assert allowed(policies, strangers()["prometheus"], pod, ports[endpoint["port"]])
+
+
+MONITOR = {
+    "kind": "ServiceMonitor",
+    "metadata": {"name": "control"},
+    "spec": {
+        "namespaceSelector": {"matchNames": [NAMESPACE]},
+        "selector": {"matchLabels": {_NAME: INFERENCE}},
+        "endpoints": [{"port": "http", "path": "/metrics"}],
+    },
+}
+
+
+def test_a_monitor_that_meets_is_taken() -> None:
+    """The positive control of the check above, which has no monitor in overlays without one."""
+    check_monitor(MONITOR, rendered("production"))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (("selector", "matchLabels"), {_NAME: "inference"}, "selects no Service"),
+        (("endpoints", 0, "port"), "metrics", "no port metrics"),
+        (("endpoints", 0, "path"), "/prometheus", "/prometheus"),
+        (("namespaceSelector", "matchNames"), ["default"], "default"),
+    ],
+)
+def test_a_monitor_that_misses_is_told(
+    path: tuple[str | int, ...], value: object, said: str
+) -> None:
+    """The negative control."""
+    monitor = deepcopy(MONITOR)
+    inner: object = monitor["spec"]
+    for step in path[:-1]:
+        inner = inner[step]  # type: ignore[index]
+    inner[path[-1]] = value  # type: ignore[index]
+    with pytest.raises(AssertionError, match=said):
+        check_monitor(monitor, rendered("production"))

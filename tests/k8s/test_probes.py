@@ -1,0 +1,219 @@
+"""The three probes ask different things for different reasons, and give measured times room.
+
+What a linter cannot know: which route depends on what, how long a load takes, how slow a probe
+gets under load, how long a pod takes to drain.
+"""
+
+import inspect
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bentos.health.probes import HEALTH_PATH, READY_PATH
+from bentos.inference.app import InferenceApp
+from bentos.inference.handover import Destination
+from bentos.inference.settings import InferenceSettings
+from bentos.logging.settings import LoggingSettings
+from monitoring.timings import SERVICES
+from tests.k8s.manifests import (
+    INFERENCE,
+    LOGGING,
+    OVERLAYS,
+    Object,
+    environment,
+    rendered,
+    workload,
+    workloads,
+)
+from tests.k8s.test_settings_of_manifests import settings_from
+
+ROOT = Path(__file__).resolve().parents[2]
+MEASUREMENTS = json.loads((ROOT / "docs" / "measurements.json").read_text())["services"]
+KINDS = ("startup", "readiness", "liveness")
+CASES = [(overlay, name, kind) for overlay in OVERLAYS for name in SERVICES for kind in KINDS]
+SERVICE_CASES = [(overlay, name) for overlay in OVERLAYS for name in SERVICES]
+
+# How much worse than measured things may get before a probe misjudges.
+LOAD_MARGIN = 3.0
+TIMEOUT_MARGIN = 5.0
+GRACE_MARGIN_SECONDS = 5.0
+
+
+def probe(overlay: str, name: str, kind: str) -> Object:
+    """Return a service's probe."""
+    return dict(workload(name, rendered(overlay)).container[f"{kind}Probe"])
+
+
+@pytest.mark.parametrize(("overlay", "name", "kind"), CASES)
+def test_each_probe_has_the_timings_that_the_alerts_assume(
+    overlay: str, name: str, kind: Any
+) -> None:
+    """monitoring/timings.py is where they are defined."""
+    timing = SERVICES[name].probe(kind)
+    found = probe(overlay, name, kind)
+    assert found["periodSeconds"] == timing.period_seconds
+    assert found["timeoutSeconds"] == timing.timeout_seconds
+    assert found["failureThreshold"] == timing.failure_threshold
+
+
+@pytest.mark.parametrize(("overlay", "name"), SERVICE_CASES)
+def test_readiness_asks_ready_and_the_other_two_ask_health(overlay: str, name: str) -> None:
+    """A start-up probe of /ready would have a pod restarted because MLflow is away."""
+    paths = {kind: probe(overlay, name, kind)["httpGet"]["path"] for kind in KINDS}
+    assert paths == {"startup": HEALTH_PATH, "readiness": READY_PATH, "liveness": HEALTH_PATH}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_no_two_probes_of_a_container_are_the_same(overlay: str) -> None:
+    """Identical probes restart a pod at the moment they take it out of rotation."""
+    for item in workloads(rendered(overlay)):
+        for container in item.containers:
+            probes = [container[f"{kind}Probe"] for kind in KINDS if f"{kind}Probe" in container]
+            assert len({json.dumps(entry, sort_keys=True) for entry in probes}) == len(probes)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_server_has_all_three_probes_by_its_ports_name(overlay: str) -> None:
+    """The number is written once."""
+    for item in workloads(rendered(overlay)):
+        if item.kind == "CronJob":
+            continue
+        for container in item.containers:
+            for kind in KINDS:
+                assert container[f"{kind}Probe"]["httpGet"]["port"] == "http", str(item)
+
+
+@pytest.mark.parametrize(("overlay", "name"), SERVICE_CASES)
+def test_a_pod_leaves_rotation_before_it_is_restarted(overlay: str, name: str) -> None:
+    """Readiness gives up first, whatever fails both."""
+
+    def patience(kind: str) -> int:
+        found = probe(overlay, name, kind)
+        return int(found["periodSeconds"] * found["failureThreshold"])
+
+    assert patience("readiness") < patience("liveness")
+
+
+@pytest.mark.parametrize(("overlay", "name"), SERVICE_CASES)
+def test_a_probe_ends_before_the_next_one_begins(overlay: str, name: str) -> None:
+    """Probes that pile up are load of their own."""
+    for kind in KINDS:
+        found = probe(overlay, name, kind)
+        assert found["timeoutSeconds"] <= found["periodSeconds"]
+
+
+def test_liveness_of_inference_touches_no_dependency(tmp_path: Path) -> None:
+    """The service's own checks, with every dependency away and nothing loaded.
+
+    Readiness says so, the route that would restart the pod does not.
+    """
+    app = InferenceApp(
+        InferenceSettings(
+            mlflow_tracking_uri="http://127.0.0.1:9", logging_url="http://127.0.0.1:9"
+        ),
+        worker=1,
+        directory=tmp_path,
+    )
+    app.state.mlflow_checked(accessible=False)
+    for _ in range(100):
+        app.state.record_error("model_failure")
+    app.state.begin_shutdown()
+    assert set(app.probes.readiness_verdict().reasons) >= {
+        "model_not_loaded",
+        "mlflow_not_accessible",
+        "high_error_rate",
+        "shutting_down",
+    }
+    assert app.probes.live().passed
+
+
+def test_liveness_of_inference_tells_a_stuck_model(tmp_path: Path) -> None:
+    """The negative control: liveness is not merely always true."""
+    app = InferenceApp(InferenceSettings(), worker=1, directory=tmp_path)
+    app.state.row.set("batch_since", 1.0)
+    assert app.probes.live().reason == "model_thread_stuck"
+
+
+@pytest.mark.parametrize(("overlay", "name"), SERVICE_CASES)
+def test_the_startup_budget_is_longer_than_the_measured_start_and_load(
+    overlay: str, name: str
+) -> None:
+    """By a margin for slower machines, colder disks and larger models."""
+    found = probe(overlay, name, "startup")
+    budget = found["periodSeconds"] * found["failureThreshold"]
+    measured = MEASUREMENTS[name]
+    needed = measured["start_to_health_seconds"] + measured.get("start_to_ready_seconds", 0.0)
+    assert budget > LOAD_MARGIN * needed
+
+
+@pytest.mark.parametrize(("overlay", "name", "kind"), CASES)
+def test_the_timeout_is_above_the_measured_slowest_probe_under_load(
+    overlay: str, name: str, kind: str
+) -> None:
+    """The 99.9th percentile while the service is saturated, with a margin."""
+    route = probe(overlay, name, kind)["httpGet"]["path"].removeprefix("/")
+    p999 = MEASUREMENTS[name]["probe_p999_seconds_under_load"][route]
+    assert p999 > 0
+    assert probe(overlay, name, kind)["timeoutSeconds"] > TIMEOUT_MARGIN * p999
+
+
+def pre_stop_seconds(container: Object) -> float:
+    """Return how long SIGTERM is put off."""
+    return float(
+        container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+    )
+
+
+def handover_timeout_seconds() -> float:
+    """Return how long one attempt to hand predictions over may take at the end."""
+    (field,) = [entry for entry in fields(Destination) if entry.name == "timeout_seconds"]
+    return float(field.default)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_grace_period_of_inference_is_longer_than_its_slowest_end(overlay: str) -> None:
+    """preStop, drain, requests in flight, the model's queue, the outbox: InferenceApp.stop."""
+    item = workload(INFERENCE, rendered(overlay))
+    settings = settings_from(environment(item.container, rendered(overlay)), InferenceSettings)
+    slowest = (
+        pre_stop_seconds(item.container)
+        + settings.drain_seconds
+        + settings.shutdown_seconds  # requests in flight
+        + settings.shutdown_seconds  # what waits for the model
+        + settings.shutdown_seconds / 2  # the outbox
+        + handover_timeout_seconds()
+    )
+    assert item.pod["terminationGracePeriodSeconds"] >= slowest + GRACE_MARGIN_SECONDS
+    source = inspect.getsource(InferenceApp.stop)
+    assert "engine.stop(seconds)" in source
+    assert "handover.stop, seconds / 2" in source
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_grace_period_of_logging_is_longer_than_its_slowest_end(overlay: str) -> None:
+    """Drain, requests in flight, the last commit."""
+    item = workload(LOGGING, rendered(overlay))
+    settings = settings_from(environment(item.container, rendered(overlay)), LoggingSettings)
+    slowest = pre_stop_seconds(item.container) + settings.drain_seconds + settings.shutdown_seconds
+    assert item.pod["terminationGracePeriodSeconds"] >= slowest + GRACE_MARGIN_SECONDS
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_inference_pod_serves_on_while_the_proxies_learn_that_it_goes(overlay: str) -> None:
+    """preStop before SIGTERM, then the drain with /ready at 503."""
+    item = workload(INFERENCE, rendered(overlay))
+    settings = settings_from(environment(item.container, rendered(overlay)), InferenceSettings)
+    assert pre_stop_seconds(item.container) >= 3
+    assert settings.drain_seconds >= 3
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_request_that_is_taken_is_finished(overlay: str) -> None:
+    """The wait for requests in flight is as long as a request may take."""
+    for name, kind in ((INFERENCE, InferenceSettings), (LOGGING, LoggingSettings)):
+        item = workload(name, rendered(overlay))
+        settings = settings_from(environment(item.container, rendered(overlay)), kind)
+        assert settings.shutdown_seconds >= settings.request_timeout_seconds

@@ -1,0 +1,221 @@
+"""What a rollout, a node drain, an autoscaler and a full disk do to the pods."""
+
+import re
+import tomllib
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from bentos.inference.metrics import FAMILIES as INFERENCE_FAMILIES
+from bentos.logging.metrics import FAMILIES as LOGGING_FAMILIES
+from tests.k8s.manifests import (
+    INFERENCE,
+    LOGGING,
+    OVERLAYS,
+    Workload,
+    named,
+    objects_of,
+    quantity,
+    rendered,
+    selects,
+    workload,
+    workloads,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+def limits(item: Workload, resource: str) -> Decimal:
+    """Return what all containers of a pod may use of a resource."""
+    return sum(
+        (quantity(container["resources"]["limits"][resource]) for container in item.containers),
+        Decimal(0),
+    )
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_container_asks_for_what_it_uses_and_no_more_than_it_may(overlay: str) -> None:
+    """CPU, memory and disk, each with a request and a limit."""
+    for item in workloads(rendered(overlay)):
+        for container in item.containers:
+            resources = container["resources"]
+            for resource in ("cpu", "memory", "ephemeral-storage"):
+                request = quantity(resources["requests"][resource])
+                limit = quantity(resources["limits"][resource])
+                assert Decimal(0) < request <= limit, f"{item}: {resource}"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_temporary_volumes_fit_into_the_disk_limit(overlay: str) -> None:
+    """A volume that filled up would evict the pod by its limit, not by the volume's own."""
+    for item in workloads(rendered(overlay)):
+        volumes = [volume for volume in item.pod.get("volumes", ()) if "emptyDir" in volume]
+        sizes = []
+        for volume in volumes:
+            assert "sizeLimit" in volume["emptyDir"], f"{item}: {volume['name']} has no bound"
+            sizes.append(quantity(volume["emptyDir"]["sizeLimit"]))
+        assert sum(sizes) < limits(item, "ephemeral-storage"), str(item)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_volume_is_mounted_and_every_mount_has_a_volume(overlay: str) -> None:
+    """And every claim is made by the same manifests."""
+    claims = {
+        item["metadata"]["name"] for item in objects_of("PersistentVolumeClaim", rendered(overlay))
+    }
+    used = set()
+    for item in workloads(rendered(overlay)):
+        volumes = {volume["name"] for volume in item.pod.get("volumes", ())}
+        mounts = {
+            mount["name"]
+            for container in item.containers
+            for mount in container.get("volumeMounts", ())
+        }
+        assert volumes == mounts, str(item)
+        used |= {
+            volume["persistentVolumeClaim"]["claimName"]
+            for volume in item.pod.get("volumes", ())
+            if "persistentVolumeClaim" in volume
+        }
+    assert used == claims
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_backups_volume_holds_all_that_are_kept(overlay: str) -> None:
+    """KEEP copies of a full database and the one that is being written."""
+    backup = workload("logging-backup", rendered(overlay))
+    (keep,) = [entry for entry in backup.container["env"] if entry["name"] == "KEEP"]
+    sizes = {
+        name: quantity(
+            named("PersistentVolumeClaim", name, rendered(overlay))["spec"]["resources"][
+                "requests"
+            ]["storage"]
+        )
+        for name in ("predictions", "predictions-backups")
+    }
+    assert sizes["predictions-backups"] >= (int(keep["value"]) + 1) * sizes["predictions"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_rollout_leaves_no_gap(overlay: str) -> None:
+    """The new pod is ready, and stays it, before an old one goes."""
+    spec = workload(INFERENCE, rendered(overlay)).spec
+    assert spec["strategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
+    }
+    assert spec["minReadySeconds"] > 0
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_rollout_is_given_up_only_after_a_pod_could_have_started(overlay: str) -> None:
+    """Otherwise a slow load would be called a failed rollout."""
+    item = workload(INFERENCE, rendered(overlay))
+    startup = item.container["startupProbe"]
+    budget = startup["periodSeconds"] * startup["failureThreshold"]
+    assert item.spec["progressDeadlineSeconds"] > budget + item.spec["minReadySeconds"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_pods_are_spread_over_zones_and_nodes(overlay: str) -> None:
+    """By preference: a cluster of one node still takes them all."""
+    item = workload(INFERENCE, rendered(overlay))
+    spread = {entry["topologyKey"]: entry for entry in item.pod["topologySpreadConstraints"]}
+    assert set(spread) == {"topology.kubernetes.io/zone", "kubernetes.io/hostname"}
+    for entry in spread.values():
+        assert entry["whenUnsatisfiable"] == "ScheduleAnyway"
+        assert selects(entry["labelSelector"], item.labels)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_number_of_replicas_has_one_owner(overlay: str) -> None:
+    """With an autoscaler an apply must not set the number back; without one there is a number."""
+    scaled = {
+        item["spec"]["scaleTargetRef"]["name"]
+        for item in objects_of("HorizontalPodAutoscaler", rendered(overlay))
+    }
+    for item in workloads(rendered(overlay)):
+        if item.kind != "CronJob":
+            assert ("replicas" in item.spec) != (item.name in scaled), str(item)
+
+
+def test_production_survives_the_loss_of_a_pod_and_of_a_zone() -> None:
+    """Three replicas at least, by the autoscaler."""
+    autoscaler = named("HorizontalPodAutoscaler", INFERENCE, rendered("production"))
+    assert autoscaler["spec"]["minReplicas"] >= 3
+    assert autoscaler["spec"]["maxReplicas"] > autoscaler["spec"]["minReplicas"]
+
+
+def test_the_autoscaler_gives_pods_up_slower_than_it_adds_them() -> None:
+    """A new pod costs the load of a model."""
+    behavior = named("HorizontalPodAutoscaler", INFERENCE, rendered("production"))["spec"][
+        "behavior"
+    ]
+    down, up = behavior["scaleDown"], behavior["scaleUp"]
+    assert down["stabilizationWindowSeconds"] >= 300 > up["stabilizationWindowSeconds"]
+    assert down["selectPolicy"] == "Min"
+    assert [policy["type"] for policy in down["policies"]] == ["Pods"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_the_autoscaler_measures_exists(overlay: str) -> None:
+    """A container of the pods it scales, or a metric of the services' catalogues."""
+    known = {family.name for family in (*INFERENCE_FAMILIES, *LOGGING_FAMILIES)}
+    for autoscaler in objects_of("HorizontalPodAutoscaler", rendered(overlay)):
+        item = workload(autoscaler["spec"]["scaleTargetRef"]["name"], rendered(overlay))
+        for metric in autoscaler["spec"]["metrics"]:
+            if metric["type"] == "ContainerResource":
+                container = metric["containerResource"]["container"]
+                (resources,) = [c["resources"] for c in item.containers if c["name"] == container]
+                # Utilization is a share of the request.
+                assert metric["containerResource"]["name"] in resources["requests"]
+            else:
+                assert metric[metric["type"].lower()]["metric"]["name"] in known
+
+
+def image_of(item: Workload) -> tuple[str, str]:
+    """Return an image's name without registry and path, and its tag."""
+    name, _, tag = item.container["image"].rpartition(":")
+    return name.rpartition("/")[2], tag
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_images_are_those_that_containerize_makes(overlay: str) -> None:
+    """Named after the Bentos, tagged with the project's version."""
+    objects = rendered(overlay)
+    assert image_of(workload(INFERENCE, objects)) == ("inference_service", VERSION)
+    assert image_of(workload(LOGGING, objects)) == ("logging_service", VERSION)
+
+
+def test_the_bentos_have_the_images_names() -> None:
+    """As the services name themselves in the code."""
+    for name in ("inference", "logging"):
+        source = (ROOT / "bentos" / name / "service.py").read_text()
+        assert re.search(rf'\bname="{name}_service"', source)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_no_image_floats(overlay: str) -> None:
+    """`latest` would make two pods of one Deployment different."""
+    for item in workloads(rendered(overlay)):
+        _, tag = image_of(item)
+        assert tag not in ("", "latest"), str(item)
+        assert item.container["imagePullPolicy"] == "IfNotPresent", str(item)
+
+
+def test_the_jobs_run_the_logging_services_own_image() -> None:
+    """So that SQLite is the same one, and nothing else has to be pulled."""
+    objects = rendered("production")
+    service = workload(LOGGING, objects).container["image"]
+    for name in ("logging-backup", "logging-restore"):
+        assert workload(name, objects).container["image"] == service
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_crash_leaves_its_last_words_in_describe_pod(overlay: str) -> None:
+    """`kubectl describe pod` then shows the log's end beside the exit code."""
+    for item in workloads(rendered(overlay)):
+        for container in item.containers:
+            assert container["terminationMessagePolicy"] == "FallbackToLogsOnError", str(item)
