@@ -5,13 +5,10 @@ from monitoring.prometheus.source.kubernetes import KUBERNETES
 from monitoring.prometheus.source.logging import LOGGING_RULES
 from monitoring.prometheus.source.objectives import OBJECTIVE_RULES
 from monitoring.prometheus.source.probes import PROBES
-from monitoring.prometheus.source.recordings import RECORDINGS
 from monitoring.prometheus.source.rule import Alert
 from monitoring.prometheus.source.targets import TARGETS
 
-# Recordings first: a rule reads what was recorded before it in the same evaluation.
 RULE_FILES = (
-    RECORDINGS,
     OBJECTIVE_RULES,
     TARGETS,
     INFERENCE_RULES,

@@ -1,6 +1,7 @@
 """Alerts on the inference service: its model, MLflow, readiness, errors, queue and outbox."""
 
 from bentos.inference.settings import InferenceSettings
+from monitoring.prometheus.source.recordings import INFERENCE_RECORDINGS
 from monitoring.prometheus.source.rule import DEPLOYMENT, INSTANCE, MODEL, Alert, Group, RuleFile
 from monitoring.timings import INFERENCE, INFERENCE_SERVICE
 
@@ -290,6 +291,7 @@ _OUTBOX_ALERTS = (
 INFERENCE_RULES = RuleFile(
     "inference",
     (
+        INFERENCE_RECORDINGS,
         Group("inference-model-alerts", _MODEL_ALERTS),
         Group("inference-mlflow-alerts", _MLFLOW_ALERTS),
         Group("inference-readiness-alerts", _READINESS_ALERTS),

@@ -1,5 +1,6 @@
 """Alerts on the logging service: its database, disk, readiness, errors and queue."""
 
+from monitoring.prometheus.source.recordings import LOGGING_RECORDINGS
 from monitoring.prometheus.source.rule import INSTANCE, Alert, Group, RuleFile
 from monitoring.timings import LOGGING_SERVICE
 
@@ -92,15 +93,14 @@ _DISK_ALERTS = (
         severity="warning",
         service=LOGGING_SERVICE,
         expr=(
-            "predict_linear(logging_disk_free_bytes[6h], 86400) < 0"
-            " and logging_disk_free_bytes / logging_disk_size_bytes < 0.5"
+            "logging_disk_free_bytes / logging_disk_size_bytes < 0.5"
+            " and predict_linear(logging_disk_free_bytes[6h], 86400) / logging_disk_size_bytes < 0"
         ),
         hold="30m",
         summary=f"the disk of {INSTANCE} is full within a day",
         description=(
-            "At the pace of the last 6 hours the disk under the prediction database of"
-            f" {INSTANCE} has no space left within 24 hours"
-            " ({{ $value | humanize1024 }}B by then)."
+            "{{ $value | humanizePercentage }} of the disk under the prediction database of"
+            f" {INSTANCE} is free, and at the pace of the last 6 hours none is within 24 hours."
         ),
         dashboard="logging",
     ),
@@ -219,6 +219,7 @@ _REQUEST_ALERTS = (
 LOGGING_RULES = RuleFile(
     "logging",
     (
+        LOGGING_RECORDINGS,
         Group("logging-database-alerts", _DATABASE_ALERTS),
         Group("logging-disk-alerts", _DISK_ALERTS),
         Group("logging-readiness-alerts", _READINESS_ALERTS),

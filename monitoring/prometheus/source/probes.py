@@ -1,5 +1,6 @@
 """Alerts on the probes: slower than half their time-out, refused, or contradicting the service."""
 
+from monitoring.prometheus.source.recordings import PROBE_RECORDINGS
 from monitoring.prometheus.source.rule import (
     EITHER_SERVICE,
     INSTANCE,
@@ -20,7 +21,7 @@ def _answers(matchers: str) -> str:
     begin.
     """
     count = f"probe_duration_seconds_count{{{_OWN},{matchers}}}"
-    return f"increase({count}[5m]) > 0 or ({count} unless {count} offset 5m)"
+    return f"({count} unless {count} offset 5m) or increase({count}[5m]) > 0"
 
 
 def _failed_probes(kind: str, window: str) -> str:
@@ -32,6 +33,7 @@ def _failed_probes(kind: str, window: str) -> str:
 PROBES = RuleFile(
     "probes",
     (
+        PROBE_RECORDINGS,
         Group(
             "probe-alerts",
             (

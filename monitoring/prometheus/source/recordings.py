@@ -8,7 +8,6 @@ from monitoring.prometheus.source.rule import (
     STORE,
     Group,
     Recording,
-    RuleFile,
 )
 from monitoring.timings import SERVICES, ProbeKind
 
@@ -98,11 +97,6 @@ def _probes() -> Iterator[Recording]:
             )
 
 
-RECORDINGS = RuleFile(
-    "recordings",
-    (
-        Group("inference-recordings", tuple(_inference())),
-        Group("logging-recordings", tuple(_logging())),
-        Group("probe-recordings", tuple(_probes())),
-    ),
-)
+INFERENCE_RECORDINGS = Group("inference-recordings", tuple(_inference()))
+LOGGING_RECORDINGS = Group("logging-recordings", tuple(_logging()))
+PROBE_RECORDINGS = Group("probe-recordings", tuple(_probes()))

@@ -1,0 +1,201 @@
+"""Scenarios of alerts, and the promtool unit tests they become."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from monitoring.prometheus.scenarios.wave import Series
+from monitoring.prometheus.source import ALERTS
+from monitoring.prometheus.source.rule import duration, seconds
+
+CLUSTER_LABELS = ("namespace", "pod")
+
+
+class Kind(StrEnum):
+    """What a check of an alert shows."""
+
+    FIRES = "fires"
+    HEALTHY = "silent when healthy"
+    BEFORE_FOR = "pending before its time"
+    RESOLVES = "resolves"
+    TARGET_GONE = "target gone"
+    NO_TRAFFIC = "no traffic"
+
+
+@dataclass(frozen=True)
+class Check:
+    """The state of an alert at a time: `state` is empty where it neither fires nor is pending."""
+
+    kind: Kind
+    at_seconds: int
+    state: str = ""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One test group of promtool: series, and an alert's states over their time.
+
+    `labels` are all labels that the alert then carries but its name. `texts` are its summary
+    and description where it fires.
+    """
+
+    alert: str
+    what: str
+    series: tuple[Series, ...]
+    checks: tuple[Check, ...]
+    labels: Mapping[str, str]
+    interval: str
+    texts: tuple[str, str] | None = None
+
+    def document(self, alert: str = "") -> dict[str, object]:
+        """Return the test group; of another alert, without texts, where one is named."""
+        name = alert or self.alert
+        group: dict[str, object] = {
+            "name": f"{self.alert}: {self.what}",
+            "interval": self.interval,
+            "input_series": self._input(),
+            "promql_expr_test": [self._state_test(check, name) for check in self.checks],
+        }
+        if self.texts and not alert:
+            group["alert_rule_test"] = [self._text_test(self.texts)]
+        return group
+
+    def _input(self) -> list[dict[str, str]]:
+        length = max(check.at_seconds for check in self.checks)
+        return [
+            {"series": one.selector, "values": one.wave.notation(self.interval, length)}
+            for one in self.series
+        ]
+
+    def _state_test(self, check: Check, alert: str) -> dict[str, object]:
+        samples: list[dict[str, object]] = []
+        if check.state:
+            labels = {"alertname": alert, "alertstate": check.state, **self.labels}
+            inner = ", ".join(f'{name}="{value}"' for name, value in sorted(labels.items()))
+            samples.append({"labels": f"ALERTS{{{inner}}}", "value": 1})
+        return {
+            "expr": f'ALERTS{{alertname="{alert}"}}',
+            "eval_time": duration(check.at_seconds),
+            "exp_samples": samples,
+        }
+
+    def _text_test(self, texts: tuple[str, str]) -> dict[str, object]:
+        fires = next(check for check in self.checks if check.state == "firing")
+        summary, description = texts
+        return {
+            "eval_time": duration(fires.at_seconds),
+            "alertname": self.alert,
+            "exp_alerts": [
+                {
+                    "exp_labels": dict(sorted(self.labels.items())),
+                    "exp_annotations": {
+                        "summary": summary,
+                        "description": description,
+                        **ALERTS[self.alert].links,
+                    },
+                }
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Story:
+    """An alert's way from health through firing to its end.
+
+    From `onset` on, the expression holds; `hold` later the alert fires; at `over` it is gone.
+    All are times of evaluations. Where every target vanishes while the alert fires, it ends
+    after `lingers`, the window it looks back on; with `outlasts_targets` it fires for that very
+    reason. `in_cluster` marks a story that cannot happen outside Kubernetes.
+    """
+
+    alert: str
+    what: str
+    series: Sequence[Series]
+    onset: str
+    hold: str
+    over: str
+    labels: Mapping[str, str]
+    summary: str
+    description: str
+    lingers: str = "0s"
+    outlasts_targets: bool = False
+    in_cluster: bool = False
+    interval: str = "15s"
+
+    def cases(self) -> Iterator[Case]:
+        """Yield the story itself, its local form and its end by the loss of all targets."""
+        step = seconds(self.interval)
+        onset, hold, over = seconds(self.onset), seconds(self.hold), seconds(self.over)
+        checks = (
+            Check(Kind.HEALTHY, onset - step),
+            Check(Kind.BEFORE_FOR, onset, "pending"),
+            Check(Kind.BEFORE_FOR, onset + hold - step, "pending"),
+            Check(Kind.FIRES, onset + hold, "firing"),
+            Check(Kind.FIRES, over - step, "firing"),
+            Check(Kind.RESOLVES, over),
+        )
+        main = Case(
+            alert=self.alert,
+            what=self.what,
+            series=tuple(self.series),
+            checks=checks,
+            labels=self.labels,
+            interval=self.interval,
+            texts=(self.summary, self.description),
+        )
+        yield main
+        if not self.in_cluster:
+            yield replace(
+                main,
+                what=f"{self.what}, outside a cluster",
+                series=tuple(one.without(*CLUSTER_LABELS) for one in self.series),
+                labels={
+                    name: value for name, value in self.labels.items() if name not in CLUSTER_LABELS
+                },
+                texts=None,
+            )
+        yield replace(
+            main,
+            what=f"{self.what}, then every target is gone",
+            series=tuple(replace(one, wave=one.wave.cut(self._gone_at)) for one in self.series),
+            checks=tuple(self._when_gone()),
+            texts=None,
+        )
+
+    @property
+    def _gone_at(self) -> int:
+        before = seconds(self.onset) - seconds(self.interval)
+        fires = seconds(self.onset) + seconds(self.hold)
+        return before if self.outlasts_targets else fires + seconds(self.interval)
+
+    def _when_gone(self) -> Iterator[Check]:
+        gone, hold = self._gone_at, seconds(self.hold)
+        if self.outlasts_targets:
+            yield Check(Kind.TARGET_GONE, gone + hold - seconds(self.interval), "pending")
+            yield Check(Kind.TARGET_GONE, gone + hold, "firing")
+        else:
+            yield Check(Kind.TARGET_GONE, gone - seconds(self.interval), "firing")
+            yield Check(Kind.TARGET_GONE, gone + seconds(self.lingers))
+
+
+@dataclass(frozen=True)
+class Silence:
+    """Series over which an alert neither fires nor is pending, at any of the times."""
+
+    alert: str
+    what: str
+    series: Sequence[Series]
+    at: tuple[str, ...] = ("20m",)
+    kind: Kind = Kind.HEALTHY
+    interval: str = "15s"
+
+    def cases(self) -> Iterator[Case]:
+        """Yield the one case."""
+        yield Case(
+            alert=self.alert,
+            what=self.what,
+            series=tuple(self.series),
+            checks=tuple(Check(self.kind, seconds(at)) for at in self.at),
+            labels={},
+            interval=self.interval,
+        )
