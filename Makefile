@@ -64,10 +64,11 @@ build: $(STAMP) ## Two Bentos: inference_service and logging_service
 containerize: $(STAMP) ## Two OCI images of them (BACKEND=docker|podman|buildah)
 	$(BIN)/python -m images.containerize --backend $(BACKEND) --torch $(TORCH)
 
-render: $(STAMP) ## Write the generated rules, dashboards and manifests anew
+render: $(STAMP) ## Write the generated rules, dashboards, manifests and pages anew
 	$(BIN)/python -m monitoring.prometheus.generate
 	$(BIN)/python -m monitoring.grafana.generate
 	$(BIN)/python -m monitoring.kubernetes.generate
+	$(BIN)/python -m docs.generate
 	kubectl kustomize k8s/overlays/production > k8s/deployment-production.yaml
 
 deploy: ## kubectl apply -k k8s/overlays/OVERLAY, and wait for the rollout

@@ -1,0 +1,99 @@
+"""The documents agree with the code, their links lead somewhere, and their examples run."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from docs.generate import PAGE, page
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+MAKE_TARGETS = set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_the_quick_reference_agrees_with_the_code() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "run: python -m docs.generate"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
+def test_every_relative_link_leads_to_a_file(document: Path) -> None:
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text)
+    missing = [
+        link
+        for link in links
+        if "://" not in link and not (document.parent / link).resolve().exists()
+    ]
+    assert not missing
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
+def test_every_make_command_named_is_a_target(document: Path) -> None:
+    named = set(re.findall(r"\bmake ([a-z]+)\b", _code(document.read_text(encoding="utf-8"))))
+    assert named <= MAKE_TARGETS
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
+def test_every_python_module_named_exists(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    modules = re.findall(
+        r"python -m ((?:examples|monitoring|loadtests|benchmarks|docs)[\w.]*)", text
+    )
+    missing = [
+        module
+        for module in modules
+        if not (ROOT / (module.replace(".", "/") + ".py")).exists()
+        and not (ROOT / module.replace(".", "/") / "__main__.py").exists()
+    ]
+    assert not missing
+
+
+def test_the_makefile_explains_every_command_of_the_contract() -> None:
+    assert {
+        *("demo", "serve", "train", "test", "build", "containerize", "deploy"),
+        *("monitoring", "loadtest", "bench", "help"),
+    } <= MAKE_TARGETS
+
+
+def test_the_readme_example_of_a_third_service_answers_its_probes(tmp_path: Path) -> None:
+    (example,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    check = tmp_path / "third_service.py"
+    check.write_text(
+        example
+        + """
+from starlette.testclient import TestClient
+client = TestClient(app)
+assert client.get("/health").json()["status"] == "healthy"
+answer = client.get("/ready")
+assert (answer.status_code, answer.json()["reason"]) == (503, "cache_cold")
+cache["warm"] = True
+assert client.get("/ready").status_code == 200
+assert 'probe="ready",service="my-service",status="503"' in client.get("/metrics").text
+assert client.get("/").text == "mine"
+assert not {"torch", "mlflow", "sqlite3"} & set(__import__("sys").modules)
+""",
+        encoding="utf-8",
+    )
+    result = subprocess.run(
+        [sys.executable, str(check)],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def _code(text: str) -> str:
+    return "\n".join([*re.findall(r"```.*?```", text, re.DOTALL), *re.findall(r"`[^`\n]+`", text)])
