@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from bentos.health.http import (
+    CLOSE,
     AsgiApp,
     ClientDisconnected,
     Receive,
@@ -96,11 +97,15 @@ class Door:
             elif not route.probe:
                 route.on_refusal(error.reason)
         except TimeoutError as error:
-            failure = error
-            response = ServiceError(
-                504, "timeout", f"no answer within {self.timeout_seconds:g} seconds"
-            ).response()
-            route.on_failure("timeout")
+            if request.receiving:
+                response = _too_slow(self.timeout_seconds).response()
+                route.on_refusal("body_timeout")
+            else:
+                failure = error
+                response = ServiceError(
+                    504, "timeout", f"no answer within {self.timeout_seconds:g} seconds"
+                ).response()
+                route.on_failure("timeout")
         except Exception as error:
             failure = error
             response = ServiceError(
@@ -135,6 +140,15 @@ class Door:
                 **response.log,
             }
             event(_logger, level, "request", fields, error=failure)
+
+
+def _too_slow(seconds: float) -> ServiceError:
+    return ServiceError(
+        408,
+        "body_timeout",
+        f"the body was not whole within {seconds:g} seconds; send it faster, or less of it",
+        headers=CLOSE,
+    )
 
 
 def _level(route: Route, status: int) -> int:

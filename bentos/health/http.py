@@ -1,9 +1,10 @@
 """Requests, responses and errors as the services' routes see them: bytes in, bytes out."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from time import monotonic
 from typing import Any, TypeAlias
 from uuid import uuid4
 
@@ -19,6 +20,9 @@ AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 _DISCARD_SECONDS = 5.0
 _DISCARD_BYTES = 1 << 29
 _REQUEST_ID_LENGTH = 128
+# Of a connection on which part of a body is still to come: what follows could be that or the
+# next request, and nobody can tell which.
+CLOSE = {"Connection": "close"}
 
 
 class ClientDisconnected(Exception):  # noqa: N818 - an event of the connection, not an error
@@ -87,12 +91,14 @@ def json_response(
 class Request:
     """One HTTP request; its body is read once, at most `limit` bytes of it."""
 
-    __slots__ = ("_receive", "_request_id", "scope")
+    __slots__ = ("_receive", "_request_id", "receiving", "scope")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope = scope
         self._receive = receive
         self._request_id: str | None = None
+        # Whether the service waits for the client to send, and not the client for the service.
+        self.receiving = False
 
     @property
     def method(self) -> str:
@@ -154,27 +160,34 @@ class Request:
         return b"".join(chunks)
 
     async def _next(self) -> dict[str, Any]:
+        self.receiving = True
         message = await self._receive()
+        self.receiving = False
         if message["type"] == "http.disconnect":
             raise ClientDisconnected
         return message
 
     async def _refuse_larger(self, limit: int, *, more: bool = True) -> None:
-        expects_continue = (self.header(b"expect") or b"").lower() == b"100-continue"
-        deadline = monotonic() + _DISCARD_SECONDS
-        discarded = 0
         # Whoever asks before sending is told at once and sends nothing.
-        while more and not expects_continue:
-            message = await self._next()
-            more = message.get("more_body", False)
-            discarded += len(message.get("body", b""))
-            if monotonic() > deadline or discarded > _DISCARD_BYTES:
-                break
+        if (self.header(b"expect") or b"").lower() != b"100-continue":
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_DISCARD_SECONDS):
+                    more = await self._discard(more=more)
         raise ServiceError(
             413,
             "too_large",
             f"the body may have at most {limit} bytes (MAX_BODY_BYTES); send less",
+            headers=CLOSE if more else {},
         )
+
+    async def _discard(self, *, more: bool) -> bool:
+        """Read what is sent and throw it away; tell whether some of it is still to come."""
+        discarded = 0
+        while more and discarded <= _DISCARD_BYTES:
+            message = await self._next()
+            more = message.get("more_body", False)
+            discarded += len(message.get("body", b""))
+        return more
 
 
 def parse_json(body: bytes) -> Any:

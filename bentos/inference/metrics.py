@@ -6,6 +6,7 @@ ERROR_REASONS = ("model_failure", "timeout", "internal_error")
 REFUSAL_REASONS = (
     "bad_input",
     "too_large",
+    "body_timeout",
     "queue_full",
     "model_not_loaded",
     "shutting_down",

@@ -11,6 +11,7 @@ ERROR_REASONS = ("store_failure", "timeout", "internal_error")
 REFUSAL_REASONS = (
     "bad_input",
     "too_large",
+    "body_timeout",
     "queue_full",
     "unauthorized",
     "database_not_initialized",

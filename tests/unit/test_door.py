@@ -1,0 +1,282 @@
+"""The front door: routes, methods, time-outs, errors in one shape, and what is counted."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from bentos.health.door import Door, FrontDoor, Route, route_table
+from bentos.health.http import Request, Response, ServiceError, json_response
+from bentos.health.metrics import HTTP_REQUESTS, PROBE_DURATION, SHARED_FAMILIES, Metrics
+from tests.support.requests import DISCONNECT, Client, chunk, scope
+
+
+@dataclass
+class Answer:
+    """What came back through the door."""
+
+    status: int = 0
+    headers: dict[bytes, bytes] = field(default_factory=dict)
+    body: bytes = b""
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class House:
+    """A door with routes that do as they are told, before an app that answers 418."""
+
+    def __init__(self, directory: Path) -> None:
+        self.failures: list[str] = []
+        self.refusals: list[str] = []
+        self.metrics = Metrics(directory, SHARED_FAMILIES)
+        self.handler: Callable[[Request], Awaitable[Response]] = _fine
+        routes = [
+            Route(
+                "POST",
+                "/work",
+                self._handle,
+                on_failure=self.failures.append,
+                on_refusal=self.refusals.append,
+            ),
+            Route("GET", "/ready", self._handle, probe="ready"),
+        ]
+        self.door: Door | None = Door(
+            service="svc", routes=route_table(routes), metrics=self.metrics, timeout_seconds=0.2
+        )
+        self.app = FrontDoor(_teapot, lambda: self.door)
+
+    async def _handle(self, request: Request) -> Response:
+        return await self.handler(request)
+
+    def ask(
+        self,
+        path: str,
+        *messages: dict[str, Any],
+        method: str = "POST",
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        answer = Answer()
+
+        async def send(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                answer.status = message["status"]
+                answer.headers = dict(message["headers"])
+            else:
+                answer.body += message["body"]
+
+        client = Client(messages or [chunk(b"")])
+        asyncio.run(self.app(scope(path, method=method, headers=headers), client.receive, send))
+        return answer
+
+    def count(self, family: str, **labels: str) -> float:
+        text = self.metrics.exposition().decode()
+        for metric in text_string_to_metric_families(text):
+            for sample in metric.samples:
+                if sample.name == family and labels.items() <= sample.labels.items():
+                    return sample.value
+        raise AssertionError(f"no {family}{labels} in\n{text}")
+
+    def requests(self, route: str, status: int) -> float:
+        return self.count(HTTP_REQUESTS.name, route=route, status=str(status), service="svc")
+
+
+async def _fine(request: Request) -> Response:
+    return json_response({"got": len(await request.body(100))})
+
+
+async def _teapot(_scope: Any, _receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 418, "headers": []})
+    await send({"type": "http.response.body", "body": b"tea"})
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+def raising(error: Exception) -> Callable[[Request], Awaitable[Response]]:
+    async def handler(_: Request) -> Response:
+        raise error
+
+    return handler
+
+
+def test_a_route_of_the_service_is_answered_at_the_door(house: House) -> None:
+    answer = house.ask("/work", chunk(b"abc"))
+    assert answer.status == 200
+    assert answer.json == {"got": 3}
+    assert answer.headers[b"content-length"] == b"9"
+    assert house.requests("/work", 200) == 1
+    assert (house.failures, house.refusals) == ([], [])
+
+
+def test_what_is_no_route_goes_through_and_makes_no_series(house: House) -> None:
+    for path in ("/", "/work/", "/WORK", "/docs.json", "/zzz123"):
+        assert house.ask(path).status == 418
+    assert b"zzz123" not in house.metrics.exposition()
+
+
+def test_before_the_service_is_up_everything_goes_through(house: House) -> None:
+    house.door = None
+    assert house.ask("/work").status == 418
+
+
+def test_other_scopes_than_http_go_through(house: House) -> None:
+    sent: list[Any] = []
+
+    async def app(scope: Any, _receive: Any, _send: Any) -> None:
+        sent.append(scope["type"])
+
+    async def nothing(*_: Any) -> Any:
+        return {}
+
+    asyncio.run(FrontDoor(app, lambda: house.door)({"type": "lifespan"}, nothing, nothing))
+    assert sent == ["lifespan"]
+
+
+def test_the_wrong_method_is_a_405_that_names_the_right_one(house: House) -> None:
+    answer = house.ask("/work", method="GET")
+    assert answer.status == 405
+    assert answer.headers[b"allow"] == b"POST"
+    assert answer.json["reason"] == "method_not_allowed"
+    assert house.refusals == ["method_not_allowed"]
+    assert house.ask("/ready", method="POST").status == 405
+
+
+def test_head_is_answered_as_get_without_a_body(house: House) -> None:
+    answer = house.ask("/ready", method="HEAD")
+    assert (answer.status, answer.body) == (200, b"")
+    assert answer.headers[b"content-length"] == b"9"
+    assert house.ask("/work", method="HEAD").status == 405
+
+
+def test_a_handler_that_takes_too_long_is_a_504_and_a_failure(house: House) -> None:
+    async def slow(_: Request) -> Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    house.handler = slow
+    answer = house.ask("/work")
+    assert answer.status == 504
+    assert answer.json == {"error": "no answer within 0.2 seconds", "reason": "timeout"}
+    assert house.failures == ["timeout"]
+
+
+def test_a_client_too_slow_to_send_its_body_is_refused_and_no_failure(house: House) -> None:
+    answer = house.ask("/work", chunk(b"x", more=True))
+    assert answer.status == 408
+    assert answer.json["reason"] == "body_timeout"
+    assert answer.headers[b"connection"] == b"close"
+    assert (house.failures, house.refusals) == ([], ["body_timeout"])
+
+
+def test_a_client_too_slow_to_send_what_is_too_large_is_no_failure_either(house: House) -> None:
+    answer = house.ask("/work", chunk(b"x", more=True), headers={"Content-Length": "1000"})
+    assert answer.status == 408
+    assert house.failures == []
+
+
+def test_a_bug_is_a_500_without_a_word_of_it(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    house.handler = raising(KeyError("secret detail"))
+    logger = logging.getLogger("bentos")
+    logger.propagate = True
+    with caplog.at_level(logging.INFO, logger="bentos"):
+        answer = house.ask("/work")
+    assert answer.status == 500
+    assert answer.json["reason"] == "internal_error"
+    assert b"secret" not in answer.body
+    assert b"Traceback" not in answer.body
+    assert house.failures == ["internal_error"]
+    assert caplog.records[-1].levelno == logging.ERROR
+    assert caplog.records[-1].exc_info is not None
+
+
+@pytest.mark.parametrize(
+    ("status", "counted"),
+    [
+        *((400, "refusal"), (413, "refusal"), (429, "refusal"), (503, "refusal")),
+        *((500, "failure"), (504, "failure")),
+    ],
+)
+def test_only_failures_of_the_service_count_as_such(
+    house: House, status: int, counted: str
+) -> None:
+    house.handler = raising(ServiceError(status, "why", "because"))
+    assert house.ask("/work").status == status
+    assert house.failures == (["why"] if counted == "failure" else [])
+    assert house.refusals == (["why"] if counted == "refusal" else [])
+    assert house.requests("/work", status) == 1
+
+
+def test_a_client_that_leaves_gets_nothing_and_counts_nowhere(house: House) -> None:
+    answer = house.ask("/work", chunk(b"x", more=True), DISCONNECT)
+    assert answer.status == 0
+    assert (house.failures, house.refusals) == ([], [])
+    assert house.requests("/work", 200) == 0
+
+
+def test_a_request_id_comes_back_and_a_probe_has_none(house: House) -> None:
+    answer = house.ask("/work", headers={"X-Request-ID": "abc"})
+    assert answer.headers[b"x-request-id"] == b"abc"
+    assert len(house.ask("/work").headers[b"x-request-id"]) == 32
+    assert b"x-request-id" not in house.ask("/ready", method="GET").headers
+
+
+def test_a_probe_is_timed_by_the_status_it_got(house: House) -> None:
+    house.ask("/ready", method="GET")
+    house.handler = raising(ServiceError(503, "why", "because"))
+    house.ask("/ready", method="GET")
+    name = f"{PROBE_DURATION.name}_count"
+    assert house.count(name, probe="ready", status="200") == 1
+    assert house.count(name, probe="ready", status="503") == 1
+    assert house.count(name, probe="ready", status="500") == 0
+
+
+def test_the_series_of_a_route_stand_at_zero_from_the_start(house: House) -> None:
+    assert house.requests("/work", 200) == 0
+    assert house.requests("/work", 500) == 0
+    assert house.requests("/ready", 503) == 0
+
+
+def levels_of(
+    house: House, caplog: pytest.LogCaptureFixture, handler: Any, path: str, method: str
+) -> list[int]:
+    house.handler = handler
+    caplog.clear()
+    logging.getLogger("bentos").propagate = True
+    with caplog.at_level(logging.DEBUG, logger="bentos"):
+        house.ask(path, method=method)
+    return [record.levelno for record in caplog.records if record.name == "bentos.http"]
+
+
+def test_requests_are_logged_at_the_level_they_deserve(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    def level(handler: Any, path: str = "/work", method: str = "POST") -> int:
+        (one,) = levels_of(house, caplog, handler, path, method)
+        return one
+
+    unwell = raising(ServiceError(503, "why", "because"))
+    assert level(_fine) == logging.INFO
+    assert level(raising(ServiceError(400, "why", "because"))) == logging.WARNING
+    assert level(unwell) == logging.WARNING
+    assert level(raising(ServiceError(500, "why", "because"))) == logging.ERROR
+    assert level(_fine, "/ready", "GET") == logging.DEBUG
+    assert level(unwell, "/ready", "GET") == logging.DEBUG
+    assert level(raising(ValueError("broken")), "/ready", "GET") == logging.ERROR
+
+
+def test_two_routes_of_one_path_are_refused() -> None:
+    route = Route("GET", "/a", _fine)
+    with pytest.raises(ValueError, match="share a path"):
+        route_table([route, route])

@@ -1,0 +1,158 @@
+"""Requests and their bodies, errors and their one shape."""
+
+import asyncio
+import json
+
+import pytest
+
+from bentos.health.http import (
+    ClientDisconnected,
+    Request,
+    ServiceError,
+    json_response,
+    parse_json,
+)
+from tests.support.requests import DISCONNECT, Client, chunk, request, scope
+
+LIMIT = 10
+
+
+def read(*messages: dict[str, object], headers: dict[str, str] | None = None) -> bytes:
+    return asyncio.run(request(*messages, headers=headers).body(LIMIT))
+
+
+def refusal(*messages: dict[str, object], headers: dict[str, str] | None = None) -> ServiceError:
+    with pytest.raises(ServiceError) as refused:
+        read(*messages, headers=headers)
+    assert refused.value.status == 413
+    assert refused.value.reason == "too_large"
+    assert "10 bytes (MAX_BODY_BYTES)" in refused.value.message
+    return refused.value
+
+
+def test_a_body_is_read_whole_however_it_is_cut() -> None:
+    assert read(chunk(b"")) == b""
+    assert read(chunk(b"0123456789")) == b"0123456789"
+    assert read(chunk(b"01", more=True), chunk(b"", more=True), chunk(b"2")) == b"012"
+
+
+def test_a_body_of_exactly_the_limit_is_taken_and_one_byte_more_is_not() -> None:
+    assert read(chunk(b"x" * LIMIT)) == b"x" * LIMIT
+    assert read(chunk(b"x" * 5, more=True), chunk(b"x" * 5)) == b"x" * LIMIT
+    refusal(chunk(b"x" * 11))
+    refusal(chunk(b"x" * 5, more=True), chunk(b"x" * 6))
+
+
+def test_a_body_announced_too_large_is_refused_before_it_is_kept() -> None:
+    client = Client([chunk(b"x" * 6, more=True), chunk(b"x" * 6)])
+    sent = Request(scope("/predict", headers={"Content-Length": "12"}), client.receive)
+    with pytest.raises(ServiceError, match="at most 10 bytes"):
+        asyncio.run(sent.body(LIMIT))
+    # It was read to its end and thrown away, so that the client gets to read the answer.
+    assert client.taken == 2
+
+
+def test_a_body_larger_than_it_was_announced_is_refused() -> None:
+    refusal(chunk(b"x" * 6, more=True), chunk(b"x" * 6), headers={"Content-Length": "6"})
+
+
+def test_a_chunked_body_without_end_is_refused_and_not_read_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bentos.health.http._DISCARD_BYTES", 1_000)
+    endless = [chunk(b"x" * 100, more=True)] * 100
+    error = refusal(*endless)
+    assert error.headers == {"Connection": "close"}
+
+
+def test_a_client_that_asks_before_sending_is_told_at_once() -> None:
+    error = refusal(headers={"Content-Length": "11", "Expect": "100-continue"})
+    # What follows on the connection could be the body or another request: nobody can tell.
+    assert error.headers == {"Connection": "close"}
+
+
+def test_an_announcement_that_is_no_number_is_not_believed() -> None:
+    assert read(chunk(b"x"), headers={"Content-Length": "-5"}) == b"x"
+    assert read(chunk(b"x"), headers={"Content-Length": "many"}) == b"x"
+
+
+@pytest.mark.parametrize("before", [[], [chunk(b"x", more=True)], [chunk(b"x" * 50, more=True)]])
+def test_a_client_that_leaves_is_no_error(before: list[dict[str, object]]) -> None:
+    with pytest.raises(ClientDisconnected):
+        read(*before, DISCONNECT)
+
+
+def test_a_request_tells_that_it_waits_for_its_client() -> None:
+    async def wait() -> None:
+        stalled = request(chunk(b"x", more=True))
+        assert not stalled.receiving
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await stalled.body(LIMIT)
+        assert stalled.receiving
+        whole = request(chunk(b"x"))
+        await whole.body(LIMIT)
+        assert not whole.receiving
+
+    asyncio.run(wait())
+
+
+def test_a_usable_request_id_is_kept_and_another_replaced() -> None:
+    assert request(headers={"X-Request-ID": "abc-1"}).request_id == "abc-1"
+    for unusable in ("", "x" * 129, "line\nbreak", "\x1b[31m", "\xe9"):
+        own = request(headers={"X-Request-ID": unusable}).request_id
+        assert own != unusable
+        assert len(own) == 32
+    sent = request()
+    assert sent.request_id == sent.request_id
+    assert sent.request_id != request().request_id
+
+
+def test_the_media_type_comes_without_parameters_and_in_lower_case() -> None:
+    sent = request(headers={"Content-Type": "Application/JSON ; charset=utf-8"})
+    assert sent.content_type == b"application/json"
+    assert request().content_type == b""
+
+
+def test_an_error_has_the_one_shape() -> None:
+    error = ServiceError(429, "queue_full", "too many", headers={"Retry-After": "1"}, field="data")
+    response = error.response()
+    assert response.status == 429
+    assert json.loads(response.body) == {
+        "error": "too many",
+        "reason": "queue_full",
+        "field": "data",
+    }
+    assert response.headers == ((b"retry-after", b"1"),)
+    assert response.content_type == b"application/json"
+
+
+def test_json_is_parsed_or_refused_with_the_position_of_its_fault() -> None:
+    assert parse_json(b'{"a": [1, 2.5, null]}') == {"a": [1, 2.5, None]}
+    with pytest.raises(ServiceError, match="line 1 column 8") as refused:
+        parse_json(b'{"a": 1,}')
+    assert (refused.value.status, refused.value.reason) == (400, "bad_input")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b" ",
+        b"nonsense",
+        b"\xff\xfe",
+        b'{"a": NaN}',
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b'"\\ud800"',
+    ],
+)
+def test_what_is_no_json_is_a_400(body: bytes) -> None:
+    with pytest.raises(ServiceError) as refused:
+        parse_json(body)
+    assert refused.value.status == 400
+    assert refused.value.reason == "bad_input"
+
+
+def test_a_response_may_have_keys_that_are_no_strings() -> None:
+    assert json_response({1: "a"}).body == b'{"1":"a"}'
