@@ -10,6 +10,8 @@ from uuid import uuid4
 
 import orjson
 
+from bentos.health.encoding import encode_json
+
 Scope: TypeAlias = dict[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
 Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
@@ -78,7 +80,7 @@ def json_response(
 ) -> Response:
     """Return content as JSON."""
     return Response(
-        body=orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS),
+        body=encode_json(content),
         status=status,
         headers=tuple(
             (name.lower().encode("latin-1"), value.encode("latin-1"))

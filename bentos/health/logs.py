@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-import orjson
+from bentos.health.encoding import encode_json
 
 _LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40}
 ROOT = "bentos"
@@ -49,7 +49,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info and record.exc_info[1]:
             line["exception"] = "".join(traceback.format_exception(record.exc_info[1]))
-        return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        return encode_json(line).decode()
 
 
 class PlainFormatter(logging.Formatter):
