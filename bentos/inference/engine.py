@@ -60,6 +60,11 @@ class _Job:
     answer: "asyncio.Future[Prediction]"
 
 
+@dataclass(frozen=True, slots=True)
+class _Retired:
+    model: LoadedModel
+
+
 _Outcome = Prediction | BaseException
 
 
@@ -67,7 +72,7 @@ class Engine:
     """Gives inputs to the model, bounded in number, in the order they came."""
 
     def __init__(self, *, queue_size: int, max_batch: int, observer: BatchObserver) -> None:
-        self._queue: SimpleQueue[_Job | None] = SimpleQueue()
+        self._queue: SimpleQueue[_Job | _Retired | None] = SimpleQueue()
         self._queue_size = queue_size
         self._max_batch = max_batch
         self._observer = observer
@@ -92,8 +97,13 @@ class Engine:
         return model.spec if model is not None else None
 
     def install(self, model: LoadedModel) -> None:
-        """Serve this model from the next batch on; callable from any thread."""
-        self._model = model
+        """Serve this model from the next batch on; callable from any thread.
+
+        The model that it replaces is released once no batch can be using it.
+        """
+        replaced, self._model = self._model, model
+        if replaced is not None:
+            self._queue.put(_Retired(replaced))
 
     def start(self) -> None:
         """Start the model thread; call it on the event loop that will ask for predictions."""
@@ -136,18 +146,20 @@ class Engine:
                 return
 
     def _next_batch(self) -> tuple[list[_Job], bool]:
-        limit = min(self._max_batch, self._model.max_batch if self._model else 1)
-        job = self._queue.get()
+        """Wait for work; return what there is of it and whether it is the last."""
         jobs: list[_Job] = []
-        while job is not None:
-            jobs.append(job)
-            if len(jobs) >= limit:
-                return jobs, False
+        while len(jobs) < self._max_batch:
             try:
-                job = self._queue.get_nowait()
+                item = self._queue.get(block=not jobs)
             except Empty:
-                return jobs, False
-        return jobs, True
+                break
+            if item is None:
+                return jobs, True
+            if isinstance(item, _Retired):
+                item.model.release()
+            else:
+                jobs.append(item)
+        return jobs, False
 
     def _answer_all(self, jobs: Sequence[_Job]) -> list[_Outcome]:
         model = self._model
@@ -163,9 +175,11 @@ class Engine:
                 inputs[index] = _prepared(job.prepare, model.spec)
             except Exception as error:
                 outcomes[index] = error
-        if inputs:
-            answers = self._answer(model, list(inputs.values()))
-            for index, answer in zip(inputs, answers, strict=True):
+        waiting = list(inputs)
+        for first in range(0, len(waiting), model.max_batch):
+            batch = waiting[first : first + model.max_batch]
+            answers = self._answer(model, [inputs[index] for index in batch])
+            for index, answer in zip(batch, answers, strict=True):
                 outcomes[index] = answer
         return [outcome for outcome in outcomes if outcome is not None]
 

@@ -127,10 +127,7 @@ class ModelLoader:
         self._state.model_is(model.identity)
         self._on_load(True, seconds)
         self.status = LoadStatus("loaded", version, attempts)
-        # What torch and MLflow left on the heap stays; a full collection over it would stop the
-        # process for a tenth of a second and more, whenever it came.
-        gc.collect()
-        gc.freeze()
+        self._settle_heap()
         fields = {
             "version": version,
             "seconds": round(seconds, 2),
@@ -140,3 +137,15 @@ class ModelLoader:
         }
         event(_logger, logging.INFO, "model loaded", fields)
         return True
+
+    @staticmethod
+    def _settle_heap() -> None:
+        """Collect, and after the first load take what is there out of all later collections.
+
+        A full collection over the heap that torch and MLflow leave stops the process for a tenth
+        of a second and more, whenever it comes. Frozen, it is passed over from then on, and the
+        collection after a later load sees that load's own garbage only.
+        """
+        gc.collect()
+        if gc.get_freeze_count() == 0:
+            gc.freeze()

@@ -43,14 +43,16 @@ def load(
         description = Model.load(str(folder))
         shape, dtype = _input_of(description)
         labels = _merged(override, _labels_of(description, tags))
-        forward = _forward(folder, description, _torch_device(device))
+        target = _torch_device(device)
+        module = _module(folder, description, target)
         return warm_up(
             identity,
-            forward,
+            _forward(module, target),
             input_shape=shape,
             dtype=dtype,
             labels=labels,
             max_batch=max_batch,
+            release=lambda: _release(module),
         )
 
 
@@ -100,10 +102,8 @@ def _torch_device(wanted: str) -> str:
     return "cuda" if wanted != "cpu" and available else "cpu"
 
 
-def _forward(folder: Path, description: Any, device: str) -> Forward:
+def _forward(module: Any, device: str) -> Forward:
     import torch
-
-    module = _module(folder, description, device)
 
     def forward(inputs: NDArray[Any]) -> NDArray[np.float32]:
         with torch.inference_mode():
@@ -114,6 +114,14 @@ def _forward(folder: Path, description: Any, device: str) -> Forward:
             return result
 
     return forward
+
+
+def _release(module: Any) -> None:
+    """Free a module's tensors: it lies on the frozen heap, where no collection finds it."""
+    import torch
+
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = torch.empty(0)
 
 
 def _module(folder: Path, description: Any, device: str) -> Any:

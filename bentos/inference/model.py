@@ -57,7 +57,7 @@ class LoadedModel:
     """A model that answered its warm-up and may be given requests.
 
     `forward` takes inputs [n, *input_shape], n at most `max_batch`, and returns what the model
-    returns, [n, outputs].
+    returns, [n, outputs]; `release` gives its memory back once it is no longer called.
     """
 
     identity: ModelIdentity
@@ -65,6 +65,7 @@ class LoadedModel:
     forward: Forward
     output: Output
     max_batch: int
+    release: Callable[[], None] = lambda: None
 
     def probabilities(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
         """Return class probabilities [n, classes] for inputs [n, *input_shape].
@@ -152,6 +153,7 @@ def warm_up(
     dtype: np.dtype[Any],
     labels: Labels,
     max_batch: int,
+    release: Callable[[], None] = lambda: None,
 ) -> LoadedModel:
     """Run a model on inputs of zeros and return it ready to serve.
 
@@ -182,6 +184,7 @@ def warm_up(
         forward=forward,
         output=output,
         max_batch=_usable_batch(forward, shape, dtype, max_batch),
+        release=release,
     )
     try:
         model.probabilities(np.zeros((1, *shape), dtype))

@@ -35,6 +35,7 @@ class Registry:
         os.environ.setdefault(PICKLE_SWITCH, "false")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
         self._client: MlflowClient | None = None
 
     def resolve(self) -> str | None:
