@@ -3,9 +3,14 @@
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from tests.support.models import ModelStore
+
+# A busy machine is no reason to fail, and failing inputs belong in the tests, not in a cache.
+settings.register_profile("project", deadline=None, database=None)
+settings.load_profile("project")
 
 
 @pytest.fixture(scope="session")

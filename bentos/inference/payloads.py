@@ -3,6 +3,7 @@
 import os
 import time
 from binascii import hexlify
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ _ITEM_BYTES = 4
 _BYTES_A_NUMBER = 64
 _BYTES_BESIDE = 65_536
 _MAX_SHOWN = 60
+_NOT_FINITE = "NaN or infinity"
 UNCERTAIN_BELOW = 0.5
 
 
@@ -63,9 +65,9 @@ class TensorReader:
             try:
                 document = self._parser.parse(body)
                 numbers = np.frombuffer(document["data"].as_buffer(of_type="d"), np.float64)
-                target = np.float32 if spec.dtype == np.float32 else np.float64
-                with np.errstate(over="ignore"):  # found as infinity, with its index
-                    return numbers.astype(target)
+                # A copy: the buffer is the parser's. `check_values` finds what became infinite.
+                with np.errstate(over="ignore"):
+                    return numbers.astype(np.float32 if spec.dtype == np.float32 else np.float64)
             except (ValueError, TypeError, KeyError, AttributeError, RuntimeError):
                 pass
             finally:
@@ -76,14 +78,19 @@ class TensorReader:
 def check_values(flat: NDArray[Any], spec: ModelSpec) -> NDArray[Any]:
     """Return flat numbers in the model's shape and type.
 
-    Raises ServiceError 400 where they are too many, too few or not finite.
+    Raises ServiceError 400 where they are too many, too few, not finite or not of the type.
     """
     if flat.size != spec.input_size:
         raise _wrong("data", spec, f"{flat.size} numbers")
-    if not np.isfinite(flat).all():
-        at = int(np.flatnonzero(~np.isfinite(flat))[0])
-        raise _wrong(f"data[{at}]", spec, "NaN or infinity")
-    return flat.reshape(spec.input_shape).astype(spec.dtype, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = flat.astype(spec.dtype, copy=False)
+    fits = np.isfinite(values) if values.dtype.kind == "f" else values == flat
+    if not fits.all():
+        at = int(np.flatnonzero(~fits)[0])
+        number = float(flat.flat[at])
+        got = f"{number:g}, which {spec.dtype} cannot hold" if isfinite(number) else _NOT_FINITE
+        raise _wrong(f"data[{at}]", spec, got)
+    return values.reshape(spec.input_shape)
 
 
 def _raw(body: bytes, spec: ModelSpec) -> NDArray[np.float32]:

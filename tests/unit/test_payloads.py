@@ -1,0 +1,327 @@
+"""Request bodies to inputs, predictions to answers."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from bentos.health.http import ServiceError
+from bentos.inference import payloads
+from bentos.inference.engine import Prediction
+from bentos.inference.model import LoadedModel, ModelIdentity, ModelSpec
+from bentos.inference.payloads import TENSOR, TensorReader, answer_of, new_prediction_id, record_of
+
+JSON = b"application/json"
+SIZE = 4
+
+
+def spec_of(
+    shape: tuple[int, ...] = (SIZE,), dtype: str = "float32", classes: int = 2
+) -> ModelSpec:
+    names = tuple(f"class-{index}" for index in range(classes))
+    return ModelSpec(shape, np.dtype(dtype), names, tuple(index > 0 for index in range(classes)))
+
+
+SPEC = spec_of()
+
+
+def read(body: bytes | object, *, media_type: bytes = JSON, spec: ModelSpec = SPEC) -> Any:
+    sent = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return TensorReader().read(media_type, sent, spec)
+
+
+def refusal(
+    body: bytes | object, *, media_type: bytes = JSON, spec: ModelSpec = SPEC, status: int = 400
+) -> ServiceError:
+    with pytest.raises(ServiceError) as refused:
+        read(body, media_type=media_type, spec=spec)
+    assert refused.value.status == status
+    return refused.value
+
+
+def test_a_flat_list_of_the_models_size_becomes_its_input() -> None:
+    inputs = read({"data": [1, 2.5, -3e-2, 0]}, spec=spec_of((2, 2)))
+    assert inputs.dtype == np.float32
+    np.testing.assert_array_equal(inputs, np.array([[1, 2.5], [-0.03, 0]], np.float32))
+
+
+def test_other_fields_and_white_space_do_no_harm() -> None:
+    body = b'\n{ "id" : "a[b" ,\r\n"data"\t: [ 1 , 2,3,4 ]  } '
+    np.testing.assert_array_equal(read(body), [1, 2, 3, 4])
+
+
+def test_raw_little_endian_float32_is_taken_as_it_is() -> None:
+    values = np.array([0.1, -2, 3e30, 4], "<f4")
+    inputs = read(values.tobytes(), media_type=TENSOR)
+    np.testing.assert_array_equal(inputs, values)
+    assert inputs.flags.owndata or inputs.base.flags.owndata
+
+
+@pytest.mark.parametrize("media_type", [b"", b"text/plain", b"application/x-www-form-urlencoded"])
+def test_what_says_nothing_of_itself_is_read_as_json(media_type: bytes) -> None:
+    np.testing.assert_array_equal(read({"data": [1, 2, 3, 4]}, media_type=media_type), [1, 2, 3, 4])
+
+
+def test_a_wrong_length_names_the_field_and_what_was_expected() -> None:
+    for data in ([], [1, 2, 3], [1, 2, 3, 4, 5]):
+        error = refusal({"data": data})
+        assert error.details == {"field": "data"}
+        assert (
+            f"data: expected a flat array of 4 finite numbers (input shape [4]), got {len(data)}"
+            in (error.message)
+        )
+    error = refusal(b"x" * 15, media_type=TENSOR)
+    assert error.message == "body: expected 16 bytes, got 15 bytes"
+
+
+@pytest.mark.parametrize(
+    ("data", "field", "got"),
+    [
+        ("1,2,3,4", "data", "a string"),
+        (None, "data", "null"),
+        (7, "data", "a number"),
+        (True, "data", "a boolean"),
+        ({"0": 1}, "data", "an object"),
+        ([1, 2, "3", 4], "data[2]", "a string"),
+        ([1, None, 3, 4], "data[1]", "null"),
+        ([True, 2, 3, 4], "data[0]", "a boolean"),
+        ([[1, 2], [3, 4]], "data[0]", "an array"),
+        ([1, 2, 3, {}], "data[3]", "an object"),
+        ([[[[[[1, 2, 3, 4]]]]]], "data[0]", "an array"),
+    ],
+)
+def test_a_wrong_type_names_the_field_and_the_type(data: object, field: str, got: str) -> None:
+    error = refusal({"data": data})
+    assert error.reason == "bad_input"
+    assert error.details == {"field": field}
+    assert error.message.startswith(f"{field}: expected a flat array of 4 finite numbers")
+    assert error.message.endswith(f"got {got}")
+
+
+@pytest.mark.parametrize("body", [[1, 2, 3, 4], "text", 3, None, True])
+def test_a_body_that_is_no_object_is_refused(body: object) -> None:
+    assert '{"data": [numbers]}' in refusal(body).message
+
+
+def test_a_missing_field_is_named_with_what_was_there_instead() -> None:
+    assert "no such field, but Data, inputs" in refusal({"inputs": [1], "Data": [2]}).message
+    assert "no such field, but nothing" in refusal({}).message
+    long = refusal({"k" * 10_000: 1}).message
+    assert len(long) < 300
+
+
+@pytest.mark.parametrize("literal", [b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-1e999"])
+def test_numbers_that_are_none_are_refused_in_json(literal: bytes) -> None:
+    assert refusal(b'{"data": [1, 2, ' + literal + b", 4]}").reason == "bad_input"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_none_are_refused_in_raw_bodies(value: float) -> None:
+    body = np.array([1, value, 3, 4], "<f4").tobytes()
+    error = refusal(body, media_type=TENSOR)
+    assert error.details == {"field": "data[1]"}
+    assert "got NaN or infinity" in error.message
+
+
+@pytest.mark.parametrize("more", ['"note": 1', '"note": "["', '"note": []'])
+def test_a_number_beyond_float32_is_refused_however_it_is_parsed(more: str) -> None:
+    error = refusal(f'{{"data": [1, 2, 1e39, 4], {more}}}'.encode())
+    assert error.details == {"field": "data[2]"}
+
+
+def test_a_number_beyond_float16_is_refused_for_such_a_model() -> None:
+    spec = spec_of(dtype="float16")
+    assert refusal({"data": [1, 2, 3, 70_000]}, spec=spec).details == {"field": "data[3]"}
+    assert read({"data": [1, 2, 3, 7]}, spec=spec).dtype == np.float16
+
+
+def test_a_model_of_integers_takes_whole_numbers_of_its_range() -> None:
+    spec = spec_of(dtype="int32")
+    inputs = read({"data": [1, 2.0, -3, 4]}, spec=spec)
+    assert inputs.dtype == np.int32
+    np.testing.assert_array_equal(inputs, [1, 2, -3, 4])
+    assert refusal({"data": [1, 2.5, 3, 4]}, spec=spec).details == {"field": "data[1]"}
+    assert refusal({"data": [1, 2, 3, 1e10]}, spec=spec).details == {"field": "data[3]"}
+    fractions = np.array([1, 2, 3.5, 4], "<f4").tobytes()
+    error = refusal(fractions, media_type=TENSOR, spec=spec)
+    assert error.details == {"field": "data[2]"}
+
+
+def test_an_integer_that_no_float_holds_is_refused() -> None:
+    assert refusal(b'{"data": [1, 2, 3, ' + b"9" * 400 + b"]}").reason == "bad_input"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b" ", b"{", b'{"data": [1, 2, 3, 4]', b'{"data": [1, 2, 3, 4]} x', b"\x00\xff\xfe"),
+        *(b'{"data": [1, 2, 3, 4,]}', b"{'data': [1, 2, 3, 4]}", b'{"data": [01, 2, 3, 4]}'),
+        *(b'{"data\xff": [1, 2, 3, 4]}'),
+    ],
+)
+def test_what_is_no_json_is_refused(body: bytes) -> None:
+    assert refusal(body).reason == "bad_input"
+
+
+@pytest.mark.parametrize("opening", [b"[", b'{"data":', b'{"data":['])
+def test_deep_nesting_is_refused_and_breaks_no_stack(opening: bytes) -> None:
+    depth = 65_000 // len(opening)
+    assert refusal(opening * depth).reason == "bad_input"
+    closing = b"]" * opening.count(b"[") + b"}" * opening.count(b"{")
+    assert refusal(opening * 1_000 + b"1" + closing * 1_000).reason == "bad_input"
+
+
+def test_more_bytes_than_such_an_input_takes_are_refused_unparsed() -> None:
+    error = refusal(b'{"data": [' + b" " * 100_000 + b"1,2,3,4]}", status=413)
+    assert error.reason == "too_large"
+
+
+@pytest.mark.parametrize("media_type", [b"image/png", b"multipart/form-data"])
+def test_an_image_is_sent_on_its_way(media_type: bytes) -> None:
+    assert "/predict_image" in refusal(b"...", media_type=media_type, status=415).message
+
+
+def test_one_reader_reads_many_bodies_whatever_came_before() -> None:
+    reader = TensorReader()
+    for _ in range(50):
+        for bad in (b"{", b'{"data": ["x"]}', b'{"data": [1e39,1,1,1]}', b"", b"[]"):
+            with pytest.raises(ServiceError):
+                reader.read(JSON, bad, SPEC)
+        first = reader.read(JSON, b'{"data": [1,2,3,4]}', SPEC)
+        second = reader.read(JSON, b'{"data": [5,6,7,8]}', SPEC)
+        np.testing.assert_array_equal(first, [1, 2, 3, 4])
+        np.testing.assert_array_equal(second, [5, 6, 7, 8])
+
+
+_NUMBERS = st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.integers(min_value=-(2**70), max_value=2**70),
+)
+_ANYTHING = st.recursive(
+    st.none() | st.booleans() | _NUMBERS | st.text(),
+    lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+def outcome(body: bytes, spec: ModelSpec, media_type: bytes = JSON) -> NDArray[Any] | ServiceError:
+    try:
+        return TensorReader().read(media_type, body, spec)
+    except ServiceError as error:
+        return error
+
+
+def is_clear(result: NDArray[Any] | ServiceError, spec: ModelSpec) -> bool:
+    if isinstance(result, ServiceError):
+        return result.status in (400, 413) and result.reason in ("bad_input", "too_large")
+    return result.shape == spec.input_shape and result.dtype == spec.dtype
+
+
+@given(_ANYTHING, st.sampled_from(["float32", "float64", "int64", "uint8"]))
+def test_json_of_any_kind_is_an_input_or_a_clear_refusal(content: object, dtype: str) -> None:
+    spec = spec_of(dtype=dtype)
+    for body in (orjson_or_json(content), orjson_or_json({"data": content})):
+        assert is_clear(outcome(body, spec), spec)
+
+
+@given(st.binary(max_size=200))
+@example(b'{"data":[1,2,3,4]}\x00')
+@example(b'{"data":[-]}')
+def test_bytes_of_any_kind_are_an_input_or_a_clear_refusal(body: bytes) -> None:
+    for media_type in (JSON, TENSOR):
+        assert is_clear(outcome(body, SPEC, media_type), SPEC)
+
+
+@given(st.lists(_NUMBERS, max_size=6), st.sampled_from(["float32", "float64", "int32"]))
+@example([0.1, 1e39, 2**64, -(2**63)], "float32")
+@example([-0.0, 5e-324, 1.7976931348623157e308, 16777217], "float64")
+def test_the_fast_way_and_the_careful_way_agree(numbers: list[float], dtype: str) -> None:
+    fast = json.dumps({"data": numbers}).encode()
+    careful = json.dumps({"data": numbers, "note": []}).encode()
+    spec = spec_of(dtype=dtype)
+    one, other = outcome(fast, spec), outcome(careful, spec)
+    if isinstance(one, ServiceError) or isinstance(other, ServiceError):
+        assert isinstance(one, ServiceError)
+        assert isinstance(other, ServiceError)
+        assert one.details == other.details
+    else:
+        np.testing.assert_array_equal(one, other)
+        assert one.dtype == other.dtype == spec.dtype
+
+
+def test_the_fast_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(*_: object) -> None:
+        raise AssertionError("the careful way was taken")
+
+    monkeypatch.setattr(payloads, "_slowly", slowly)
+    np.testing.assert_array_equal(read({"data": [1, 2, 3, 4]}), [1, 2, 3, 4])
+    with pytest.raises(AssertionError, match="careful"):
+        read({"data": [1, 2, 3, 4], "note": []})
+
+
+def orjson_or_json(content: object) -> bytes:
+    try:
+        return orjson.dumps(content)
+    except TypeError:  # an integer beyond 64 bits
+        return json.dumps(content).encode()
+
+
+def prediction(probabilities: list[float], index: int) -> Prediction:
+    model = LoadedModel(
+        identity=ModelIdentity("steel", "production", "7"),
+        spec=spec_of(classes=len(probabilities)),
+        forward=lambda inputs: inputs,
+        output="probabilities",
+        max_batch=1,
+    )
+    return Prediction(index, np.array(probabilities, np.float32), model)
+
+
+def test_an_answer_holds_what_the_contract_promises() -> None:
+    assert answer_of(prediction([0.25, 0.75], 1), "id-1", 1.23456) == {
+        "class": 1,
+        "class_name": "class-1",
+        "confidence": 0.75,
+        "defect_detected": True,
+        "model_version": "7",
+        "prediction_id": "id-1",
+        "inference_time_ms": 1.235,
+    }
+    assert answer_of(prediction([1.0, 0.0], 0), "id", 1.0)["defect_detected"] is False
+
+
+def test_a_record_holds_what_the_logging_service_takes() -> None:
+    record = record_of(
+        prediction([0.7, 0.1, 0.2], 0), "id-1", 2.0, image_id="a.png", request_id="r-1"
+    )
+    assert isinstance(record.pop("timestamp"), float)
+    assert record == {
+        "prediction_id": "id-1",
+        "image_id": "a.png",
+        "request_id": "r-1",
+        "model_name": "steel",
+        "model_version": "7",
+        "inference_time_ms": 2.0,
+        "detections": [{"class": "class-0", "confidence": 0.7, "bbox": None, "uncertain": False}],
+        "defect_detected": False,
+        "confidence_scores": [0.7, 0.1, 0.2],
+    }
+
+
+def test_a_prediction_that_is_hardly_one_is_uncertain() -> None:
+    record = record_of(prediction([0.4, 0.3, 0.3], 0), "id", 2.0, image_id="a", request_id="r")
+    detections = record["detections"]
+    assert isinstance(detections, list)
+    assert detections[0]["uncertain"] is True
+
+
+def test_prediction_ids_are_unique_and_sort_by_time() -> None:
+    ids = [new_prediction_id() for _ in range(1_000)]
+    assert len(set(ids)) == 1_000
+    assert [i[:16] for i in ids] == sorted(i[:16] for i in ids)
