@@ -87,11 +87,10 @@ class PredictionDatabase:
             files.require_writable()
             files.opened()
         except StoreError as failure:
-            files.lose(failure)
             if failure.lost:
                 files.guard()
             self._connection.close()
-            files.unguard()
+            files.lose(failure)
             raise
         self._proved_at = time.monotonic()
 
@@ -132,25 +131,25 @@ class PredictionDatabase:
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         self._files.unguard()
         self._connection.close()
+        self._files.close()
 
     def abandon(self, failure: StoreError) -> None:
         """Close the connection to files that are lost, without a byte written to the path."""
-        self._files.lose(failure)
         if failure.reason == "missing":
             # Where only the log was deleted, it still is open here: save what it holds. A
             # database that was deleted or replaced as well takes no harm from it.
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         self._connection.close()
-        self._files.unguard()
+        self._files.lose(failure)
 
     @contextlib.contextmanager
     def _failures(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.OperationalError, sqlite3.DatabaseError, OSError) as error:
-            if isinstance(error, sqlite3.ProgrammingError | sqlite3.DataError):
-                raise  # the fault of a row or of this code, not of the database
+        except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError):
+            raise  # the fault of a row or of this code, not of the database
+        except (sqlite3.Error, OSError) as error:
             raise classify(error, self._path) from error
 
     @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """What can go wrong with the database, told apart by its cause."""
 
+import errno
 import os
 import sqlite3
 from pathlib import Path
@@ -12,6 +13,15 @@ _REASONS = {
     sqlite3.SQLITE_READONLY: "read_only",
     sqlite3.SQLITE_CORRUPT: "corrupt",
     sqlite3.SQLITE_NOTADB: "corrupt",
+}
+_ERRNO_REASONS = {
+    errno.ENOENT: "missing",
+    errno.ENOTDIR: "missing",
+    errno.ENOSPC: "full",
+    errno.EDQUOT: "full",
+    errno.EROFS: "read_only",
+    errno.EACCES: "read_only",
+    errno.EPERM: "read_only",
 }
 # A file system says these where it refuses: who asked has to find out why.
 _UNSPECIFIC = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}
@@ -41,7 +51,7 @@ class Interrupted(Exception):  # noqa: N818 - a query that was stopped, not a fa
 def classify(error: sqlite3.Error | OSError, path: Path) -> StoreError:
     """Return the failure that an error of SQLite or of the file system amounts to."""
     if isinstance(error, OSError):
-        reason = "missing" if isinstance(error, FileNotFoundError | NotADirectoryError) else "other"
+        reason = _ERRNO_REASONS.get(error.errno or 0, "other")
         return StoreError(reason, f"{path}: {error.strerror or error}")
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     name = getattr(error, "sqlite_errorname", type(error).__name__)

@@ -53,7 +53,8 @@ class DatabaseFiles:
         self._known: _Inodes | None = None
         self._lost = False
         self._suspect = False
-        self._condemned: tuple[int, ...] = ()
+        self._content: tuple[int, ...] = ()
+        self._condemned = False
 
     def prepare(self) -> None:
         """Make the path fit to be opened: clear what a lost database left beside it.
@@ -73,7 +74,7 @@ class DatabaseFiles:
                 if self._lost or replaced:
                     self._retire(self._descriptor, replaced=replaced, deleted=inode is None)
             if self._descriptor is None and inode is not None:
-                self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+                self._descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
             if self._descriptor is not None:
                 self._examine(self._descriptor)
         except OSError as error:
@@ -86,8 +87,8 @@ class DatabaseFiles:
         """
         try:
             if self._descriptor is None:
-                self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            self._known = self._present(self._descriptor)
+                self._descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            self._known, self._lost = self._present(self._descriptor), False
             self.guard()
         except OSError as error:
             raise classify(error, self.path) from error
@@ -104,20 +105,40 @@ class DatabaseFiles:
             _lock(self._descriptor, fcntl.F_UNLCK)
 
     def lose(self, failure: StoreError) -> None:
-        """Note that the open files are lost, so that the path is not opened without a look."""
+        """Note, after the connection was closed, that the files are lost.
+
+        The path is not opened again without a look at what then stands there.
+        """
+        self.unguard()
         self._lost = self._lost or failure.reason == "missing"
-        self._suspect = self._suspect or failure.reason == "corrupt"
+        if failure.reason != "corrupt":
+            return
+        self._suspect = True
+        if self._descriptor is not None and _lock(self._descriptor, fcntl.F_WRLCK):
+            # Nobody has it open: whatever changes from here on is a repair from outside.
+            self._content = _content(self._descriptor)
+            _lock(self._descriptor, fcntl.F_UNLCK)
+
+    def close(self) -> None:
+        """Let go of the database after its connection was closed in order."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
     def verify(self) -> None:
         """Raise StoreError where the open files are not those at the path any more.
 
-        It costs two stat calls and one read, so it runs around every transaction.
+        It costs three stat calls and one read, so it runs around every transaction.
         """
         known, descriptor = self._known, self._descriptor
         if known is None or descriptor is None or _inode(self.path) != known.database:
             raise StoreError("missing", f"{self.path}: was deleted or replaced while open")
-        if _inode(self.log_path) != known.log:
-            raise StoreError("missing", f"{self.log_path}: was deleted or replaced while open")
+        for path, inode in (
+            (self.log_path, known.log),
+            (self.shared_memory_path, known.shared_memory),
+        ):
+            if _inode(path) != inode:
+                raise StoreError("missing", f"{path}: was deleted or replaced while open")
         if os.pread(descriptor, len(_MAGIC), 0) != _MAGIC:
             raise StoreError("corrupt", f"{self.path}: its first bytes are not a database's")
 
@@ -145,23 +166,25 @@ class DatabaseFiles:
 
     def _examine(self, descriptor: int) -> None:
         """Refuse a corrupt file until it was changed, and then a log that was not meant for it."""
-        status = os.fstat(descriptor)
         if not self._suspect and os.pread(descriptor, len(_MAGIC), 0) in (_MAGIC, b""):
             return
         self._suspect = True
-        content = (status.st_ino, status.st_size, status.st_mtime_ns)
-        if content == self._condemned:
+        content = _content(descriptor)
+        if self._condemned and content == self._content:
             raise StoreError("corrupt", f"{self.path}: is corrupt; put a good database there")
-        if self._condemned and _lock(descriptor, fcntl.F_WRLCK):
+        if self._content and content != self._content and _lock(descriptor, fcntl.F_WRLCK):
             # Another content came into the same file: the log at its side is the old one's.
             self._set_log_aside()
             _lock(descriptor, fcntl.F_UNLCK)
         fault = self._fault(descriptor)
         if fault:
-            self._condemned = content
+            self._content, self._condemned = content, True
             self._known = self._known or self._present(descriptor)
             raise StoreError("corrupt", f"{self.path}: {fault}; put a good database there")
-        self._suspect, self._condemned = False, ()
+        self._acquit()
+
+    def _acquit(self) -> None:
+        self._suspect, self._condemned, self._content = False, False, ()
 
     def _fault(self, descriptor: int) -> str:
         """Return what is wrong with the database, all of it read and not a byte written."""
@@ -201,7 +224,7 @@ class DatabaseFiles:
         event(_logger, logging.ERROR, message, {"path": str(self.path)})
         os.close(descriptor)
         self._descriptor = None
-        self._suspect, self._condemned = False, ()
+        self._acquit()
 
     def _set_log_aside(self) -> None:
         known = self._known
@@ -232,6 +255,11 @@ def _inode(path: Path) -> int | None:
         return os.stat(path).st_ino  # noqa: PTH116 - Path.stat takes twice as long, on the hot path
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def _content(descriptor: int) -> tuple[int, ...]:
+    status = os.fstat(descriptor)
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _lock(descriptor: int, kind: int) -> bool:

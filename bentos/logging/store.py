@@ -81,6 +81,7 @@ class Store:
         *,
         busy_timeout_seconds: float,
         queue_rows: int,
+        check_seconds: float = CHECK_SECONDS,
     ) -> None:
         self._path = path
         self._state = state
@@ -88,6 +89,7 @@ class Store:
         self._readers = readers
         self._busy_timeout_seconds = busy_timeout_seconds
         self._queue_rows = queue_rows
+        self._check_seconds = check_seconds
         self._files = DatabaseFiles(path)
         self._database: PredictionDatabase | None = None
         self._failure: StoreError | None = None
@@ -250,11 +252,13 @@ class Store:
             self._observer.transaction_ended()
 
     def _commit(self, database: PredictionDatabase, waiting: Sequence[_Waiting]) -> None:
-        # Nobody waits for a cancelled one any more; whoever does not know sends it again.
-        wanted = [one for one in waiting if not one.done.cancelled()]
-        self._tell(
-            [(one, StoreError("other", "cancelled")) for one in waiting if one not in wanted]
-        )
+        wanted: list[_Waiting] = []
+        for one in waiting:
+            # Nobody waits for a cancelled one any more; whoever sent it sends it again.
+            if one.done.cancelled():
+                self._tell([(one, StoreError("other", "cancelled"))])
+            else:
+                wanted.append(one)
         if not wanted:
             return
         started = time.perf_counter()
@@ -296,7 +300,7 @@ class Store:
             event(_logger, logging.INFO, "the database works again", {"path": str(self._path)})
         self._failure = None
         self._state.database_works()
-        self._next_check = time.monotonic() + CHECK_SECONDS
+        self._next_check = time.monotonic() + self._check_seconds
         if settled:
             self._pause = _FIRST_PAUSE_SECONDS
 

@@ -1,0 +1,169 @@
+"""A Store on an event loop of its own, and rows to put into it."""
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from bentos.logging.database import Stored
+from bentos.logging.schema import PredictionRow
+from bentos.logging.state import LoggingState
+from bentos.logging.store import Store
+from tests.support.servers import wait_until
+
+WAIT_SECONDS = 15.0
+_numbers = count()
+
+
+def row(prediction_id: str | None = None, **changes: Any) -> PredictionRow:
+    """Return a prediction's row with an id of its own, changed as asked."""
+    number = next(_numbers)
+    standard = PredictionRow(
+        prediction_id=prediction_id or f"prediction-{number}",
+        image_id=f"image-{number}.png",
+        timestamp=1_750_000_000.0 + number,
+        received_at=1_750_000_000.5 + number,
+        sent_at=None,
+        edge_device_id="edge-1",
+        model_name="steel-defects",
+        model_version="3",
+        inference_time_ms=2.5,
+        defect_detected=False,
+        detections='[{"class":"scratch","confidence":0.9,"bbox":null,"uncertain":false}]',
+        confidence_scores="[0.9,0.1]",
+        processing_notes=None,
+        request_id=None,
+    )
+    return standard._replace(**changes)
+
+
+@dataclass
+class Watcher:
+    """Notes what a store tells of its work, and lets readers in and out."""
+
+    commits: list[int] = field(default_factory=list)
+    readers_admitted: bool = False
+
+    def transaction_started(self) -> None:
+        """Note nothing."""
+
+    def transaction_ended(self) -> None:
+        """Note nothing."""
+
+    def committed(self, *, predictions: int, seconds: float) -> None:
+        """Note the size of a transaction."""
+        self.commits.append(predictions)
+
+    def admit(self) -> None:
+        """Note that readers may come."""
+        self.readers_admitted = True
+
+    def shut(self) -> None:
+        """Note that readers may not come."""
+        self.readers_admitted = False
+
+
+class RunningStore:
+    """A store whose coroutines are called from the test's thread."""
+
+    def __init__(self, path: Path, directory: Path, **options: Any) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self.state = LoggingState(directory, worker=1, workers=1)
+        self.watcher = Watcher()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        settings = {"busy_timeout_seconds": 0.2, "queue_rows": 1_000, "check_seconds": 0.05}
+        self.store = Store(path, self.state, self.watcher, self.watcher, **(settings | options))
+        self._call(self._start())
+        self._stopped = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    async def _start(self) -> None:
+        self.store.start()
+
+    def _call(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(WAIT_SECONDS)
+
+    def begin(self, rows: Sequence[PredictionRow]) -> "Future[Stored]":
+        """Hand a batch in and return at once."""
+        return asyncio.run_coroutine_threadsafe(self.store.store(rows), self._loop)
+
+    def put(self, *rows: PredictionRow) -> Stored:
+        """Hand a batch in and return what became of it."""
+        return self.begin(rows).result(WAIT_SECONDS)
+
+    def stop(self) -> None:
+        """Store what waits and close the database."""
+        if not self._stopped:
+            self._stopped = True
+            self._call(self.store.stop(WAIT_SECONDS))
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(WAIT_SECONDS)
+
+    def wait_until_accessible(self) -> None:
+        """Return as soon as the database works."""
+        wait_until(lambda: self.state.db_accessible, "the database works", seconds=WAIT_SECONDS)
+
+    def wait_for_failure(self, reason: str) -> None:
+        """Return as soon as the database fails for the reason."""
+        wait_until(
+            lambda: not self.state.db_accessible and self.state.db_failure == reason,
+            f"the database fails: {reason}",
+            seconds=WAIT_SECONDS,
+            describe=lambda: f"it is {self.state.db_failure!r}",
+        )
+
+    def ids(self) -> set[str]:
+        """Return the ids of the predictions that stand in the database."""
+        return stored_ids(self.path)
+
+
+def stored_ids(path: Path) -> set[str]:
+    """Return the ids of the predictions that another connection sees in the database."""
+    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
+    try:
+        return {found for (found,) in connection.execute("SELECT prediction_id FROM predictions")}
+    finally:
+        connection.close()
+
+
+@contextmanager
+def locked_by_another_process(path: Path) -> Iterator[None]:
+    """Hold the database's exclusive lock in another process."""
+    program = (
+        "import sqlite3, sys\n"
+        "connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30)\n"
+        "connection.execute('BEGIN EXCLUSIVE')\n"
+        "print('locked', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"locked\n"
+        try:
+            yield
+        finally:
+            process.kill()
