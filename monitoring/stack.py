@@ -1,0 +1,210 @@
+"""Prometheus, Alertmanager and Grafana beside running services: what `make monitoring` runs."""
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+
+from bentos.health.settings import load_settings
+from bentos.inference.settings import InferenceSettings
+from bentos.logging.settings import LoggingSettings
+from monitoring.components import HOST, Component, RunningComponents, StackError, find_program
+from monitoring.timings import INFERENCE_SERVICE, LOGGING_SERVICE
+
+HERE = Path(__file__).resolve().parent
+DATA = HERE.parent / ".data" / "monitoring"
+PROMETHEUS_CONFIG = HERE / "prometheus" / "prometheus.yml"
+ALERTMANAGER_CONFIG = HERE / "prometheus" / "alertmanager.yml"
+PROVISIONING = HERE / "grafana" / "provisioning"
+DASHBOARDS = HERE / "grafana" / "dashboards"
+
+PROMETHEUS_PROGRAMS = ("prometheus",)
+ALERTMANAGER_PROGRAMS = ("prometheus-alertmanager", "alertmanager")
+GRAFANA_PROGRAMS = ("grafana-server",)
+GRAFANA_HOMES = (Path("/usr/share/grafana"), Path("/usr/local/share/grafana"))
+GET_GRAFANA = (
+    "Grafana is not installed, so the dashboards are not shown; "
+    "https://grafana.com/docs/grafana/latest/setup-grafana/installation tells how to get it. "
+    "Without it: python -m monitoring.grafana.render --prometheus URL --out FOLDER draws them"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Where everything listens and keeps its data."""
+
+    prometheus_port: int
+    alertmanager_port: int
+    grafana_port: int
+    data: Path
+    inference_port: int
+    logging_port: int
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the stack until Ctrl-C or SIGTERM; return the exit status."""
+    stopping = False
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+
+    options = _options(arguments)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
+    try:
+        components = plan(options)
+        with RunningComponents(options.data / "logs") as running:
+            for component in components:
+                running.start(component)
+            running.wait_until_ready(interrupted=lambda: stopping)
+            for component in components:
+                _say(f"{component.name + ':':14}{component.url}")
+            if not any(component.name == "Grafana" for component in components):
+                _say(GET_GRAFANA)
+            _say("Ctrl-C stops all")
+            while not stopping:
+                running.raise_if_ended()
+                time.sleep(0.2)
+            _say("stopping")
+    except StackError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+def plan(options: Options) -> list[Component]:
+    """Return what is to be started, its configuration written to the data folder.
+
+    Raises StackError where a program that is needed is not installed.
+    """
+    components = [_alertmanager(options), _prometheus(options)]
+    try:
+        components.append(_grafana(options))
+    except StackError:
+        return components
+    return components
+
+
+def local_configuration(config: Mapping[str, Any], options: Options) -> dict[str, Any]:
+    """Return Prometheus's configuration with the ports in use here and absolute rule files."""
+    ports = {INFERENCE_SERVICE: options.inference_port, LOGGING_SERVICE: options.logging_port}
+    scrapes = [
+        {**scrape, "static_configs": _targets(scrape["static_configs"], ports[scrape["job_name"]])}
+        if scrape.get("job_name") in ports
+        else scrape
+        for scrape in config["scrape_configs"]
+    ]
+    alerting = {
+        "alertmanagers": [
+            {"static_configs": [{"targets": [f"{HOST}:{options.alertmanager_port}"]}]}
+        ]
+    }
+    rules = [str(PROMETHEUS_CONFIG.parent / pattern) for pattern in config["rule_files"]]
+    return {**config, "scrape_configs": scrapes, "alerting": alerting, "rule_files": rules}
+
+
+def _targets(static: Sequence[Mapping[str, Any]], port: int) -> list[dict[str, Any]]:
+    return [{**entry, "targets": [f"{HOST}:{port}"]} for entry in static]
+
+
+def _prometheus(options: Options) -> Component:
+    program = find_program(PROMETHEUS_PROGRAMS, "apt-get install prometheus")
+    data = options.data / "prometheus"
+    data.mkdir(parents=True, exist_ok=True)
+    config = yaml.safe_load(PROMETHEUS_CONFIG.read_text(encoding="utf-8"))
+    local = data / "prometheus.yml"
+    local.write_text(yaml.safe_dump(local_configuration(config, options), sort_keys=False))
+    return Component(
+        name="Prometheus",
+        command=(
+            program,
+            f"--config.file={local}",
+            f"--storage.tsdb.path={data / 'data'}",
+            "--storage.tsdb.retention.time=30d",
+            f"--web.listen-address={HOST}:{options.prometheus_port}",
+        ),
+        port=options.prometheus_port,
+        ready_path="/-/ready",
+        port_option="--prometheus-port",
+    )
+
+
+def _alertmanager(options: Options) -> Component:
+    program = find_program(ALERTMANAGER_PROGRAMS, "apt-get install prometheus-alertmanager")
+    data = options.data / "alertmanager"
+    data.mkdir(parents=True, exist_ok=True)
+    return Component(
+        name="Alertmanager",
+        command=(
+            program,
+            f"--config.file={ALERTMANAGER_CONFIG}",
+            f"--storage.path={data}",
+            f"--web.listen-address={HOST}:{options.alertmanager_port}",
+            "--cluster.listen-address=",
+        ),
+        port=options.alertmanager_port,
+        ready_path="/-/ready",
+        port_option="--alertmanager-port",
+    )
+
+
+def _grafana(options: Options) -> Component:
+    program = find_program(GRAFANA_PROGRAMS, GET_GRAFANA)
+    data = options.data / "grafana"
+    data.mkdir(parents=True, exist_ok=True)
+    homes = [home for home in GRAFANA_HOMES if home.is_dir()]
+    return Component(
+        name="Grafana",
+        command=(program, *(("--homepath", str(homes[0])) if homes else ())),
+        port=options.grafana_port,
+        ready_path="/api/health",
+        port_option="--grafana-port",
+        environment={
+            "PROMETHEUS_URL": f"http://{HOST}:{options.prometheus_port}",
+            "ALERTMANAGER_URL": f"http://{HOST}:{options.alertmanager_port}",
+            "SERVING_DASHBOARDS": str(DASHBOARDS),
+            "GF_PATHS_DATA": str(data),
+            "GF_PATHS_LOGS": str(data / "logs"),
+            "GF_PATHS_PROVISIONING": str(PROVISIONING),
+            "GF_SERVER_HTTP_ADDR": HOST,
+            "GF_SERVER_HTTP_PORT": str(options.grafana_port),
+            "GF_AUTH_ANONYMOUS_ENABLED": "true",
+            "GF_AUTH_ANONYMOUS_ORG_ROLE": "Viewer",
+            "GF_ANALYTICS_REPORTING_ENABLED": "false",
+            "GF_ANALYTICS_CHECK_FOR_UPDATES": "false",
+            "GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH": str(DASHBOARDS / "overview.json"),
+        },
+    )
+
+
+def _options(arguments: Sequence[str] | None) -> Options:
+    parser = argparse.ArgumentParser(prog="python -m monitoring.stack", description=__doc__)
+    parser.add_argument("--prometheus-port", type=int, default=9090, metavar="PORT")
+    parser.add_argument("--alertmanager-port", type=int, default=9093, metavar="PORT")
+    parser.add_argument("--grafana-port", type=int, default=3000, metavar="PORT")
+    parser.add_argument("--data", type=Path, default=DATA, metavar="FOLDER")
+    given = parser.parse_args(arguments)
+    return Options(
+        prometheus_port=given.prometheus_port,
+        alertmanager_port=given.alertmanager_port,
+        grafana_port=given.grafana_port,
+        data=given.data.resolve(),
+        inference_port=load_settings(InferenceSettings).inference_port,
+        logging_port=load_settings(LoggingSettings).logging_port,
+    )
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""What kube-state-metrics, cAdvisor and the kubelet would tell of a small cluster.
+
+There is no cluster to scrape in the tests. The names and labels are those that the exporters
+document; the values move as a cluster's do, so that rates and quantiles have something to show.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from http.server import ThreadingHTTPServer
+from threading import Thread
+from types import TracebackType
+from typing import Self
+
+from prometheus_client import CollectorRegistry, MetricsHandler
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from bentos.health.metrics import Family
+from monitoring.grafana.external import KUBE_STATE_FAMILIES, KUBELET_FAMILIES
+from monitoring.timings import INFERENCE_SERVICE, LOGGING_SERVICE
+
+NAMESPACE = "mlops"
+PODS: Mapping[str, str] = {
+    f"{INFERENCE_SERVICE}-7d9c6b5f4-k2x8q": INFERENCE_SERVICE,
+    f"{INFERENCE_SERVICE}-7d9c6b5f4-z4m1w": INFERENCE_SERVICE,
+    f"{LOGGING_SERVICE}-0": LOGGING_SERVICE,
+}
+MIB = 2**20
+Sample = tuple[Mapping[str, str], float]
+
+
+class ClusterCollector(Collector):
+    """Exposes the families of some exporters as they stand at the moment of the scrape."""
+
+    def __init__(self, families: tuple[Family, ...]) -> None:
+        self._families = families
+        self._started = time.monotonic()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every family with its samples."""
+        age = time.monotonic() - self._started
+        for family in self._families:
+            samples = list(_samples(family, age))
+            if family.kind == "histogram":
+                histogram = HistogramMetricFamily(family.name, family.help, labels=family.labels)
+                for labels, count in samples:
+                    bounds = [("0.005", count * 0.6), ("0.05", count * 0.98), ("+Inf", count)]
+                    histogram.add_metric(
+                        [labels[name] for name in family.labels], bounds, count * 0.006
+                    )
+                yield histogram
+                continue
+            metric: CounterMetricFamily | GaugeMetricFamily = (
+                CounterMetricFamily(family.name, family.help, labels=family.labels)
+                if family.kind == "counter"
+                else GaugeMetricFamily(family.name, family.help, labels=family.labels)
+            )
+            for labels, value in samples:
+                metric.add_metric([labels[name] for name in family.labels], value)
+            yield metric
+
+
+def _samples(family: Family, age: float) -> Iterator[Sample]:
+    if "pod" in family.labels:
+        for number, (pod, service) in enumerate(PODS.items()):
+            base = {"namespace": NAMESPACE, "pod": pod, "container": service}
+            for more, value in _of_pod(family.name, number, age):
+                yield {**base, **more}, value
+        return
+    for labels, value in _OF_WORKLOADS[family.name]:
+        yield {"namespace": NAMESPACE, **labels}, value
+
+
+def _of_pod(metric: str, number: int, age: float) -> list[Sample]:
+    waits = number == 1 and int(age) % 20 < 6
+    cores = 0.4 - 0.1 * number
+    resources = (("cpu", "core", 1.0), ("memory", "byte", 2048.0 * MIB))
+    values: dict[str, list[Sample]] = {
+        "kube_pod_info": [({"node": f"node-{number % 2}", "created_by_name": "a"}, 1.0)],
+        "kube_pod_status_ready": [
+            ({"condition": "true"}, 0.0 if waits else 1.0),
+            ({"condition": "false"}, 1.0 if waits else 0.0),
+        ],
+        "kube_pod_status_phase": [({"phase": "Running"}, 1.0), ({"phase": "Pending"}, 0.0)],
+        "kube_pod_container_status_restarts_total": [({}, age // 20 if number == 1 else 0.0)],
+        "kube_pod_container_status_waiting_reason": [({"reason": "CrashLoopBackOff"}, 1.0)]
+        if waits
+        else [],
+        "kube_pod_container_status_last_terminated_reason": [({"reason": "OOMKilled"}, 1.0)]
+        if number == 1
+        else [],
+        "kube_pod_container_resource_requests": [
+            ({"resource": name, "unit": unit}, value / 2) for name, unit, value in resources
+        ],
+        "kube_pod_container_resource_limits": [
+            ({"resource": name, "unit": unit}, value) for name, unit, value in resources
+        ],
+        "container_cpu_usage_seconds_total": [({}, cores * age)],
+        "container_cpu_cfs_periods_total": [({}, 10 * age)],
+        "container_cpu_cfs_throttled_periods_total": [({}, (1 + number) * 0.5 * age)],
+        "container_memory_working_set_bytes": [({}, (900 + 200 * number + age % 60) * MIB)],
+        "prober_probe_total": [
+            ({"probe_type": "Liveness", "result": "successful"}, age / 10),
+            ({"probe_type": "Readiness", "result": "successful"}, age / 5),
+            ({"probe_type": "Readiness", "result": "failed"}, age / 30 if number == 1 else 0.0),
+        ],
+        "prober_probe_duration_seconds": [
+            ({"probe_type": "Liveness"}, age / 10),
+            ({"probe_type": "Readiness"}, age / 5),
+        ],
+    }
+    return values[metric]
+
+
+_SCALER = {"horizontalpodautoscaler": INFERENCE_SERVICE}
+_CLAIM = {"persistentvolumeclaim": "predictions"}
+_OF_WORKLOADS: Mapping[str, list[Sample]] = {
+    "kube_deployment_spec_replicas": [({"deployment": INFERENCE_SERVICE}, 2.0)],
+    "kube_deployment_status_replicas_ready": [({"deployment": INFERENCE_SERVICE}, 1.0)],
+    "kube_statefulset_replicas": [({"statefulset": LOGGING_SERVICE}, 1.0)],
+    "kube_statefulset_status_replicas_ready": [({"statefulset": LOGGING_SERVICE}, 1.0)],
+    "kube_horizontalpodautoscaler_spec_min_replicas": [(_SCALER, 2.0)],
+    "kube_horizontalpodautoscaler_spec_max_replicas": [(_SCALER, 10.0)],
+    "kube_horizontalpodautoscaler_status_current_replicas": [(_SCALER, 2.0)],
+    "kube_horizontalpodautoscaler_status_desired_replicas": [(_SCALER, 3.0)],
+    "kube_poddisruptionbudget_status_pod_disruptions_allowed": [
+        ({"poddisruptionbudget": INFERENCE_SERVICE}, 1.0)
+    ],
+    "kubelet_volume_stats_used_bytes": [(_CLAIM, 1.2 * 2**30)],
+    "kubelet_volume_stats_capacity_bytes": [(_CLAIM, 10.0 * 2**30)],
+}
+
+
+class Exporter:
+    """An HTTP server on a free port that answers scrapes with some families."""
+
+    def __init__(self, families: tuple[Family, ...]) -> None:
+        registry = CollectorRegistry()
+        registry.register(ClusterCollector(families))
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), MetricsHandler.factory(registry))
+        self._thread = Thread(target=self._server.serve_forever, daemon=True)
+
+    @property
+    def address(self) -> str:
+        """Host and port to scrape."""
+        return f"127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def kube_state_metrics() -> Exporter:
+    """Return a stand-in for kube-state-metrics."""
+    return Exporter(KUBE_STATE_FAMILIES)
+
+
+def kubelet() -> Exporter:
+    """Return a stand-in for a kubelet with cAdvisor."""
+    return Exporter(KUBELET_FAMILIES)

@@ -1,0 +1,181 @@
+"""Both services, driven without a pause, and a real Prometheus that scrapes them every second."""
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Thread
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import yaml
+
+from bentos.health.probes import HEALTH_PATH, METRICS_PATH, READY_PATH
+from bentos.inference.app import PREDICT_IMAGE_PATH, PREDICT_PATH
+from bentos.logging.metrics import LOG_PATH, STATS_PATH
+from examples.steel_images import write_images
+from monitoring.components import Component, RunningComponents, find_program
+from monitoring.stack import PROMETHEUS_PROGRAMS
+from monitoring.timings import INFERENCE_SERVICE, LOGGING_SERVICE
+from tests.monitoring.cluster_exposition import kube_state_metrics, kubelet
+from tests.support.servers import ROOT, Server, free_port, start_service
+
+INFERENCE = "bentos.inference.service:InferenceService"
+LOGGING = "bentos.logging.service:LoggingService"
+MODEL = "steel-defects"
+SCRAPE_SECONDS = 1
+
+
+@dataclass(frozen=True)
+class DemoModel:
+    """The demo model in an embedded registry, and images to ask it about."""
+
+    tracking_uri: str
+    images: Sequence[Path]
+
+
+@dataclass(frozen=True)
+class World:
+    """What runs; `prometheus` is its URL."""
+
+    inference: Server
+    logging: Server
+    prometheus: str
+
+
+def train_demo_model(directory: Path, *, per_class: int = 12, epochs: int = 3) -> DemoModel:
+    """Draw a few images, train on them and register the model, as `make demo` does."""
+    images = write_images(directory / "images", per_class=per_class, seed=0)
+    tracking_uri = f"sqlite:///{directory / 'mlflow.db'}"
+    command = [sys.executable, "-m", "examples.train", "--data", str(directory / "images")]
+    command += ["--name", MODEL, "--tracking-uri", tracking_uri, "--epochs", str(epochs)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return DemoModel(tracking_uri, images)
+
+
+class Driver:
+    """Sends requests to both services from a thread, good and bad ones, until it is stopped."""
+
+    def __init__(self, inference: Server, logging: Server, images: Sequence[Path]) -> None:
+        self._inference, self._logging = inference.url, logging.url
+        self._images = [path.read_bytes() for path in images]
+        self._stopped = Event()
+        self._thread = Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with httpx.Client(trust_env=False, timeout=10.0) as http:
+            for number, image in enumerate(itertools.cycle(self._images)):
+                if self._stopped.is_set():
+                    return
+                try:
+                    http.post(self._inference + PREDICT_IMAGE_PATH, content=image)
+                    if number % 5 == 0:
+                        self._ask_the_rest(http)
+                except httpx.TransportError:
+                    continue  # a service that is being started or stopped
+
+    def _ask_the_rest(self, http: httpx.Client) -> None:
+        http.post(self._inference + PREDICT_PATH, json={"data": [0.5]})
+        http.post(self._logging + LOG_PATH, json={"predictions": "none"})
+        http.get(self._logging + STATS_PATH)
+        for service in (self._inference, self._logging):
+            http.get(service + HEALTH_PATH)
+            http.get(service + READY_PATH)
+
+
+@contextmanager
+def live_world(directory: Path, model: DemoModel, *, workers: int) -> Iterator[World]:
+    """Start everything, driven from before the model is loaded; yield once both are ready."""
+    with ExitStack() as stack:
+        logging = stack.enter_context(
+            start_service(
+                LOGGING,
+                directory,
+                env={
+                    "DATABASE_PATH": str(directory / "predictions.db"),
+                    "WORKERS": str(workers),
+                },
+            )
+        )
+        port = free_port()
+        exporters = {
+            "kube-state-metrics": stack.enter_context(kube_state_metrics()).address,
+            "kubelet": stack.enter_context(kubelet()).address,
+        }
+        targets = {INFERENCE_SERVICE: f"127.0.0.1:{port}", LOGGING_SERVICE: _address(logging)}
+        prometheus = stack.enter_context(_prometheus(directory, {**targets, **exporters}))
+        inference = stack.enter_context(
+            start_service(
+                INFERENCE,
+                directory,
+                port=port,
+                env={
+                    "MLFLOW_TRACKING_URI": model.tracking_uri,
+                    "MODEL_NAME": MODEL,
+                    "MODEL_POLL_SECONDS": "1",
+                    "LOGGING_URL": logging.url,
+                    "OUTBOX_PATH": str(directory / "outbox"),
+                    "WORKERS": str(workers),
+                },
+            )
+        )
+        stack.enter_context(Driver(inference, logging, model.images))
+        for service in (logging, inference):
+            service.wait_until_ready()
+        yield World(inference, logging, prometheus)
+
+
+def _address(server: Server) -> str:
+    return server.url.removeprefix("http://")
+
+
+@contextmanager
+def _prometheus(directory: Path, targets: dict[str, str]) -> Iterator[str]:
+    config: dict[str, Any] = {
+        "global": {"scrape_interval": f"{SCRAPE_SECONDS}s"},
+        "scrape_configs": [
+            {
+                "job_name": job,
+                "metrics_path": METRICS_PATH,
+                "honor_labels": True,
+                "static_configs": [{"targets": [address]}],
+            }
+            for job, address in targets.items()
+        ],
+    }
+    path = directory / "prometheus.yml"
+    path.write_text(yaml.safe_dump(config))
+    port = free_port()
+    component = Component(
+        name="Prometheus",
+        command=(
+            find_program(PROMETHEUS_PROGRAMS, "apt-get install prometheus"),
+            f"--config.file={path}",
+            f"--storage.tsdb.path={directory / 'series'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+        ),
+        port=port,
+        ready_path="/-/ready",
+        port_option="--prometheus-port",
+    )
+    with RunningComponents(directory) as running:
+        running.start(component)
+        running.wait_until_ready()
+        yield component.url

@@ -1,0 +1,143 @@
+"""Every query of every dashboard runs against a real Prometheus and returns data.
+
+The services are the real ones, driven without a pause, with one worker and with two. What a
+cluster's exporters tell is stood in for, in their documented names and labels.
+"""
+
+import json
+import math
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from bentos.inference.metrics import FAMILIES as INFERENCE_FAMILIES
+from bentos.logging.metrics import FAMILIES as LOGGING_FAMILIES
+from monitoring.grafana.generate import DIRECTORY
+from monitoring.grafana.render.client import Period, Prometheus, Series
+from monitoring.grafana.render.interpolation import choose, interpolate, options
+from tests.monitoring.live_world import (
+    SCRAPE_SECONDS,
+    DemoModel,
+    World,
+    live_world,
+    train_demo_model,
+)
+from tests.support.servers import wait_until
+
+pytestmark = pytest.mark.slow
+
+RANGE_SECONDS = 15
+PATIENCE_SECONDS = 90.0
+# Without a cluster the services' own series have no namespace; see the Kubernetes dashboard for
+# those that have.
+VARIABLES_OF_A_CLUSTER = {
+    ("inference", "namespace"),
+    ("logging", "namespace"),
+    ("overview", "namespace"),
+}
+
+
+@pytest.fixture(scope="module")
+def demo_model(tmp_path_factory: pytest.TempPathFactory) -> DemoModel:
+    return train_demo_model(tmp_path_factory.mktemp("demo"))
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one-worker", "two-workers"])
+def world(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    demo_model: DemoModel,
+) -> Iterator[World]:
+    with live_world(tmp_path_factory.mktemp("world"), demo_model, workers=request.param) as running:
+        yield running
+
+
+def dashboards() -> Iterator[tuple[str, dict[str, Any]]]:
+    for path in sorted(DIRECTORY.glob("*.json")):
+        yield path.stem, json.loads(path.read_text(encoding="utf-8"))
+
+
+def now() -> Period:
+    end = time.time()
+    return Period(end - RANGE_SECONDS, end, 1)
+
+
+def has_data(found: list[Series]) -> bool:
+    return any(math.isfinite(value) for series in found for value in series.values)
+
+
+def test_every_query_of_every_panel_returns_data(world: World) -> None:
+    prometheus = Prometheus(world.prometheus)
+    waiting = [
+        (name, panel["title"], dashboard, target)
+        for name, dashboard in dashboards()
+        for panel in dashboard["panels"]
+        for target in panel.get("targets", ())
+    ]
+
+    def all_have_data() -> bool:
+        period = now()
+        for each in list(waiting):
+            _, _, dashboard, target = each
+            values = choose(dashboard, prometheus, period, scrape_interval=SCRAPE_SECONDS)
+            expr = interpolate(target["expr"], values)
+            found = (
+                prometheus.instant(expr, period.end)
+                if target["instant"]
+                else prometheus.over(expr, period)
+            )
+            if has_data(found):
+                waiting.remove(each)
+        return not waiting
+
+    wait_until(
+        all_have_data,
+        "data for every panel",
+        seconds=PATIENCE_SECONDS,
+        describe=lambda: "\n".join(
+            f"{name}: {title}: {target['expr']}" for name, title, _, target in waiting
+        ),
+    )
+
+
+def test_a_query_of_a_metric_that_nobody_tells_returns_no_data(world: World) -> None:
+    prometheus = Prometheus(world.prometheus)
+    assert has_data(prometheus.over("inference_ready", now()))
+    assert not has_data(prometheus.over("inference_ready_or_so", now()))
+    assert not has_data(prometheus.over("0 / (inference_ready * 0)", now()))
+
+
+def test_every_variable_offers_values(world: World) -> None:
+    prometheus = Prometheus(world.prometheus)
+    for name, dashboard in dashboards():
+        period = now()
+        values = choose(dashboard, prometheus, period, scrape_interval=SCRAPE_SECONDS)
+        for variable in dashboard["templating"]["list"]:
+            if variable["type"] == "datasource":
+                continue
+            offered = options(variable, prometheus, period, values)
+            assert bool(offered) != ((name, variable["name"]) in VARIABLES_OF_A_CLUSTER), (
+                name,
+                variable["name"],
+                offered,
+            )
+
+
+@pytest.mark.parametrize("service", ["inference", "logging"])
+def test_the_scraped_metrics_and_labels_are_those_of_the_catalogue(
+    world: World, service: str
+) -> None:
+    server, families = {
+        "inference": (world.inference, INFERENCE_FAMILIES),
+        "logging": (world.logging, LOGGING_FAMILIES),
+    }[service]
+    text = server.get("/metrics").text
+    types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, flags=re.MULTILINE))
+    assert types == {family.name: family.kind for family in families}
+    for family in families:
+        for labels in re.findall(rf"^{family.name}(?:_\w+)?\{{(.*)\}} ", text, flags=re.MULTILINE):
+            found = set(re.findall(r'(\w+)="', labels)) - {"le"}
+            assert found == set(family.labels), family.name
