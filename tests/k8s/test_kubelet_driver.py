@@ -1,0 +1,231 @@
+"""The driver against small servers that misbehave, over real connections."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from loadtests.kubelet.driver import Address, Driver, ask
+from loadtests.kubelet.spec import ContainerProbes, HttpProbe
+from loadtests.kubelet.verdict import Report
+from tests.k8s.misbehaving import OK, Behaviour, Server, serve, status
+from tests.support.servers import ROOT, free_port
+
+WELL = {"/health": Behaviour(), "/ready": Behaviour()}
+PROBES = ContainerProbes(
+    "it",
+    startup=HttpProbe("startup", "/health", 8000, period_seconds=0.1, failure_threshold=50),
+    readiness=HttpProbe("readiness", "/ready", 8000, period_seconds=0.1, timeout_seconds=0.5),
+    liveness=HttpProbe("liveness", "/health", 8000, period_seconds=0.2, timeout_seconds=0.5),
+)
+PATIENCE = 20.0
+
+Scenario = Callable[[Driver], Awaitable[object]]
+
+
+def drive(server: Server, scenario: Scenario, probes: ContainerProbes = PROBES) -> Report:
+    """Play the kubelet while a scenario goes on; return the report at its end."""
+
+    async def play() -> Report:
+        driver = Driver(probes, Address.of(server.url))
+        running = asyncio.create_task(driver.run(10 * PATIENCE))
+        try:
+            await scenario(driver)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+        return driver.verdict.report()
+
+    return asyncio.run(play())
+
+
+def ready(report: Report) -> bool:
+    """Tell whether the container is ready now."""
+    return report.ready
+
+
+def events(report: Report) -> list[str]:
+    """Return what happened, in its order."""
+    return [transition.event for transition in report.transitions]
+
+
+def test_a_good_container_starts_and_becomes_ready() -> None:
+    """And is left alone."""
+
+    async def scenario(driver: Driver) -> None:
+        await driver.wait_for(lambda report: report.probes["liveness"] >= 5, seconds=PATIENCE)
+
+    with serve(WELL) as server:
+        report = drive(server, scenario)
+    assert events(report) == ["started", "ready"]
+    assert report.failures == {"startup": 0, "readiness": 0, "liveness": 0}
+
+
+def test_every_probe_is_a_connection_of_its_own() -> None:
+    """As the kubelet's, so a full backlog or a blocked accept is seen."""
+
+    async def scenario(driver: Driver) -> None:
+        await driver.wait_for(lambda report: report.probes["readiness"] >= 5, seconds=PATIENCE)
+
+    with serve(WELL) as server:
+        report = drive(server, scenario)
+        assert server.connections >= sum(report.probes.values())
+
+
+def test_a_port_that_opens_late_is_a_slow_start() -> None:
+    """Refused connections are failures of the startup probe, within its budget."""
+
+    async def scenario(driver: Driver) -> None:
+        await driver.wait_for(lambda report: report.failures["startup"] >= 3, seconds=PATIENCE)
+        server.listen()
+        await driver.wait_for(ready, seconds=PATIENCE)
+
+    with serve(WELL) as server:
+        server.close()
+        report = drive(server, scenario)
+    assert events(report) == ["started", "ready"]
+
+
+def test_a_container_that_never_answers_is_restarted_again_and_again() -> None:
+    """Each time its startup budget is spent."""
+    probes = ContainerProbes(
+        "it", startup=HttpProbe("startup", "/health", 8000, period_seconds=0.05)
+    )
+
+    async def scenario(driver: Driver) -> None:
+        await driver.wait_for(lambda report: report.restarts >= 2, seconds=PATIENCE)
+
+    with serve(WELL) as server:
+        server.close()
+        report = drive(server, scenario, probes)
+    assert set(events(report)) == {"restart"}
+
+
+def test_a_dependency_that_goes_makes_the_container_unready_and_no_more() -> None:
+    """The difference between the two probes."""
+
+    async def scenario(driver: Driver) -> None:
+        await driver.wait_for(ready, seconds=PATIENCE)
+        server.behaviours["/ready"] = status(503, '{"reason": "mlflow_not_accessible"}')
+        await driver.wait_for(lambda report: report.unready == 1, seconds=PATIENCE)
+        server.behaviours["/ready"] = Behaviour()
+        await driver.wait_for(ready, seconds=PATIENCE)
+
+    with serve(WELL) as server:
+        report = drive(server, scenario)
+    assert events(report) == ["started", "ready", "unready", "ready"]
+    assert "mlflow_not_accessible" in report.transitions[2].why
+
+
+def test_a_limiter_that_refuses_probes_has_the_container_restarted() -> None:
+    """429 on the liveness route: the overload kills what it should spare."""
+
+    async def scenario(driver: Driver) -> None:
+        await driver.wait_for(ready, seconds=PATIENCE)
+        server.behaviours["/health"] = server.behaviours["/ready"] = status(429)
+        await driver.wait_for(lambda report: report.restarts == 1, seconds=PATIENCE)
+
+    with serve(WELL) as server:
+        assert "restart" in events(drive(server, scenario))
+
+
+def test_a_blocked_event_loop_has_the_container_restarted() -> None:
+    """Connections are accepted, and no answer comes within the time-out."""
+
+    async def scenario(driver: Driver) -> None:
+        await driver.wait_for(ready, seconds=PATIENCE)
+        server.behaviours["/health"] = server.behaviours["/ready"] = Behaviour(hang=True)
+        await driver.wait_for(lambda report: report.restarts == 1, seconds=PATIENCE)
+
+    with serve(WELL) as server:
+        report = drive(server, scenario)
+    (restart,) = [entry for entry in report.transitions if entry.event == "restart"]
+    assert "no answer within 0.5 s" in restart.why
+
+
+def test_answers_that_are_slow_but_in_time_are_good() -> None:
+    """The time-out is the limit, nothing below it."""
+
+    async def scenario(driver: Driver) -> None:
+        await driver.wait_for(lambda report: report.probes["liveness"] >= 4, seconds=PATIENCE)
+
+    slow = Behaviour(seconds=0.1)
+    with serve({"/health": slow, "/ready": slow}) as server:
+        assert events(drive(server, scenario)) == ["started", "ready"]
+
+
+def test_readiness_is_asked_as_soon_as_the_container_has_started() -> None:
+    """The kubelet does not wait for the next tick of a long period."""
+    probes = ContainerProbes(
+        "it",
+        startup=HttpProbe("startup", "/health", 8000, period_seconds=0.1, failure_threshold=50),
+        readiness=HttpProbe("readiness", "/ready", 8000, period_seconds=10 * PATIENCE),
+    )
+
+    async def scenario(driver: Driver) -> None:
+        await driver.wait_for(lambda report: report.failures["startup"] >= 2, seconds=PATIENCE)
+        server.behaviours["/health"] = Behaviour()
+        await driver.wait_for(ready, seconds=PATIENCE)
+
+    with serve({"/health": status(503), "/ready": Behaviour()}) as server:
+        drive(server, scenario, probes)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "said"),
+    [
+        (OK, 200, "OK"),
+        (b"HTTP/1.1 301 Moved\r\nLocation: /elsewhere\r\n\r\n", 301, "Moved"),
+        (b"HTTP/1.1 503 Service Unavailable\r\n\r\nwhy", 503, "why"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", 0, "no HTTP answer"),
+        (b"", 0, "no HTTP answer"),
+        (b"HTTP/1.1 200", 0, "no HTTP answer"),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 100_000, 200, "OK"),
+    ],
+    ids=["whole", "redirect", "error", "other protocol", "closed", "cut", "long"],
+)
+def test_an_answer_is_read_as_the_kubelet_reads_it(answer: bytes, expected: int, said: str) -> None:
+    """Redirects are not followed, long bodies not read to their end, nonsense is no answer."""
+    with serve({"/health": Behaviour(answer)}) as server:
+        probe = HttpProbe("liveness", "/health", server.port, timeout_seconds=5)
+        sample = asyncio.run(ask(probe, Address.of(server.url), at=0))
+    assert sample.status == expected
+    assert said in sample.detail
+
+
+def run_command(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run the command line on the production manifest."""
+    return subprocess.run(
+        [sys.executable, "-m", "loadtests.kubelet", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_command_tells_a_good_service_from_one_that_does_not_answer() -> None:
+    """Status 0 and 1, with a report for people."""
+    options = ("--workload", "inference-service", "--seconds", "1.5")
+    with serve(WELL) as server:
+        good = run_command("--base-url", server.url, *options)
+    assert good.returncode == 0, good.stderr
+    assert "would have been restarted 0 times" in good.stdout
+    bad = run_command("--base-url", f"http://127.0.0.1:{free_port()}", *options)
+    assert bad.returncode == 1
+    assert "started never, ready never" in bad.stdout
+
+
+def test_the_command_says_what_it_could_not_try(tmp_path: Path) -> None:
+    """Status 2: neither good nor bad."""
+    url = "http://127.0.0.1:8000"
+    unknown = run_command("--base-url", url, "--workload", "inference")
+    assert unknown.returncode == 2
+    assert "inference-service" in unknown.stderr
+    absent = run_command(
+        *("--base-url", url, "--workload", "x", "--manifest", str(tmp_path / "absent.yaml"))
+    )
+    assert absent.returncode == 2
