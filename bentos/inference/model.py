@@ -13,10 +13,17 @@ Output: TypeAlias = Literal["logits", "probabilities"]
 Forward: TypeAlias = Callable[[NDArray[Any]], NDArray[np.float32]]
 
 _BINARY_CLASSES = 2
+# Inputs of many sizes, so that no logits are taken for probabilities by chance.
+_PROBE_SCALES = (0.0, 0.1, 1.0, 10.0, 100.0, 1_000.0)
+_ROUNDING = 1e-3
 
 
 class UnusableModel(Exception):  # noqa: N818 - says what the model is
     """The model cannot be served as it was registered; the message says what to change."""
+
+
+class NotFinite(ValueError):  # noqa: N818 - says what the outputs are
+    """The model returned NaN or infinity."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ class LoadedModel:
     def probabilities(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
         """Return class probabilities [n, classes] for inputs [n, *input_shape].
 
-        Raises ValueError where the model returns something not finite.
+        Raises NotFinite where the model returns something not finite.
         """
         return to_probabilities(self.forward(inputs), self.output)
 
@@ -78,9 +85,9 @@ class LoadedModel:
 def to_probabilities(outputs: NDArray[np.float32], output: Output) -> NDArray[np.float32]:
     """Return probabilities [n, classes] of a model's outputs [n, k]; k = 1 is a binary model."""
     if not np.isfinite(outputs).all():
-        raise ValueError("the model returned NaN or infinity")
+        raise NotFinite("the model returned NaN or infinity")
     if outputs.shape[1] == 1:
-        positive = outputs if output == "probabilities" else 1.0 / (1.0 + np.exp(-outputs))
+        positive = outputs if output == "probabilities" else np.exp(-np.logaddexp(0, -outputs))
         return np.concatenate([1.0 - positive, positive], axis=1)
     if output == "probabilities":
         return outputs
@@ -119,9 +126,13 @@ class Labels:
 def _names(value: object, field: str) -> tuple[str, ...]:
     if value is None:
         return ()
-    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+    if not isinstance(value, list | tuple) or not all(_is_name(name) for name in value):
         raise UnusableModel(f"metadata {field} is {value!r}; it has to be a list of names")
     return tuple(value)
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value != "" and value.isprintable()
 
 
 def name_classes(outputs: int, labels: Labels) -> tuple[tuple[str, ...], tuple[bool, ...]]:
@@ -171,13 +182,13 @@ def warm_up(
         outputs = forward(np.zeros((1, *shape), dtype))
     except Exception as error:
         raise UnusableModel(f"the warm-up input failed: {error}") from error
-    if outputs.ndim != 2 or outputs.shape[0] != 1:
+    if outputs.ndim != 2 or outputs.shape[0] != 1 or outputs.shape[1] == 0:
         raise UnusableModel(
             f"one input of shape {list(shape)} gave an output of shape {list(outputs.shape)}; "
             "a classifier gives [1, classes]"
         )
     names, defects = name_classes(int(outputs.shape[1]), labels)
-    output = labels.output or _guess_output(outputs)
+    output = labels.output or _guess_output(forward, shape, dtype)
     model = LoadedModel(
         identity=identity,
         spec=ModelSpec(input_shape=shape, dtype=dtype, class_names=names, defects=defects),
@@ -188,14 +199,28 @@ def warm_up(
     )
     try:
         model.probabilities(np.zeros((1, *shape), dtype))
-    except ValueError as error:
+    except NotFinite as error:
         raise UnusableModel(f"the warm-up input: {error}") from error
     return model
 
 
-def _guess_output(outputs: NDArray[np.float32]) -> Output:
-    sums_to_one = outputs.shape[1] > 1 and bool(np.allclose(outputs.sum(axis=1), 1.0, atol=1e-3))
-    return "probabilities" if sums_to_one and bool((outputs >= 0).all()) else "logits"
+def _guess_output(forward: Forward, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Output:
+    """Tell probabilities by their range, which logits leave when the inputs are large enough."""
+    random = np.random.default_rng(0)
+    for scale in _PROBE_SCALES:
+        inputs = (scale * random.standard_normal((1, *shape))).astype(dtype)
+        try:
+            outputs = forward(inputs)
+        except Exception:  # noqa: S112 - an input that the model does not know tells nothing
+            continue
+        sums_to_one = outputs.shape[1] == 1 or np.allclose(outputs.sum(axis=1), 1.0, atol=_ROUNDING)
+        if np.isfinite(outputs).all() and not (sums_to_one and _within_unit(outputs)):
+            return "logits"
+    return "probabilities"
+
+
+def _within_unit(outputs: NDArray[np.float32]) -> bool:
+    return bool((outputs >= 0).all() and (outputs <= 1 + _ROUNDING).all())
 
 
 def _usable_batch(
