@@ -1,0 +1,1 @@
+"""Load tests of the services, with a verdict on their probes."""

@@ -1,0 +1,176 @@
+"""What a load test is set by: options of `python -m loadtests.run`, or LOADTEST_ variables."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from bentos.inference.settings import InferenceSettings
+from bentos.logging.settings import LoggingSettings
+
+PREFIX = "LOADTEST_"
+ShapeName = Literal["steady", "steps", "spike", "soak", "manual"]
+
+_INFERENCE_PORT = InferenceSettings.model_fields["inference_port"].default
+_LOGGING_PORT = LoggingSettings.model_fields["logging_port"].default
+
+
+class LoadTestSettings(BaseSettings):
+    """Targets, load, probes and limits of one load test."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="ignore",
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        cli_prog_name="python -m loadtests.run",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+
+    inference_url: str = Field(
+        default=f"http://127.0.0.1:{_INFERENCE_PORT}", description="The inference service."
+    )
+    logging_url: str = Field(
+        default=f"http://127.0.0.1:{_LOGGING_PORT}",
+        description="The logging service; `none` leaves it out.",
+    )
+    logging_token: SecretStr | None = Field(
+        default=None, description="Bearer token for `/log`, where the service wants one."
+    )
+    inference_manifest: Path = Field(
+        default=Path("k8s/base/inference/deployment.yaml"),
+        description="Where the inference service's probes stand.",
+    )
+    logging_manifest: Path = Field(
+        default=Path("k8s/base/logging/stateful-set.yaml"),
+        description="Where the logging service's probes stand.",
+    )
+
+    shape: ShapeName = Field(
+        default="steady",
+        description="How the load runs: steady; steps up in quarters; spike, a sixth of the load "
+        "with a burst; soak, steady and judged minute by minute; manual, as Locust is told.",
+    )
+    clients: int = Field(
+        default=16, ge=1, description="Clients at full load; each waits for its answer."
+    )
+    rate: float = Field(
+        default=0.0,
+        ge=0,
+        description="Requests per second at full load, arriving at random and waiting for no "
+        "answer (open loop); 0: the clients send as fast as they are answered (closed loop).",
+    )
+    in_flight: int = Field(
+        default=100,
+        ge=1,
+        description="Open loop: most requests of a client on their way; beyond, arrivals drop.",
+    )
+    idle_seconds: float = Field(
+        default=10.0, ge=0, description="Time before the load, to compare the probes with."
+    )
+    seconds: float = Field(default=30.0, gt=0, description="Time under load.")
+    predict_weight: int = Field(default=6, ge=0, description="Share of clients of /predict.")
+    image_weight: int = Field(default=2, ge=0, description="Share of clients of /predict_image.")
+    log_weight: int = Field(default=1, ge=0, description="Share of clients of /log.")
+    input_size: int = Field(
+        default=3072, ge=1, description="Numbers in one input of the model, for /predict."
+    )
+    log_batch: int = Field(default=20, ge=1, description="Predictions in one batch for /log.")
+    request_timeout_seconds: float = Field(
+        default=15.0, gt=0, description="Longest a client waits; then the request has failed."
+    )
+
+    probe_interval_seconds: float = Field(
+        default=0.1,
+        gt=0,
+        description="Pause between probes of /health and of /ready that percentiles come from, "
+        "beside those at the manifest's period.",
+    )
+    scrape_interval_seconds: float = Field(
+        default=1.0, gt=0, description="Pause between scrapes of /metrics."
+    )
+    scrape_timeout_seconds: float = Field(
+        default=10.0, gt=0, description="Longest a scrape may take; Prometheus' own default."
+    )
+
+    max_health_p99_ms: float = Field(
+        default=100.0, gt=0, description="Limit of /health's 99th percentile under load."
+    )
+    max_ready_p99_ms: float = Field(
+        default=100.0, gt=0, description="Limit of /ready's 99th percentile under load."
+    )
+    max_metrics_p99_ms: float = Field(
+        default=250.0, gt=0, description="Limit of /metrics' 99th percentile under load."
+    )
+    max_failed_probes: int = Field(default=0, ge=0, description="Probes and scrapes that may fail.")
+    max_missed_ticks: int = Field(
+        default=0, ge=0, description="Probes that may not be sent in their time."
+    )
+    max_readiness_flaps: int = Field(
+        default=0, ge=0, description="Times that a ready pod may turn unready."
+    )
+    max_restarts: int = Field(
+        default=0, ge=0, description="Times that the kubelet would have restarted the container."
+    )
+    max_error_ratio: float = Field(
+        default=0.01, ge=0, le=1, description="Failed requests over all; a 429 is not a failure."
+    )
+    max_rejected_ratio: float = Field(
+        default=1.0, ge=0, le=1, description="Requests answered 429 over all."
+    )
+    max_dropped_ratio: float = Field(
+        default=0.01, ge=0, le=1, description="Open loop: arrivals that could not be sent over all."
+    )
+
+    reports: Path = Field(
+        default=Path("reports/loadtest"), description="Folder that takes the results."
+    )
+    ui: bool = Field(default=False, description="Serve Locust's web page instead of a verdict.")
+
+    @field_validator("inference_url", "logging_url")
+    @classmethod
+    def _plain_http(cls, value: str) -> str:
+        if value.lower() == "none":
+            return ""
+        if not value.startswith("http://"):
+            raise ValueError("give the pod's own address, http://host:port; probes take no other")
+        return value.rstrip("/")
+
+    @field_validator("inference_url")
+    @classmethod
+    def _needed(cls, value: str) -> str:
+        if not value:
+            raise ValueError("the load test needs the inference service")
+        return value
+
+    @classmethod
+    def from_arguments(cls, arguments: Sequence[str]) -> Self:
+        """Return the settings of the environment, overridden by options.
+
+        `make loadtest UI=1` hands on a variable of that name.
+        """
+        wanted = ["--ui"] if os.environ.get("UI", "0") not in ("", "0") else []
+        return cls(_cli_parse_args=[*wanted, *arguments])
+
+    @property
+    def open_loop(self) -> bool:
+        """Whether requests arrive at a rate, whether or not earlier ones have been answered."""
+        return self.rate > 0
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that give another process these settings."""
+        variables = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, SecretStr):
+                value = value.get_secret_value()
+            if value is None:
+                continue
+            variables[(PREFIX + name).upper()] = str(value) if value != "" else "none"
+        return variables
