@@ -16,9 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bentos.health.http import ServiceError
-from bentos.inference.model import LoadedModel, ModelSpec
+from bentos.inference.model import LoadedModel, ModelSpec, NotFinite
 
 RETRY_AFTER_SECONDS = 1
+# From here on float32 no longer tells one whole number from the next: no input of a model that
+# was trained on it, so where the output is not finite the input is at fault and not the model.
+EXTREME_INPUT = 2.0**24
 
 Prepare: TypeAlias = Callable[[ModelSpec], NDArray[Any]]
 
@@ -188,7 +191,7 @@ class Engine:
             return list(self._call(model, inputs))
         except Exception as error:
             if len(inputs) == 1:
-                return [error]
+                return [_blamed(error, inputs[0])]
         # One input that the model cannot bear is no reason to fail its neighbours.
         outcomes: list[_Outcome] = []
         for one in inputs:
@@ -233,7 +236,20 @@ def _prepared(prepare: Prepare, spec: ModelSpec) -> NDArray[Any]:
             "the model was replaced by one of another input shape; send the request again",
             headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
         )
-    return inputs
+    return inputs.astype(spec.dtype, copy=False)
+
+
+def _blamed(error: Exception, inputs: NDArray[Any]) -> Exception:
+    """Tell an input that makes any model overflow from a model that fails."""
+    if not isinstance(error, NotFinite) or float(np.abs(inputs).max()) < EXTREME_INPUT:
+        return error
+    return ServiceError(
+        400,
+        "bad_input",
+        f"data: the model overflows on numbers of {EXTREME_INPUT:g} and more; scale them as in "
+        "training",
+        field="data",
+    )
 
 
 def _as_service_error(error: BaseException) -> ServiceError:
