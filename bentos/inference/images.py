@@ -6,21 +6,30 @@ import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from bentos.health.http import Request, ServiceError
+from bentos.inference.engine import RETRY_AFTER_SECONDS
 from bentos.inference.model import ModelSpec
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 FORMATS = ("PNG", "JPEG", "BMP")
 # Decoding so few pixels takes less than handing them to another thread and back.
 _INLINE_PIXELS = 128 * 128
 _MAX_NAME = 200
+# A longer side is no photograph, and its resize takes tables of hundreds of megabytes.
+_LONGEST_SIDE = 65_535
+_MOST_PARTS = 64
+# Large pictures wait in memory, and one of them may take a second to decode.
+_MOST_WAITING = 32
 _SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16B", "I;16L"})
 
 
@@ -38,11 +47,13 @@ class ImageReader:
     def __init__(self, *, max_pixels: int) -> None:
         self._max_pixels = max_pixels
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="images")
+        self._waiting = 0
 
     async def read(self, upload: Upload, spec: ModelSpec) -> NDArray[Any]:
         """Return the picture as the model takes it, values 0 to 1, resized where it has to be.
 
-        Raises ServiceError 400 for what is no image or not whole, 413 for too many pixels.
+        Raises ServiceError 400 for what is no image or not whole, 413 for too many pixels and
+        429 where too many large images wait.
         """
         if not spec.is_image:
             raise ServiceError(
@@ -54,8 +65,19 @@ class ImageReader:
         image = self._open(upload.content)
         if image.width * image.height <= _INLINE_PIXELS:
             return _pixels(image, spec)
+        if self._waiting >= _MOST_WAITING:
+            raise ServiceError(
+                429,
+                "queue_full",
+                f"{_MOST_WAITING} large images wait to be decoded; try again later",
+                headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+            )
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, _pixels, image, spec)
+        self._waiting += 1
+        try:
+            return await loop.run_in_executor(self._pool, _pixels, image, spec)
+        finally:
+            self._waiting -= 1
 
     def close(self) -> None:
         """End the thread."""
@@ -77,6 +99,13 @@ class ImageReader:
             ) from None
         if image.width * image.height > self._max_pixels:
             raise self._too_many(f"{image.width} x {image.height}")
+        if max(image.size) > _LONGEST_SIDE:
+            raise ServiceError(
+                413,
+                "too_large",
+                f"image: {image.width} x {image.height} pixels; a side may have {_LONGEST_SIDE} "
+                "at most",
+            )
         return image
 
     def _too_many(self, got: str) -> ServiceError:
@@ -147,7 +176,8 @@ class _Part:
 
     @property
     def filename(self) -> str:
-        return self._options.get(b"filename", b"").decode("utf-8", "replace")[:_MAX_NAME]
+        name = self._options.get(b"filename", b"").decode("utf-8", "replace")[:_MAX_NAME]
+        return "".join(letter if letter.isprintable() else "_" for letter in name)
 
 
 def _parts(body: bytes, boundary: bytes) -> list[_Part]:
@@ -165,21 +195,24 @@ def _parts(body: bytes, boundary: bytes) -> list[_Part]:
         nonlocal ended
         ended = True
 
-    parser = MultipartParser(
-        boundary,
-        {
-            "on_part_begin": lambda: parts.append(_Part()),
-            "on_header_field": lambda data, start, end: name.extend(data[start:end]),
-            "on_header_value": lambda data, start, end: value.extend(data[start:end]),
-            "on_header_end": on_header_end,
-            "on_part_data": lambda data, start, end: parts[-1].chunks.append(data[start:end]),
-            "on_end": on_end,
-        },
-    )
+    def on_part_begin() -> None:
+        if len(parts) == _MOST_PARTS:
+            raise FormParserError(f"it has more than {_MOST_PARTS} parts")
+        parts.append(_Part())
+
+    callbacks: MultipartCallbacks = {
+        "on_part_begin": on_part_begin,
+        "on_header_field": lambda data, start, end: name.extend(data[start:end]),
+        "on_header_value": lambda data, start, end: value.extend(data[start:end]),
+        "on_header_end": on_header_end,
+        "on_part_data": lambda data, start, end: parts[-1].chunks.append(data[start:end]),
+        "on_end": on_end,
+    }
     try:
+        parser = MultipartParser(boundary, callbacks)
         parser.write(body)
         parser.finalize()
-    except MultipartParseError as error:
+    except FormParserError as error:
         raise ServiceError(400, "bad_input", f"the form cannot be read: {error}") from None
     if not ended:
         raise ServiceError(400, "bad_input", "the form is cut short: its last boundary is missing")
