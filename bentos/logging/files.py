@@ -40,9 +40,9 @@ class _Inodes:
 class DatabaseFiles:
     """Watches the files of the database at `path` for one writer.
 
-    It has a descriptor of the database beside SQLite's, closed only when that file is no longer
-    the database: closing any descriptor of a file drops all POSIX locks of the process on it,
-    those of SQLite included.
+    It has descriptors of them beside SQLite's. They keep the inode numbers by which the files
+    are told apart from being given to others, and are closed only while no connection is open:
+    closing any descriptor of a file drops all POSIX locks of the process on it, SQLite's too.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,6 +51,7 @@ class DatabaseFiles:
         self.shared_memory_path = path.with_name(f"{path.name}-shm")
         self._descriptor: int | None = None
         self._known: _Inodes | None = None
+        self._pins: dict[Path, int] = {}
         self._lost = False
         self._suspect = False
         self._content: tuple[int, ...] = ()
@@ -88,7 +89,8 @@ class DatabaseFiles:
         try:
             if self._descriptor is None:
                 self._descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-            self._known, self._lost = self._present(self._descriptor), False
+            self._know(self._descriptor)
+            self._lost = False
             self.guard()
         except OSError as error:
             raise classify(error, self.path) from error
@@ -121,6 +123,7 @@ class DatabaseFiles:
 
     def close(self) -> None:
         """Let go of the database after its connection was closed in order."""
+        self._unpin()
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -157,12 +160,31 @@ class DatabaseFiles:
         if disk.f_bavail * disk.f_frsize < _FREE_BYTES:
             raise StoreError("full", f"{self.path.parent}: less than {_FREE_BYTES} bytes free")
 
-    def _present(self, descriptor: int) -> _Inodes:
-        return _Inodes(
+    def _know(self, descriptor: int) -> None:
+        """Note which files there are, and keep their inodes from being used for others."""
+        self._known = _Inodes(
             database=os.fstat(descriptor).st_ino,
-            log=_inode(self.log_path),
-            shared_memory=_inode(self.shared_memory_path),
+            log=self._pin(self.log_path),
+            shared_memory=self._pin(self.shared_memory_path),
         )
+
+    def _pin(self, path: Path) -> int | None:
+        """Return the file's inode, held open; a descriptor of it that is held already stays."""
+        inode = _inode(path)
+        held = self._pins.get(path)
+        if held is not None:
+            if os.fstat(held).st_ino == inode:
+                return inode
+            os.close(self._pins.pop(path))
+        if inode is None:
+            return None
+        self._pins[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.fstat(self._pins[path]).st_ino
+
+    def _unpin(self) -> None:
+        for pin in self._pins.values():
+            os.close(pin)
+        self._pins, self._known = {}, None
 
     def _examine(self, descriptor: int) -> None:
         """Refuse a corrupt file until it was changed, and then a log that was not meant for it."""
@@ -179,7 +201,8 @@ class DatabaseFiles:
         fault = self._fault(descriptor)
         if fault:
             self._content, self._condemned = content, True
-            self._known = self._known or self._present(descriptor)
+            if self._known is None:
+                self._know(descriptor)
             raise StoreError("corrupt", f"{self.path}: {fault}; put a good database there")
         self._acquit()
 
@@ -212,7 +235,8 @@ class DatabaseFiles:
                 "missing", f"{self.path}: another process still has the lost database open"
             )
         self._set_log_aside()
-        self._known, self._lost = None, False
+        self._unpin()
+        self._lost = False
         if not replaced:
             _lock(descriptor, fcntl.F_UNLCK)
             return

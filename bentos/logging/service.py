@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from bentos.health.bento import FrontedService, service_config, worker_index
 from bentos.health.door import Door
+from bentos.health.image import service_image
 from bentos.health.logs import configure_logging
 from bentos.health.runtime import make_pod_directory, pod_directory
 from bentos.health.settings import load_settings
@@ -100,4 +101,5 @@ LoggingService = FrontedService(
     name="logging_service",
     config=service_config(workers=settings.workers, port=settings.logging_port),
     inner=Logging,
+    image=service_image(writable=["/var/lib/predictions"]),
 )

@@ -46,12 +46,16 @@ class LoggingState(ServiceState):
     @property
     def db_initialized(self) -> bool:
         """Whether every worker has had the database open with its schema up to date."""
-        return self.pod.everywhere("db_initialized")
+        return self._everywhere("db_initialized")
 
     @property
     def db_accessible(self) -> bool:
         """Whether the last query of every worker's check, or its last commit, succeeded."""
-        return self.pod.everywhere("db_accessible")
+        return self._everywhere("db_accessible")
+
+    def _everywhere(self, flag: str) -> bool:
+        # A dead worker is missing, for which there is a reason of its own; the database is fine.
+        return all(row.get(flag) == 1.0 for row in self.pod.rows if row.alive or not row.claimed)
 
     @property
     def db_proof_age_seconds(self) -> float:

@@ -215,11 +215,11 @@ class Store:
         return waiting, doubt, False
 
     def _turn(self, waiting: Sequence[_Waiting]) -> None:
-        if waiting and (self._database is None or self._failure is not None):
-            refusal = self.unavailable() or StoreError("other", "the database is not open")
-            self._tell([(one, refusal) for one in waiting])
-        elif waiting and self._database is not None:
-            self._commit(self._database, waiting)
+        if waiting:
+            if self._database is None or self._failure is not None:
+                self._give_up(waiting, self._failure or StoreError("other", "it is not open"))
+            else:
+                self._commit(self._database, waiting)
         if time.monotonic() < self._next_check:
             return
         if self._database is None:
@@ -267,9 +267,7 @@ class Store:
             stored = database.write([one.rows for one in wanted])
         except StoreError as failure:
             self._fail(failure)
-            for _ in wanted:
-                self._state.record_error("store_failure")
-            self._tell([(one, failure) for one in wanted])
+            self._give_up(wanted, failure)
             return
         except Exception as error:
             if len(wanted) == 1:
@@ -283,6 +281,12 @@ class Store:
             self._observer.transaction_ended()
         self._account(stored, time.perf_counter() - started)
         self._tell(list(zip(wanted, stored, strict=True)))
+
+    def _give_up(self, waiting: Sequence[_Waiting], failure: StoreError) -> None:
+        """Fail batches that were let in, each an error of the service."""
+        for _ in waiting:
+            self._state.record_error("store_failure")
+        self._tell([(one, failure) for one in waiting])
 
     def _account(self, stored: Sequence[Stored], seconds: float) -> None:
         predictions = sum(one.predictions for one in stored)

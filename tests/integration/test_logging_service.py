@@ -1,0 +1,660 @@
+"""The logging service as it is deployed: `bentoml serve`, real files, real signals."""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from bentos.logging.metrics import FAMILIES
+from tests.support.disks import immutable, small_disk
+from tests.support.logging_store import locked_by_another_process, stored_ids
+from tests.support.predictions import batch, prediction
+from tests.support.servers import Server, start_service, wait_until
+
+TARGET = "bentos.logging.service:LoggingService"
+TOKEN = "correct horse battery staple"
+
+
+def start(directory: Path, *, port: int | None = None, **env: str) -> Server:
+    """Start the service with its database in the directory."""
+    path = directory / "data" / "predictions.db"
+    return start_service(TARGET, directory, env={"DATABASE_PATH": str(path)} | env, port=port)
+
+
+def database(directory: Path) -> Path:
+    """Return the path of the database of a service started in the directory."""
+    return directory / "data" / "predictions.db"
+
+
+def metrics(server: Server) -> dict[str, float]:
+    """Return the samples of a scrape that have no label but the service."""
+    text = server.get("/metrics").text
+    return {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if set(sample.labels) == {"service"}
+    }
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A running service for the tests that break nothing."""
+    with start(tmp_path_factory.mktemp("shared"), MAX_BODY_BYTES="100000") as server:
+        server.wait_until_ready()
+        yield server
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A running service of the test's own."""
+    with start(tmp_path) as running:
+        running.wait_until_ready()
+        yield running
+
+
+class TestRoutes:
+    def test_health_names_the_service_and_its_uptime(self, shared: Server) -> None:
+        body = shared.get("/health").json()
+
+        assert body["status"] == "healthy"
+        assert body["service"] == "logging-service"
+        assert body["timestamp"].endswith("+00:00")
+        assert body["uptime_seconds"] >= 0
+
+    def test_ready_tells_what_was_logged(self, shared: Server) -> None:
+        before = shared.get("/ready").json()
+        shared.post("/log", json=batch(prediction(), prediction(defect_detected=False)))
+        after = shared.get("/ready").json()
+
+        assert after["status"] == "ready"
+        assert after["db_initialized"] is True
+        assert after["predictions_logged"] == before["predictions_logged"] + 2
+        assert after["defects_detected"] == before["defects_detected"] + 1
+        assert after["errors"] == 0
+        assert after["last_prediction"].endswith("+00:00")
+
+    def test_a_stored_batch_is_answered_with_its_counts(self, shared: Server) -> None:
+        body = batch(prediction(), prediction())
+        first = shared.post("/log", json=body, headers={"X-Request-ID": "line-4"})
+        again = shared.post("/log", json=body)
+
+        assert first.status_code == 200
+        assert first.headers["x-request-id"] == "line-4"
+        answer = first.json()
+        assert answer.pop("timestamp").endswith("+00:00")
+        assert answer == {
+            "status": "success",
+            "predictions_stored": 2,
+            "duplicates": 0,
+            "batch_size": 2,
+        }
+        assert again.json()["predictions_stored"] == 0
+        assert again.json()["duplicates"] == 2
+
+    def test_the_batchs_device_counts_where_a_prediction_names_none(self, shared: Server) -> None:
+        shared.post(
+            "/log",
+            json=batch(
+                prediction(), prediction(edge_device_id="of-item"), edge_device_id="of-batch"
+            ),
+        )
+        by_device = shared.get("/stats").json()["by_edge_device"]
+
+        assert by_device["of-batch"] == 1
+        assert by_device["of-item"] == 1
+
+    def test_stats_add_up(self, tmp_path: Path) -> None:
+        with start(tmp_path) as server:
+            server.wait_until_ready()
+            empty = server.get("/stats").json()
+            assert (empty["total_predictions"], empty["average_inference_time_ms"]) == (0, 0.0)
+            server.post(
+                "/log",
+                json=batch(
+                    prediction(inference_time_ms=1, edge_device_id="a"),
+                    prediction(inference_time_ms=2, edge_device_id="b", defect_detected=False),
+                    prediction(inference_time_ms=6, edge_device_id="b", model_name="other"),
+                ),
+            )
+            stats = server.get("/stats").json()
+        assert stats["total_predictions"] == 3
+        assert stats["defects_detected"] == 2
+        assert stats["normal_detections"] == 1
+        assert stats["average_inference_time_ms"] == 3
+        assert stats["by_edge_device"] == {"a": 1, "b": 2}
+        assert stats["by_model"] == {"steel-defects": 2, "other": 1}
+
+    def test_pages_follow_each_other_newest_first_and_lose_nothing(self, shared: Server) -> None:
+        # Several of one moment: a cursor of time alone would skip or repeat them.
+        sent = [
+            prediction(timestamp=1_600_000_000 + number // 3, edge_device_id="paged")
+            for number in range(10)
+        ]
+        shared.post("/log", json=batch(*sent))
+        found: list[dict[str, Any]] = []
+        query = {"limit": "4", "edge_device_id": "paged"}
+        while True:
+            page = shared.get("/predictions", params=query).json()
+            found += page["predictions"]
+            if page["next"] is None:
+                break
+            query["before"] = page["next"]
+
+        assert [len(found), len({one["prediction_id"] for one in found})] == [10, 10]
+        times = [one["timestamp"] for one in found]
+        assert times == sorted(times, reverse=True)
+
+    def test_a_prediction_comes_back_as_it_was_sent(self, shared: Server) -> None:
+        sent = prediction(
+            timestamp=1_500_000_000.25,
+            edge_device_id="round-trip",
+            processing_notes="dim light, 'quoted' \u2603",
+            confidence_scores={"scratch": 0.93, "none": 0.07},
+            detections=[{"class": "scratch", "confidence": 0.93, "uncertain": True}],
+        )
+        shared.post("/log", json=batch(sent), headers={"X-Request-ID": "traced"})
+        query = {"edge_device_id": "round-trip"}
+        (kept,) = shared.get("/predictions", params=query).json()["predictions"]
+
+        sent["detections"][0]["bbox"] = None
+        assert {name: kept[name] for name in sent} == sent
+        assert kept["request_id"] == "traced"
+
+    def test_defect_only_leaves_out_the_normal_ones(self, shared: Server) -> None:
+        shared.post(
+            "/log",
+            json=batch(prediction(), prediction(defect_detected=False), edge_device_id="mixed"),
+        )
+        query = {"edge_device_id": "mixed", "defect_only": "true"}
+        found = shared.get("/predictions", params=query).json()["predictions"]
+
+        assert [one["defect_detected"] for one in found] == [True]
+
+    def test_log_stands_in_the_openapi_page_and_answers_bentomls_client(
+        self, shared: Server
+    ) -> None:
+        import bentoml
+
+        assert "/log" in shared.get("/docs.json").json()["paths"]
+        with bentoml.SyncHTTPClient(shared.url) as client:
+            answer = client.log(**batch(prediction()))
+        assert answer["predictions_stored"] == 1
+
+    def test_bentomls_own_probes_agree(self, shared: Server) -> None:
+        assert shared.get("/livez").status_code == 200
+        assert shared.get("/readyz").status_code == 200
+
+
+NESTED = b'{"predictions": [{"image_id": ' + b"[" * 50_000 + b"]" * 50_000 + b"}]}"
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("body", "says"),
+        [
+            (b"", "the body is empty"),
+            (b"{", "not valid JSON"),
+            (b"[1, 2]", "body: expected a JSON object, got [1, 2]"),
+            (NESTED[:99_000], ""),
+            (batch(), "predictions: expected at least one prediction"),
+            ({"edge_device_id": "e"}, "predictions: expected a list of predictions, it is missing"),
+            (
+                batch(prediction(), batch_size=7),
+                "batch_size: expected 1, the number of predictions sent, got 7",
+            ),
+            (
+                batch(prediction(), prediction(image_id=None)),
+                "predictions[1].image_id: expected a text of 1 to 512 characters, it is missing",
+            ),
+            (
+                batch(prediction(timestamp=1.75e12)),
+                "predictions[0].timestamp: expected Unix seconds",
+            ),
+            (
+                batch(prediction(inference_time_ms=-1)),
+                "predictions[0].inference_time_ms: expected milliseconds between 0 and 1e9, got -1",
+            ),
+            (
+                batch(
+                    *[prediction()] * 3, prediction(detections=[{"class": "x", "confidence": 1.7}])
+                ),
+                "detections[0].confidence: expected a number between 0 and 1, got 1.7",
+            ),
+            (
+                batch(prediction(), edge_device_id=None),
+                "predictions[0].edge_device_id: expected a text of 1 to 128 characters",
+            ),
+            (
+                batch(prediction(inference_time_ms=float("nan"))),
+                "predictions[0].inference_time_ms: expected a finite number, got NaN",
+            ),
+            (
+                batch(prediction(confidence_scores=[0.5, float("inf")])),
+                "predictions[0].confidence_scores[1]: expected a finite number, got Infinity",
+            ),
+            (
+                batch(prediction(image_id="a\0b")),
+                "predictions[0].image_id: expected a text without NUL characters",
+            ),
+        ],
+    )
+    def test_a_400_names_the_field_and_what_was_expected(
+        self, shared: Server, body: Any, says: str
+    ) -> None:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        answer = shared.post("/log", content=content)
+
+        assert answer.status_code == 400
+        assert answer.json()["reason"] == "bad_input"
+        assert says in answer.json()["error"]
+        assert shared.get("/ready").status_code == 200
+
+    @pytest.mark.parametrize(
+        ("query", "names"),
+        [
+            ("limit=-1", "limit"),
+            ("limit=0", "limit"),
+            ("limit=1001", "limit"),
+            ("limit=ten", "limit"),
+            ("limit=", "limit"),
+            ("limit=5&limit=6", "limit"),
+            ("defect_only=maybe", "defect_only"),
+            ("before=yesterday", "before"),
+            ("before=nan", "before"),
+            ("before=1700000000_x", "before"),
+            ("edge_device_id=", "edge_device_id"),
+            ("device=edge-1", "query"),
+        ],
+    )
+    def test_a_parameter_that_makes_no_sense_is_named(
+        self, shared: Server, query: str, names: str
+    ) -> None:
+        answer = shared.get(f"/predictions?{query}")
+
+        assert answer.status_code == 400
+        assert answer.json()["reason"] == "bad_input"
+        assert answer.json()["error"].startswith(f"{names}: expected")
+
+    def test_an_unknown_device_is_a_404_that_names_the_field(self, shared: Server) -> None:
+        answer = shared.get("/predictions", params={"edge_device_id": "nobody"})
+
+        assert answer.status_code == 404
+        assert answer.json()["reason"] == "unknown_edge_device"
+        assert answer.json()["error"].startswith("edge_device_id: expected")
+
+    def test_a_body_beyond_the_limit_is_a_413(self, shared: Server) -> None:
+        answer = shared.post("/log", content=b" " * 100_001)
+
+        assert answer.status_code == 413
+        assert answer.json()["reason"] == "too_large"
+
+    def test_too_many_predictions_are_a_413(self, tmp_path: Path) -> None:
+        with start(tmp_path, MAX_BATCH_PREDICTIONS="2") as server:
+            server.wait_until_ready()
+            answer = server.post("/log", json=batch(*[prediction() for _ in range(3)]))
+        assert answer.status_code == 413
+        assert "MAX_BATCH_PREDICTIONS" in answer.json()["error"]
+
+    def test_another_method_is_a_405(self, shared: Server) -> None:
+        answer = shared.get("/log")
+
+        assert answer.status_code == 405
+        assert answer.headers["allow"] == "POST"
+        assert answer.json()["reason"] == "method_not_allowed"
+
+    def test_any_amount_of_nonsense_leaves_the_service_ready(self, shared: Server) -> None:
+        errors = metrics(shared)["logging_errors_total"]
+        for _ in range(60):
+            assert shared.post("/log", content=b"nonsense").status_code == 400
+
+        assert shared.get("/ready").status_code == 200
+        assert metrics(shared)["logging_errors_total"] == errors
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A running service that requires a token."""
+    with start(tmp_path_factory.mktemp("guarded"), LOGGING_TOKEN=TOKEN) as server:
+        server.wait_until_ready()
+        yield server
+
+
+class TestToken:
+    @pytest.mark.parametrize(
+        "header", [None, "", TOKEN, "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x"]
+    )
+    def test_log_without_the_right_token_is_a_401(
+        self, guarded: Server, header: str | None
+    ) -> None:
+        headers = {} if header is None else {"Authorization": header}
+        answer = guarded.post("/log", json=batch(prediction()), headers=headers)
+
+        assert answer.status_code == 401
+        assert answer.json()["reason"] == "unauthorized"
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+        assert TOKEN not in guarded.log
+
+    def test_log_with_the_token_is_stored(self, guarded: Server) -> None:
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        answer = guarded.post("/log", json=batch(prediction()), headers=headers)
+
+        assert answer.status_code == 200
+
+    def test_reading_and_probes_need_none(self, guarded: Server) -> None:
+        for path in ("/health", "/ready", "/metrics", "/stats", "/predictions"):
+            assert guarded.get(path).status_code == 200
+
+    def test_reading_needs_it_where_the_operator_says_so(self, tmp_path: Path) -> None:
+        with start(tmp_path, LOGGING_TOKEN=TOKEN, PROTECT_READS="true") as server:
+            server.wait_until_ready()
+            assert server.get("/stats").status_code == 401
+            assert server.get("/predictions").status_code == 401
+            headers = {"Authorization": f"Bearer {TOKEN}"}
+            assert server.get("/stats", headers=headers).status_code == 200
+            assert server.get("/ready").status_code == 200
+
+
+class TestMetrics:
+    def test_every_family_is_there_and_the_counters_stand_at_0_from_the_start(
+        self, server: Server
+    ) -> None:
+        text = server.get("/metrics").text
+        present = {family.name for family in text_string_to_metric_families(text)}
+        wanted = {family.name.removesuffix("_total") for family in FAMILIES}
+
+        assert wanted <= present
+        assert metrics(server)["logging_predictions_total"] == 0
+        assert metrics(server)["logging_errors_total"] == 0
+
+    def test_metrics_move_with_the_requests_and_agree_with_ready(self, server: Server) -> None:
+        body = batch(prediction(), prediction(defect_detected=False))
+        server.post("/log", json=body)
+        server.post("/log", json=body)
+        server.post("/log", content=b"nonsense")
+        samples = metrics(server)
+
+        assert samples["logging_predictions_total"] == 2
+        assert samples["logging_defects_total"] == 1
+        assert samples["logging_duplicates_total"] == 2
+        assert samples["logging_batches_total"] == 2
+        assert samples["logging_commit_duration_seconds_count"] == 2
+        assert samples["logging_db_initialized"] == 1
+        assert samples["logging_ready"] == 1
+        assert 'logging_rejected_total{reason="bad_input",service="logging-service"} 1.0' in (
+            server.get("/metrics").text
+        )
+        assert server.get("/ready").json()["predictions_logged"] == 2
+
+
+class TestDatabaseFailures:
+    def test_a_locked_database_makes_the_service_unready_until_it_is_free(
+        self, server: Server, tmp_path: Path
+    ) -> None:
+        server.post("/log", json=batch(prediction(prediction_id="before")))
+        with locked_by_another_process(database(tmp_path)):
+            server.wait_for_reason("database_not_accessible", seconds=10)
+            answer = server.post("/log", json=batch(prediction(prediction_id="refused")))
+            assert answer.status_code == 503
+            assert answer.json()["reason"] == "database_not_accessible"
+            assert answer.headers["retry-after"]
+            assert server.get("/ready").json()["database_failure"] == "busy"
+            assert server.get("/health").status_code == 200
+            assert server.get("/stats").json()["total_predictions"] == 1
+        server.wait_until_ready(seconds=10)
+
+        assert server.post("/log", json=batch(prediction(prediction_id="after"))).is_success
+        assert stored_ids(database(tmp_path)) == {"before", "after"}
+
+    def test_a_deleted_database_is_made_anew_and_said_so(
+        self, server: Server, tmp_path: Path
+    ) -> None:
+        server.post("/log", json=batch(prediction()))
+        for path in database(tmp_path).parent.iterdir():
+            path.unlink()
+        server.wait_for_reason("database_not_accessible", seconds=10)
+        server.wait_until_ready(seconds=10)
+        server.post("/log", json=batch(prediction(prediction_id="after")))
+
+        assert stored_ids(database(tmp_path)) == {"after"}
+        (said,) = server.events(
+            "the database was deleted while in use; an empty one takes its place"
+        )
+        assert said["level"] == "error"
+
+    def test_a_corrupt_database_is_kept_and_used_again_once_it_is_repaired(
+        self, server: Server, tmp_path: Path
+    ) -> None:
+        path = database(tmp_path)
+        server.post("/log", json=batch(prediction(prediction_id="saved")))
+        backup = sqlite3.connect(tmp_path / "backup.db")
+        with sqlite3.connect(path) as source:
+            source.backup(backup)
+        source.close()
+        backup.close()
+        with path.open("r+b") as file:
+            file.write(b"overwritten by mistake ")
+        damaged = path.read_bytes()
+        server.wait_for_reason("database_not_accessible", seconds=10)
+
+        assert server.get("/ready").json()["database_failure"] == "corrupt"
+        assert server.post("/log", json=batch(prediction())).status_code == 503
+        assert server.get("/predictions").status_code == 503
+        assert server.get("/health").status_code == 200
+        assert path.read_bytes() == damaged
+        shutil.copyfile(tmp_path / "backup.db", path)
+        server.wait_until_ready(seconds=10)
+        assert server.post("/log", json=batch(prediction(prediction_id="after"))).is_success
+        assert stored_ids(path) == {"saved", "after"}
+
+    def test_a_read_only_database_makes_the_service_unready_until_it_is_writable(
+        self, server: Server, tmp_path: Path
+    ) -> None:
+        path = database(tmp_path)
+        with immutable(path, path.with_name("predictions.db-wal")):
+            server.wait_for_reason("database_not_accessible", seconds=10)
+            assert server.get("/ready").json()["database_failure"] == "read_only"
+            assert server.post("/log", json=batch(prediction())).status_code == 503
+        server.wait_until_ready(seconds=10)
+
+        assert server.post("/log", json=batch(prediction())).status_code == 200
+
+    def test_a_full_disk_loses_nothing_that_was_acknowledged(self, tmp_path: Path) -> None:
+        with small_disk(tmp_path / "data", size="12m") as disk:
+            with start(tmp_path) as server:
+                server.wait_until_ready()
+                (disk / "ballast").write_bytes(b"x" * (8 << 20))
+                acknowledged: set[str] = set()
+                while True:
+                    sent = [prediction() for _ in range(100)]
+                    if server.post("/log", json=batch(*sent)).status_code != 200:
+                        break
+                    acknowledged |= {one["prediction_id"] for one in sent}
+                server.wait_for_reason("database_not_accessible", seconds=10)
+                assert server.get("/ready").json()["database_failure"] == "full"
+                (disk / "ballast").unlink()
+                server.wait_until_ready(seconds=10)
+                assert server.post("/log", json=batch(prediction(prediction_id="after"))).is_success
+                assert stored_ids(database(tmp_path)) == acknowledged | {"after"}
+
+    def test_a_database_that_fails_at_start_leaves_the_port_answering(self, tmp_path: Path) -> None:
+        (tmp_path / "data").write_text("no directory")
+        with start(tmp_path) as server:
+            server.wait_for_reason("database_not_initialized")
+            assert server.get("/health").status_code == 200
+            assert server.get("/ready").json()["db_initialized"] is False
+            answer = server.post("/log", json=batch(prediction()))
+            assert (answer.status_code, answer.json()["reason"]) == (
+                503,
+                "database_not_initialized",
+            )
+            assert server.get("/stats").status_code == 503
+            assert metrics(server)["logging_db_initialized"] == 0
+            (tmp_path / "data").unlink()
+            server.wait_until_ready(seconds=10)
+            assert metrics(server)["logging_db_initialized"] == 1
+
+    def test_failures_beyond_half_make_it_unready_until_the_window_has_passed(
+        self, tmp_path: Path
+    ) -> None:
+        with start(tmp_path, ERROR_WINDOW_SECONDS="6") as server:
+            server.wait_until_ready()
+
+            def send(_: int) -> int:
+                body = batch(prediction())
+                return httpx.post(f"{server.url}/log", json=body, timeout=20).status_code
+
+            with locked_by_another_process(database(tmp_path)), ThreadPoolExecutor(30) as pool:
+                statuses = list(pool.map(send, range(30)))
+            assert statuses.count(503) >= 20
+            server.wait_for_reason("high_error_rate", seconds=5)
+            body = server.get("/ready").json()
+            assert body["error_rate"] > 0.5
+            assert body["errors"] >= 20
+            assert metrics(server)["logging_errors_total"] == body["errors"]
+            server.wait_until_ready(seconds=15)
+
+
+class Load:
+    """Clients that log single predictions and note which were acknowledged."""
+
+    def __init__(self, server: Server, *, clients: int) -> None:
+        self._url = server.url
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self.acknowledged: set[str] = set()
+        self.statuses: set[int] = set()
+        self._threads = [threading.Thread(target=self._send) for _ in range(clients)]
+        for thread in self._threads:
+            thread.start()
+
+    def _send(self) -> None:
+        with httpx.Client(base_url=self._url, timeout=10, trust_env=False) as client:
+            while not self._stop.is_set():
+                sent = [prediction() for _ in range(5)]
+                try:
+                    answer = client.post("/log", json=batch(*sent))
+                except httpx.TransportError:
+                    return
+                with self._lock:
+                    self.statuses.add(answer.status_code)
+                    if answer.status_code == 200:
+                        self.acknowledged |= {one["prediction_id"] for one in sent}
+
+    def wait_for(self, count: int) -> None:
+        """Return as soon as so many predictions were acknowledged."""
+        wait_until(lambda: len(self.acknowledged) >= count, f"{count} acknowledged", seconds=30)
+
+    def stop(self) -> None:
+        """End the clients."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(30)
+
+
+def lost(load: Load, path: Path) -> Sequence[str]:
+    """Return the acknowledged predictions that are not in the database."""
+    return sorted(load.acknowledged - stored_ids(path))
+
+
+class TestEnds:
+    def test_sigterm_under_load_loses_nothing_that_was_acknowledged(
+        self, server: Server, tmp_path: Path
+    ) -> None:
+        load = Load(server, clients=8)
+        load.wait_for(500)
+        server.terminate()
+        code = server.wait()
+        load.stop()
+
+        assert code == 0
+        assert load.statuses <= {200, 503}
+        assert not database(tmp_path).with_name("predictions.db-wal").exists()
+        assert lost(load, database(tmp_path)) == []
+
+    def test_a_kill_under_load_loses_nothing_that_was_acknowledged(
+        self, server: Server, tmp_path: Path
+    ) -> None:
+        load = Load(server, clients=8)
+        load.wait_for(500)
+        server.kill()
+        load.stop()
+        with start(tmp_path, port=server.port) as again:
+            again.wait_until_ready()
+            assert lost(load, database(tmp_path)) == []
+            known = min(load.acknowledged)
+            answer = again.post("/log", json=batch(prediction(prediction_id=known)))
+            assert answer.json()["duplicates"] == 1
+
+    def test_ready_says_shutting_down_before_the_port_closes(self, tmp_path: Path) -> None:
+        with start(tmp_path, DRAIN_SECONDS="3") as server:
+            server.wait_until_ready()
+            server.terminate()
+            server.wait_for_reason("shutting_down", seconds=3)
+            assert server.post("/log", json=batch(prediction())).status_code == 200
+            assert server.wait() == 0
+
+
+class TestTwoWorkers:
+    def test_both_tell_the_same_totals_and_none_is_lost(self, tmp_path: Path) -> None:
+        with start(tmp_path, WORKERS="2") as server:
+            server.wait_until_ready()
+            load = Load(server, clients=12)
+            load.wait_for(1_000)
+            load.stop()
+            assert {line["worker"] for line in server.events("request")} == {1, 2}
+            totals = {
+                httpx.get(f"{server.url}/ready").json()["predictions_logged"] for _ in range(40)
+            }
+            assert totals == {len(load.acknowledged)}
+            assert metrics(server)["logging_predictions_total"] == len(load.acknowledged)
+            assert server.get("/stats").json()["total_predictions"] == len(load.acknowledged)
+            assert load.statuses == {200}
+            assert lost(load, database(tmp_path)) == []
+
+    def test_a_killed_worker_is_replaced_and_no_count_is_lost(self, tmp_path: Path) -> None:
+        with start(tmp_path, WORKERS="2") as server:
+            server.wait_until_ready()
+            for _ in range(20):
+                httpx.post(f"{server.url}/log", json=batch(prediction()))
+            victim = server.workers()[0]
+            os.kill(victim.pid, signal.SIGKILL)
+            server.wait_for_reason("worker_missing", seconds=10)
+            server.wait_until_ready(seconds=30)
+            server.wait_until(
+                lambda: len(server.workers()) == 2 and victim not in server.workers(), "replaced"
+            )
+            assert {
+                httpx.get(f"{server.url}/ready").json()["predictions_logged"] for _ in range(20)
+            } == {20}
+
+    def test_a_deleted_database_is_made_anew_by_one_and_used_by_both(self, tmp_path: Path) -> None:
+        with start(tmp_path, WORKERS="2") as server:
+            server.wait_until_ready()
+            server.post("/log", json=batch(prediction()))
+            for path in database(tmp_path).parent.iterdir():
+                path.unlink()
+            server.wait_for_reason("database_not_accessible", seconds=10)
+            server.wait_until_ready(seconds=15)
+            load = Load(server, clients=12)
+            load.wait_for(500)
+            load.stop()
+            assert load.statuses == {200}
+            assert lost(load, database(tmp_path)) == []
+            assert server.get("/stats").json()["total_predictions"] == len(load.acknowledged)
+
+
+def test_a_wrong_setting_is_refused_at_start_with_its_name(tmp_path: Path) -> None:
+    with start(tmp_path, WRITE_QUEUE_ROWS="none") as server:
+        assert server.wait() != 0
+        assert "WRITE_QUEUE_ROWS" in server.log
