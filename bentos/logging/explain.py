@@ -42,9 +42,9 @@ def explain(error: Exception, raw: bytes, kind: type, *, prefix: str = "") -> Se
     if not isinstance(error, msgspec.ValidationError):
         return explain_syntax(error, raw, prefix=prefix)
     at = _PATH.search(message)
-    keys: list[str | int] = [
-        step["field"] or int(step["index"]) for step in _STEP.finditer(at["path"] if at else "")
-    ]
+    # A value of an object is told as [...], without its key: what is named is the object.
+    known = at["path"].partition("[...]")[0] if at else ""
+    keys: list[str | int] = [step["field"] or int(step["index"]) for step in _STEP.finditer(known)]
     missing = _MISSING_FIELD.match(message)
     if missing:
         keys.append(missing["field"])
