@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bentos.health.bento import FrontedService, service_config, worker_index
 from bentos.health.door import Door
+from bentos.health.image import service_image, torch_wheels
 from bentos.health.logs import configure_logging
 from bentos.health.runtime import make_pod_directory, pod_directory
 from bentos.health.settings import load_settings, writable_directory
@@ -106,4 +107,5 @@ InferenceService = FrontedService(
     name="inference_service",
     config=service_config(workers=settings.workers, port=settings.inference_port),
     inner=Inference,
+    image=service_image(writable=["/var/lib/outbox"], find_links=torch_wheels()),
 )

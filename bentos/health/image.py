@@ -1,0 +1,50 @@
+"""What a service's OCI image is made of: BentoML's own image options, set once for all services.
+
+The requirements stand in each service's bentofile, and the environment too: an image needs
+them, a service that is served from the checkout does not.
+"""
+
+import os
+from collections.abc import Sequence
+
+from bentoml.images import Image
+
+BASE_IMAGE_VARIABLE = "BASE_IMAGE"
+DEFAULT_BASE_IMAGE = "python:3.11-slim-bookworm"
+TORCH_WHEELS_VARIABLE = "TORCH_WHEELS"
+DEFAULT_TORCH_WHEELS = "https://download.pytorch.org/whl/cpu/torch/"
+
+_UV = "uv==0.13.9"
+
+
+def service_image(*, writable: Sequence[str] = (), find_links: str = "") -> Image:
+    """Return an image of Python, the locked packages and the service, and nothing to build with.
+
+    `writable` are directories for volumes; one that is made there takes over that the image's
+    user and group 0, the group of an arbitrary user, may write. `find_links` is a page or a
+    directory of wheels that are looked at beside the package index.
+    """
+    image = Image(
+        base_image=os.environ.get(BASE_IMAGE_VARIABLE) or DEFAULT_BASE_IMAGE,
+        # Every other choice installs a compiler, git and gnupg: 700 MB that nothing here uses.
+        distro="none",
+        python_version="3.11",
+        lock_python_packages=False,
+    )
+    # Some bases make homes that only their owner may enter, and the service lies in one.
+    image.run('chmod a+rx "/home/$BENTO_USER"')
+    for directory in writable:
+        image.run(f'install -d -o "$BENTO_USER_UID" -g 0 -m 0775 {directory}')
+    # BentoML would take the newest.
+    image.run(f"command -v uv >/dev/null || python -m pip install --no-cache-dir {_UV}")
+    if find_links:
+        image.python_packages(f"--find-links {find_links}")
+    return image
+
+
+def torch_wheels() -> str:
+    """Return where CPU wheels of torch are, empty where the package index's own are wanted.
+
+    The package index carries torch for Linux with several GB of CUDA libraries.
+    """
+    return os.environ.get(TORCH_WHEELS_VARIABLE, DEFAULT_TORCH_WHEELS)

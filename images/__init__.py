@@ -1,0 +1,1 @@
+"""From the checkout to Bentos and from Bentos to OCI images."""
