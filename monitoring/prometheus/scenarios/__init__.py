@@ -16,7 +16,7 @@ Scenario = Story | Silence
 
 # By the rule file whose alerts they are about.
 SCENARIOS: Mapping[str, Sequence[Scenario]] = {
-    "objectives": objectives.SCENARIOS,
+    **objectives.SCENARIOS,
     "targets": targets.SCENARIOS,
     "inference": inference.SCENARIOS,
     "logging": logging.SCENARIOS,

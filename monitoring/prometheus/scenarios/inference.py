@@ -467,7 +467,7 @@ _OUTBOX_SCENARIOS = (
         ),
         onset="26m45s",
         hold="10m",
-        over="44m45s",
+        over="44m30s",
         labels=_WARNING_TARGET,
         summary=f"1.605k predictions wait in the outbox of {INFERENCE_PLACE}",
         description=(

@@ -50,7 +50,7 @@ def _not_ready_story(pod: dict[str, str], service: str, what: str, **states: Wav
             f"Kubernetes has not counted {name} as ready for 12 minutes, longer than a start may"
             " take: it is pending, crashes, or its readiness probe fails."
         ),
-        in_cluster=True,
+        local=False,
     )
 
 
@@ -127,7 +127,7 @@ _POD_SCENARIOS = (
             " times in 30 minutes."
         ),
         lingers="30m",
-        in_cluster=True,
+        local=False,
     ),
     Silence(
         alert="ServingPodRestarting",
@@ -177,7 +177,7 @@ _POD_SCENARIOS = (
             f"Container inference-service of mlops/{INFERENCE_POD['pod']} was killed within the"
             " last 30 minutes for using more than its memory limit."
         ),
-        in_cluster=True,
+        local=False,
     ),
     Silence(
         alert="ServingOutOfMemory",
@@ -270,7 +270,7 @@ _AUTOSCALER_SCENARIOS = (
             "For 15 minutes mlops/inference-service has run all 8 pods that its autoscaler may"
             " start: more traffic makes it slower, then answers 429."
         ),
-        in_cluster=True,
+        local=False,
     ),
     Silence(
         alert="InferenceAutoscalerMaxedOut",

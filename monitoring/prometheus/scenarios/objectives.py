@@ -1,36 +1,287 @@
 """Scenarios of the objectives' alerts."""
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
 from monitoring.prometheus.scenarios.story import Kind, Silence, Story
-from monitoring.prometheus.scenarios.wave import Series, Wave, counter, gauge
-from monitoring.prometheus.scenarios.world import (
-    INFERENCE_DEPLOYMENT,
-    critical,
-    inference,
-    warning,
-)
+from monitoring.prometheus.scenarios.wave import Series, counter
+from monitoring.prometheus.scenarios.world import INFERENCE_DEPLOYMENT, inference
+from monitoring.prometheus.source.rule import seconds
 from monitoring.timings import INFERENCE_SERVICE
 
-_IDLE = counter((0, "3d"), start=1000)
+# Requests per second, the share of them that is bad, and for how long.
+Traffic = Sequence[tuple[float, float, str]]
+
+_IDLE = counter((0, "4d"), start=1000)
 
 
-def _answers(*, good: Wave, failed: Wave = _IDLE, refused: Wave = _IDLE) -> list[Series]:
+def _answers(traffic: Traffic) -> list[Series]:
+    good = counter(*((rate * (1 - bad), length) for rate, bad, length in traffic))
+    bad = counter(*((rate * bad / 2, length) for rate, bad, length in traffic))
     return [
         inference("inference_predictions_total", good),
-        inference("inference_errors_total", failed, reason="model_failure"),
-        inference("inference_rejected_total", refused, reason="model_not_loaded"),
-        inference("inference_rejected_total", counter((1, "3d")), reason="queue_full"),
-        inference("inference_rejected_total", counter((1, "3d")), reason="bad_input"),
+        inference("inference_errors_total", bad, reason="model_failure"),
+        inference("inference_rejected_total", bad, reason="model_not_loaded"),
+        inference("inference_rejected_total", counter((1, "4d")), reason="queue_full"),
+        inference("inference_rejected_total", counter((1, "4d")), reason="bad_input"),
     ]
 
 
-def _durations(*, quick: Wave, all_: Wave) -> list[Series]:
-    """Return predictions within 250 ms, and all of them."""
+def _durations(traffic: Traffic) -> list[Series]:
+    quick = counter(*((rate * (1 - bad), length) for rate, bad, length in traffic))
+    every = counter(*((rate, length) for rate, _, length in traffic))
     return [
         inference("inference_prediction_duration_seconds_bucket", quick, le="0.25"),
-        inference("inference_prediction_duration_seconds_bucket", all_, le="+Inf"),
-        inference("inference_prediction_duration_seconds_count", all_),
-        inference("inference_predictions_total", all_),
+        inference("inference_prediction_duration_seconds_bucket", every, le="0.5"),
+        inference("inference_prediction_duration_seconds_bucket", every, le="+Inf"),
+        inference("inference_prediction_duration_seconds_count", every),
+        inference("inference_predictions_total", every),
     ]
 
 
-SCENARIOS = ()
+@dataclass(frozen=True)
+class _Subject:
+    """An objective under test.
+
+    `leniency` is its error budget over that of availability: that much more may be bad. `least`
+    is the number of requests that decide, by window.
+    """
+
+    slo: str
+    title: str
+    bad_means: str
+    target: str
+    series: Callable[[Traffic], list[Series]]
+    leniency: float
+    least: Mapping[str, int]
+
+    def scale(self, burn: "_Burn") -> Traffic:
+        """Return traffic that burns this budget as fast as the burn's does availability's."""
+        factor = self.least[burn.window] if burn.few_requests else 1
+        return [(rate * factor, bad * self.leniency, length) for rate, bad, length in burn.traffic]
+
+
+_SUBJECTS = (
+    _Subject(
+        slo="predict-availability",
+        title="Availability",
+        bad_means="failed",
+        target="99.5%",
+        series=_answers,
+        leniency=1.0,
+        least={"1h": 70, "6h": 167, "1d": 334, "3d": 1000},
+    ),
+    _Subject(
+        slo="predict-latency",
+        title="Latency",
+        bad_means="took longer than 250 ms",
+        target="99%",
+        series=_durations,
+        leniency=2.0,
+        least={"1h": 35, "6h": 84, "1d": 167, "3d": 500},
+    ),
+)
+
+_HOUR = 1 / 3600
+_DAY = 1 / 86_400
+
+
+@dataclass(frozen=True)
+class _Burn:
+    """Traffic that sets off one window of one alert.
+
+    With `few_requests` its rates are in units of the requests that decide in the window.
+    """
+
+    speed: str
+    what: str
+    traffic: Traffic
+    few_requests: bool
+    window: str
+    onset: str
+    over: str
+    times: str
+
+
+_BURNS = (
+    _Burn(
+        "Fast",
+        "a fifth of the budget's multiple is bad for half an hour",
+        [(1, 0, "3h"), (1, 0.2, "28m"), (1, 0, "2h")],
+        few_requests=False,
+        window="1h",
+        onset="3h21m",
+        over="3h31m",
+        times="16",
+    ),
+    _Burn(
+        "Fast",
+        "a smaller share is bad for hours",
+        [(1, 0, "4h"), (1, 0.07, "2h45m"), (1, 0, "2h")],
+        few_requests=False,
+        window="6h",
+        onset="6h34m",
+        over="7h2m",
+        times="6.106",
+    ),
+    _Burn(
+        "Fast",
+        "half is bad as soon as the hour has enough requests",
+        [(1.03 * _HOUR, 0.5, "1h10m"), (1.03 * _HOUR, 0, "2h")],
+        few_requests=True,
+        window="1h",
+        onset="59m",
+        over="1h14m",
+        times="100",
+    ),
+    _Burn(
+        "Fast",
+        "half is bad as soon as six hours have enough requests",
+        [(0.18 * _HOUR, 0.5, "5h50m"), (0.18 * _HOUR, 0, "2h")],
+        few_requests=True,
+        window="6h",
+        onset="5h34m",
+        over="6h18m",
+        times="100",
+    ),
+    _Burn(
+        "Slow",
+        "a share is bad for a day after a busier one",
+        [(10, 0, "1d"), (1, 0.04, "24h"), (1, 0, "6h")],
+        few_requests=False,
+        window="1d",
+        onset="44h30m",
+        over="49h",
+        times="3.932",
+    ),
+    _Burn(
+        "Slow",
+        "a small share is bad for a day",
+        [(1, 0, "10h"), (1, 0.0081, "24h"), (1, 0, "6h")],
+        few_requests=False,
+        window="3d",
+        onset="25h30m",
+        over="36h15m",
+        times="1.024",
+    ),
+    _Burn(
+        "Slow",
+        "half is bad as soon as a day has enough requests",
+        [(1.05 * _DAY, 0.5, "26h"), (1.05 * _DAY, 0, "6h")],
+        few_requests=True,
+        window="1d",
+        onset="23h",
+        over="27h45m",
+        times="100",
+    ),
+    _Burn(
+        "Slow",
+        "a share is bad as soon as three days have enough requests",
+        [(0.51 * _DAY, 0.0102, "51h"), (0.51 * _DAY, 0, "12h")],
+        few_requests=True,
+        window="3d",
+        onset="47h15m",
+        over="54h",
+        times="2.04",
+    ),
+)
+_INTERVALS = {"Fast": "1m", "Slow": "15m"}
+_HOLDS = {"Fast": "2m", "Slow": "1h"}
+_SEVERITIES = {"Fast": "critical", "Slow": "warning"}
+# The short window of each: as long as an alert outlives its targets.
+_GONE = {"1h": "5m", "6h": "30m", "1d": "2h", "3d": "6h"}
+
+
+def _burn_story(subject: _Subject, burn: _Burn) -> Story:
+    return Story(
+        alert=f"Inference{subject.title}BudgetBurn{burn.speed}",
+        what=burn.what,
+        series=subject.series(subject.scale(burn)),
+        onset=burn.onset,
+        hold=_HOLDS[burn.speed],
+        over=burn.over,
+        labels={
+            **INFERENCE_DEPLOYMENT,
+            "severity": _SEVERITIES[burn.speed],
+            "service": INFERENCE_SERVICE,
+            "slo": subject.slo,
+            "window": burn.window,
+        },
+        summary=(
+            f"steel-defects@production: the error budget of {subject.slo} burns {burn.times} times"
+            " too fast"
+        ),
+        description=(
+            f"Over the last {burn.window} requests to /predict {subject.bad_means}"
+            f" {burn.times} times as often as the objective of {subject.target} over 30d allows"
+            " (namespace mlops)."
+        ),
+        lingers=_GONE[burn.window],
+        local=burn.window == "1h",
+        interval=_INTERVALS[burn.speed],
+    )
+
+
+def _silences(subject: _Subject) -> Iterator[Silence]:
+    for speed, interval in _INTERVALS.items():
+        alert = f"Inference{subject.title}BudgetBurn{speed}"
+        yield Silence(
+            alert=alert,
+            what="nobody asks for a prediction",
+            series=subject.series([(0, 0, "4d")]),
+            kind=Kind.NO_TRAFFIC,
+            at=("15m", "3h"),
+            interval=interval,
+        )
+        yield Silence(
+            alert=alert,
+            what="the only request of an hour is bad",
+            series=subject.series(
+                [(0, 0, "2h"), (1 / seconds(interval), 1, interval), (0, 0, "1d")]
+            ),
+            at=("2h15m", "2h30m", "4h"),
+            interval=interval,
+        )
+
+
+def _absent_story(subject: _Subject) -> Story:
+    return Story(
+        alert=f"Inference{subject.title}ObjectiveAbsent",
+        what="its metrics are gone for half an hour",
+        series=[
+            Series(
+                one.metric,
+                one.labels,
+                one.wave
+                if subject.slo == "predict-latency" and one.metric == "inference_predictions_total"
+                else counter((1, "1h"), (None, "30m"), (1, "2h")),
+            )
+            for one in subject.series([(1, 0, "4h")])
+        ],
+        onset="1h4m",
+        hold="10m",
+        over="1h31m",
+        labels={
+            "severity": "warning",
+            "service": INFERENCE_SERVICE,
+            "slo": subject.slo,
+            "window": "5m",
+        },
+        summary=f"the objective {subject.slo} is not measured",
+        description=(
+            f"There has been no error ratio for {subject.slo} for 10 minutes: its metrics are not"
+            " scraped or have changed, and its burn-rate alerts cannot fire."
+        ),
+        outlasts_targets=subject.slo == "predict-availability",
+        interval="1m",
+    )
+
+
+SCENARIOS: Mapping[str, Sequence[Story | Silence]] = {
+    subject.slo: (
+        *(_burn_story(subject, burn) for burn in _BURNS),
+        *_silences(subject),
+        _absent_story(subject),
+    )
+    for subject in _SUBJECTS
+}

@@ -105,7 +105,7 @@ class Story:
     From `onset` on, the expression holds; `hold` later the alert fires; at `over` it is gone.
     All are times of evaluations. Where every target vanishes while the alert fires, it ends
     after `lingers`, the window it looks back on; with `outlasts_targets` it fires for that very
-    reason. `in_cluster` marks a story that cannot happen outside Kubernetes.
+    reason. `local` tells it a second time without the labels that only Kubernetes gives.
     """
 
     alert: str
@@ -119,7 +119,7 @@ class Story:
     description: str
     lingers: str = "0s"
     outlasts_targets: bool = False
-    in_cluster: bool = False
+    local: bool = True
     interval: str = "15s"
 
     def cases(self) -> Iterator[Case]:
@@ -144,7 +144,7 @@ class Story:
             texts=(self.summary, self.description),
         )
         yield main
-        if not self.in_cluster:
+        if self.local:
             yield replace(
                 main,
                 what=f"{self.what}, outside a cluster",
@@ -164,17 +164,17 @@ class Story:
 
     @property
     def _gone_at(self) -> int:
-        before = seconds(self.onset) - seconds(self.interval)
-        fires = seconds(self.onset) + seconds(self.hold)
-        return before if self.outlasts_targets else fires + seconds(self.interval)
+        onset, step = seconds(self.onset), seconds(self.interval)
+        return onset if self.outlasts_targets else onset + seconds(self.hold) + step
 
     def _when_gone(self) -> Iterator[Check]:
-        gone, hold = self._gone_at, seconds(self.hold)
+        gone, hold, step = self._gone_at, seconds(self.hold), seconds(self.interval)
         if self.outlasts_targets:
-            yield Check(Kind.TARGET_GONE, gone + hold - seconds(self.interval), "pending")
+            yield Check(Kind.TARGET_GONE, gone + hold - step, "pending")
             yield Check(Kind.TARGET_GONE, gone + hold, "firing")
+            yield Check(Kind.TARGET_GONE, seconds(self.over), "firing")
         else:
-            yield Check(Kind.TARGET_GONE, gone - seconds(self.interval), "firing")
+            yield Check(Kind.TARGET_GONE, gone - step, "firing")
             yield Check(Kind.TARGET_GONE, gone + seconds(self.lingers))
 
 

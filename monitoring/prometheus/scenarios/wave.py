@@ -58,16 +58,19 @@ class Wave:
                 value, begun = 0.0, False
             elif self.kind == "gauge":
                 first, last = level if isinstance(level, tuple) else (level, level)
-                slope = (last - first) / whole
+                slope = round((last - first) / whole, 9)
                 texts.append(_run(first, slope, count))
                 begun = True
             else:
                 if isinstance(level, tuple):
                     raise ValueError("a counter's phase has one rate")
-                growth = level * step
-                first = value + growth if begun else value
-                texts.append(_run(first, growth, count))
-                value, begun = first + growth * (count - 1), True
+                growth = round(level * step, 9)
+                value = value + growth if begun else value
+                texts.append(_run(value, growth, count))
+                # Added up as promtool does, or the next phase might begin below and be a reset.
+                for _ in range(count - 1):
+                    value += growth
+                begun = True
         return " ".join(texts)
 
 
@@ -97,7 +100,7 @@ def _run(first: float, slope: float, count: int) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{round(value, 9):.12g}" if value < 1e12 else str(int(value))
+    return str(int(value)) if value == int(value) else repr(value)
 
 
 def gauge(*phases: tuple[Level, str]) -> Wave:

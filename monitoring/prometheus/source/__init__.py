@@ -9,7 +9,7 @@ from monitoring.prometheus.source.rule import Alert
 from monitoring.prometheus.source.targets import TARGETS
 
 RULE_FILES = (
-    OBJECTIVE_RULES,
+    *OBJECTIVE_RULES,
     TARGETS,
     INFERENCE_RULES,
     LOGGING_RULES,

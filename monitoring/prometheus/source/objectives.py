@@ -49,7 +49,7 @@ class Speed:
 
 SPEEDS = (
     Speed("Fast", "critical", "2m", (BurnWindow("1h", "5m", 14.4), BurnWindow("6h", "30m", 6.0))),
-    Speed("Slow", "warning", "15m", (BurnWindow("1d", "2h", 3.0), BurnWindow("3d", "6h", 1.0))),
+    Speed("Slow", "warning", "1h", (BurnWindow("1d", "2h", 3.0), BurnWindow("3d", "6h", 1.0))),
 )
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d", PERIOD)
 
@@ -171,17 +171,13 @@ def _burn_alert(objective: Objective, speed: Speed) -> Alert:
     )
 
 
-def _absent_alert() -> Alert:
-    branches = []
-    for objective in OBJECTIVES:
-        absent = f'absent(slo:sli_error:ratio{{slo="{objective.name}",window="5m"}})'
-        guard = f" and on () {objective.exists}" if objective.exists else ""
-        branches.append(f"({absent}{guard})")
+def _absent_alert(objective: Objective) -> Alert:
+    absent = f'absent(slo:sli_error:ratio{{slo="{objective.name}",window="5m"}})'
     return Alert(
-        name="InferenceObjectiveAbsent",
+        name=f"Inference{objective.title}ObjectiveAbsent",
         severity="warning",
         service=INFERENCE_SERVICE,
-        expr=" or ".join(branches),
+        expr=f"{absent} and on () {objective.exists}" if objective.exists else absent,
         hold="10m",
         summary="the objective {{ $labels.slo }} is not measured",
         description=(
@@ -192,19 +188,15 @@ def _absent_alert() -> Alert:
     )
 
 
-OBJECTIVE_RULES = RuleFile(
-    "objectives",
-    (
-        *(
-            Group(f"slo-{objective.name}", tuple(_recordings(objective)))
-            for objective in OBJECTIVES
+def _rule_file(objective: Objective) -> RuleFile:
+    alerts = (*(_burn_alert(objective, speed) for speed in SPEEDS), _absent_alert(objective))
+    return RuleFile(
+        objective.name,
+        (
+            Group(f"{objective.name}-recordings", tuple(_recordings(objective))),
+            Group(f"{objective.name}-alerts", alerts),
         ),
-        Group(
-            "slo-alerts",
-            (
-                *(_burn_alert(objective, speed) for objective in OBJECTIVES for speed in SPEEDS),
-                _absent_alert(),
-            ),
-        ),
-    ),
-)
+    )
+
+
+OBJECTIVE_RULES = tuple(_rule_file(objective) for objective in OBJECTIVES)
