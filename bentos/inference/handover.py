@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -88,16 +89,18 @@ class Handover:
     def _run(self) -> None:
         self._guarded(lambda: self._outbox.peek(1))
         for path in self._abandoned:
-            self._guarded(lambda: self._outbox.adopt(path))  # noqa: B023 - called at once
+            self._guarded(partial(self._outbox.adopt, path), path)
         while not self._stop.is_set():
             self._guarded(lambda: self._outbox.write(wait_seconds=_GATHER_SECONDS))
             self._deliver_when_due()
             self._account()
         self._retry_at = 0.0
-        while self._outbox.backlog and time.monotonic() < self._flush_until:
+        before = self._outbox.backlog + 1
+        # What makes no headway, for the disk's or the service's failure, is left to the next start.
+        while 0 < self._outbox.backlog < before and time.monotonic() < self._flush_until:
+            before = self._outbox.backlog
             self._guarded(self._outbox.write)
-            if not self._deliver_when_due():
-                break
+            self._deliver_when_due()
         while self._outbox.backlog and self._guarded(self._outbox.write):
             pass
         self._account()
@@ -110,22 +113,28 @@ class Handover:
             row.add("log_dropped", dropped)
             event(_logger, logging.ERROR, "predictions dropped", {"predictions": dropped})
 
-    def _guarded(self, work: Callable[[], object]) -> bool:
-        """Do work on the outbox's file; say so and go on where the disk fails."""
+    def _guarded(self, work: Callable[[], object], path: Path | None = None) -> bool:
+        """Do work on an outbox's file, ours or `path`; say so and go on where the disk fails."""
+        path = path or self._path
         try:
             return bool(work())
-        except sqlite3.DatabaseError as error:
-            damaged = not isinstance(error, sqlite3.OperationalError)
-            event(_logger, logging.ERROR, f"the outbox failed: {error}", {"path": str(self._path)})
-            self._outbox.close()
-            if damaged and self._path.exists():
-                aside = set_aside(self._path)
-                fields = {"kept_as": str(aside)}
-                event(_logger, logging.ERROR, "the damaged outbox was set aside", fields)
-        except OSError as error:
-            event(_logger, logging.ERROR, f"the outbox failed: {error}", {"path": str(self._path)})
+        except (sqlite3.Error, OSError) as error:
+            event(_logger, logging.ERROR, f"the outbox failed: {error}", {"path": str(path)})
+            if _is_damage(error) and path.exists():
+                if path == self._path:
+                    self._outbox.close()
+                self._set_aside(path)
         self._stop.wait(_GATHER_SECONDS)
         return False
+
+    @staticmethod
+    def _set_aside(path: Path) -> None:
+        try:
+            fields = {"kept_as": str(set_aside(path))}
+        except OSError as error:
+            event(_logger, logging.ERROR, f"the damaged outbox stays where it is: {error}")
+        else:
+            event(_logger, logging.ERROR, "the damaged outbox was set aside", fields)
 
     def _deliver_when_due(self) -> bool:
         """Send batches until none waits or one fails; tell whether all went well."""
@@ -152,25 +161,25 @@ class Handover:
         return waiting
 
     def _deliver(self, waiting: Waiting) -> bool:
-        status, trouble, retry_after = self._send(waiting.predictions)
-        if status == 200:
+        reply = self._send(waiting.predictions)
+        if reply.status == 200:
             self._guarded(lambda: self._outbox.remove(waiting))
             self._state.row.add("log_delivered", len(waiting.ids))
             if self._failing:
                 event(_logger, logging.INFO, "the logging service takes predictions again")
             self._failing, self._pause = "", 0.0
             return True
-        if status in _REFUSALS:
-            return self._deliver_apart(waiting, trouble)
+        if reply.blames(waiting):
+            return self._deliver_apart(waiting, reply.trouble)
         self._state.row.add("log_send_errors")
         self._pause = min(max(self._pause * 2, _FIRST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)
         # Jitter, or all edges come back in the same moment after an outage.
-        wait = max(retry_after, self._pause * random.uniform(0.5, 1.0))  # noqa: S311
+        wait = max(reply.retry_after, self._pause * random.uniform(0.5, 1.0))  # noqa: S311
         self._retry_at = time.monotonic() + wait
-        if trouble != self._failing:
-            self._failing = trouble
+        if reply.trouble != self._failing:
+            self._failing = reply.trouble
             fields = {"backlog": self._outbox.backlog, "retry_in_seconds": round(wait, 1)}
-            event(_logger, logging.WARNING, f"predictions wait: {trouble}", fields)
+            event(_logger, logging.WARNING, f"predictions wait: {reply.trouble}", fields)
         return False
 
     def _deliver_apart(self, waiting: Waiting, trouble: str) -> bool:
@@ -182,8 +191,7 @@ class Handover:
             return True
         return all(self._deliver(half) for half in waiting.halves())
 
-    def _send(self, predictions: Sequence[bytes]) -> tuple[int, str, float]:
-        """Send a batch; return the status, 0 without an answer, what was wrong, and a wait."""
+    def _send(self, predictions: Sequence[bytes]) -> "_Reply":
         about = orjson.dumps(
             {
                 "batch_size": len(predictions),
@@ -195,13 +203,44 @@ class Handover:
         try:
             response = self._client.post(LOG_PATH, content=body)
         except httpx.HTTPError as error:
-            return 0, f"{type(error).__name__}: {error}", 0.0
-        if response.status_code == 200:
-            return 200, "", 0.0
+            return _Reply(0, f"{type(error).__name__}: {error}")
         retry_after = response.headers.get("Retry-After", "")
         wait = float(retry_after) if retry_after.isdigit() else 0.0
-        return (
+        return _Reply(
             response.status_code,
             f"{response.status_code} {response.text[:300]}",
-            min(wait, _LONGEST_PAUSE_SECONDS),
+            retry_after=min(wait, _LONGEST_PAUSE_SECONDS),
+            own=_has_reason(response),
         )
+
+
+@dataclass(frozen=True)
+class _Reply:
+    """What became of a batch: a status, 0 without an answer, and what was wrong.
+
+    `own` tells an error of the logging service from one of a proxy before it.
+    """
+
+    status: int
+    trouble: str
+    retry_after: float = 0.0
+    own: bool = False
+
+    def blames(self, waiting: Waiting) -> bool:
+        """Tell whether the batch is at fault, so that sending it again would be no use."""
+        if self.status == 413 and len(waiting.ids) > 1:
+            return True  # smaller ones may pass, whoever said it
+        return self.status in _REFUSALS and self.own
+
+
+def _has_reason(response: httpx.Response) -> bool:
+    try:
+        content = response.json()
+    except ValueError:
+        return False
+    return isinstance(content, dict) and isinstance(content.get("reason"), str)
+
+
+def _is_damage(error: Exception) -> bool:
+    code = getattr(error, "sqlite_errorcode", None)  # its low byte is the primary code
+    return code is not None and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

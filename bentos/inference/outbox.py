@@ -9,11 +9,12 @@ import sqlite3
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Full, Queue
 
-import orjson
+from bentos.health.encoding import encode_json
 
 _MEMORY_ROWS = 20_000
 _WRITE_AT_ONCE = 1_000
@@ -48,6 +49,8 @@ class Outbox:
         self._memory: Queue[dict[str, object]] = Queue(_MEMORY_ROWS)
         self._connection: sqlite3.Connection | None = None
         self._stored = 0
+        # Taken out of memory and not yet on disk, because the disk failed.
+        self._unwritten: list[dict[str, object]] = []
         self._lock = threading.Lock()
         self._dropped = 0
 
@@ -63,7 +66,7 @@ class Outbox:
     @property
     def backlog(self) -> int:
         """Predictions not yet acknowledged, on disk and on their way there."""
-        return self._stored + self._memory.qsize()
+        return self._stored + len(self._unwritten) + self._memory.qsize()
 
     def take_dropped(self) -> int:
         """Return how many were dropped since it was last asked."""
@@ -74,27 +77,26 @@ class Outbox:
     def write(self, *, wait_seconds: float = 0.0) -> int:
         """Write what was put, waiting for a first one; return how many were written.
 
-        Raises sqlite3.Error or OSError where the disk fails; what could not be written is put
-        back while there is room.
+        Raises sqlite3.Error or OSError where the disk fails; what could not be written is kept
+        and written first the next time.
         """
-        records = self._gather(wait_seconds)
-        if not records:
+        if not self._unwritten:
+            self._unwritten = self._gather(wait_seconds)
+        if not self._unwritten:
             return 0
-        room = max(0, self._max_rows - self._stored)
-        kept, refused = records[:room], records[room:]
-        self._drop(len(refused))
         try:
             connection = self._open()
+            kept = self._unwritten[: max(0, self._max_rows - self._stored)]
             with connection:
                 connection.executemany(
                     "INSERT INTO outbox (prediction) VALUES (?)",
-                    [(orjson.dumps(record),) for record in kept],
+                    [(encode_json(record),) for record in kept],
                 )
         except (sqlite3.Error, OSError):
-            for record in kept:
-                self.put(record)
             self.close()
             raise
+        self._drop(len(self._unwritten) - len(kept))
+        self._unwritten = []
         self._stored += len(kept)
         return len(kept)
 
@@ -130,8 +132,10 @@ class Outbox:
         A crash in between leaves them in both; the logging service stores each once.
         """
         abandoned = Outbox(other, max_rows=self._max_rows)
-        waiting = abandoned.peek(-1)
-        abandoned.close()
+        try:
+            waiting = abandoned.peek(-1)
+        finally:
+            abandoned.close()
         connection = self._open()
         with connection:
             connection.executemany(
@@ -193,5 +197,7 @@ def set_aside(path: Path) -> Path:
     aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
     path.rename(aside)
     for suffix in ("-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+        # What had not come from the log into the file may be all that can still be read.
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
     return aside

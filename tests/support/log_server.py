@@ -1,0 +1,105 @@
+"""A small HTTP server in the logging service's place, that fails, hangs or goes as a test says."""
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from tests.support.servers import free_port
+
+_WAIT_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the server answers to a batch."""
+
+    status: int = 200
+    body: Mapping[str, Any] | str = field(default_factory=lambda: {"status": "success"})
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+REFUSAL = Reply(400, {"error": "predictions[0]: no", "reason": "bad_input"})
+Behaviour = Callable[[dict[str, Any]], Reply]
+
+
+class LogServer:
+    """Takes batches at `/log`; `behaviour` decides what each of them gets."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.behaviour: Behaviour = lambda _: Reply()
+        self.batches: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.attempts = 0
+        self.asked = threading.Event()
+        self._free = threading.Event()
+        self._free.set()
+        self._server: ThreadingHTTPServer | None = None
+
+    def __enter__(self) -> "LogServer":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Listen, on the same port each time."""
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                outer._answer(self, json.loads(body))
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        ThreadingHTTPServer.allow_reuse_address = True
+        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def stop(self) -> None:
+        """Listen no more: connections are refused from now on."""
+        self._free.set()
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+    def hang(self) -> None:
+        """Take requests and answer none of them."""
+        self.asked.clear()
+        self._free.clear()
+
+    def unhang(self) -> None:
+        """Answer again."""
+        self._free.set()
+
+    @property
+    def stored(self) -> list[str]:
+        """The ids of all predictions that were acknowledged, in the order they came."""
+        return [one["prediction_id"] for batch in self.batches for one in batch["predictions"]]
+
+    def _answer(self, handler: BaseHTTPRequestHandler, batch: dict[str, Any]) -> None:
+        self.attempts += 1
+        self.asked.set()
+        self._free.wait(_WAIT_SECONDS)
+        reply = self.behaviour(batch)
+        if reply.status == 200:
+            self.batches.append(batch)
+            self.headers.append({name.lower(): value for name, value in handler.headers.items()})
+        body = reply.body if isinstance(reply.body, str) else json.dumps(reply.body)
+        handler.send_response(reply.status)
+        for name, value in reply.headers.items():
+            handler.send_header(name, value)
+        handler.send_header("Content-Length", str(len(body.encode())))
+        handler.end_headers()
+        handler.wfile.write(body.encode())
