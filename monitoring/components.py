@@ -65,6 +65,12 @@ def find_program(names: Sequence[str], remedy: str) -> str:
     raise StackError(f"{names[0]} is not installed; {remedy}")
 
 
+def is_taken(port: int) -> bool:
+    """Tell whether something listens on a port of this machine."""
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0
+
+
 class RunningComponents:
     """Components as child processes, stopped in reverse order when the `with` block ends."""
 
@@ -81,12 +87,11 @@ class RunningComponents:
 
     def start(self, component: Component) -> None:
         """Start a component; raises StackError where its port is taken."""
-        with socket.socket() as probe:
-            if probe.connect_ex((HOST, component.port)) == 0:
-                raise StackError(
-                    f"port {component.port} of {component.name} is taken; stop what listens there"
-                    f" or choose another with {component.port_option}"
-                )
+        if is_taken(component.port):
+            raise StackError(
+                f"port {component.port} of {component.name} is taken; stop what listens there"
+                f" or choose another with {component.port_option}"
+            )
         with self.log_of(component).open("wb") as log:
             # A session of its own: Ctrl-C reaches the caller alone, which stops all in order.
             process = subprocess.Popen(  # noqa: S603  # what is started is in this repository

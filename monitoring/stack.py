@@ -15,7 +15,14 @@ import yaml
 from bentos.health.settings import load_settings
 from bentos.inference.settings import InferenceSettings
 from bentos.logging.settings import LoggingSettings
-from monitoring.components import HOST, Component, RunningComponents, StackError, find_program
+from monitoring.components import (
+    HOST,
+    Component,
+    RunningComponents,
+    StackError,
+    find_program,
+    is_taken,
+)
 from monitoring.timings import INFERENCE_SERVICE, LOGGING_SERVICE
 
 HERE = Path(__file__).resolve().parent
@@ -47,6 +54,11 @@ class Options:
     inference_port: int
     logging_port: int
 
+    @property
+    def service_ports(self) -> Mapping[str, int]:
+        """The services' ports by scrape job."""
+        return {INFERENCE_SERVICE: self.inference_port, LOGGING_SERVICE: self.logging_port}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the stack until Ctrl-C or SIGTERM; return the exit status."""
@@ -56,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nonlocal stopping
         stopping = True
 
-    options = _options(arguments)
+    options = options_of(arguments)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
     try:
@@ -69,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _say(f"{component.name + ':':14}{component.url}")
             if not any(component.name == "Grafana" for component in components):
                 _say(GET_GRAFANA)
+            for line in silent_services(options):
+                _say(line)
             _say("Ctrl-C stops all")
             while not stopping:
                 running.raise_if_ended()
@@ -93,9 +107,18 @@ def plan(options: Options) -> list[Component]:
     return components
 
 
+def silent_services(options: Options) -> list[str]:
+    """Return a line for each service that does not answer where it is scraped."""
+    return [
+        f"{name} does not answer at http://{HOST}:{port} yet; make serve starts it"
+        for name, port in options.service_ports.items()
+        if not is_taken(port)
+    ]
+
+
 def local_configuration(config: Mapping[str, Any], options: Options) -> dict[str, Any]:
     """Return Prometheus's configuration with the ports in use here and absolute rule files."""
-    ports = {INFERENCE_SERVICE: options.inference_port, LOGGING_SERVICE: options.logging_port}
+    ports = options.service_ports
     scrapes = [
         {**scrape, "static_configs": _targets(scrape["static_configs"], ports[scrape["job_name"]])}
         if scrape.get("job_name") in ports
@@ -167,25 +190,32 @@ def _grafana(options: Options) -> Component:
         port=options.grafana_port,
         ready_path="/api/health",
         port_option="--grafana-port",
-        environment={
-            "PROMETHEUS_URL": f"http://{HOST}:{options.prometheus_port}",
-            "ALERTMANAGER_URL": f"http://{HOST}:{options.alertmanager_port}",
-            "SERVING_DASHBOARDS": str(DASHBOARDS),
-            "GF_PATHS_DATA": str(data),
-            "GF_PATHS_LOGS": str(data / "logs"),
-            "GF_PATHS_PROVISIONING": str(PROVISIONING),
-            "GF_SERVER_HTTP_ADDR": HOST,
-            "GF_SERVER_HTTP_PORT": str(options.grafana_port),
-            "GF_AUTH_ANONYMOUS_ENABLED": "true",
-            "GF_AUTH_ANONYMOUS_ORG_ROLE": "Viewer",
-            "GF_ANALYTICS_REPORTING_ENABLED": "false",
-            "GF_ANALYTICS_CHECK_FOR_UPDATES": "false",
-            "GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH": str(DASHBOARDS / "overview.json"),
-        },
+        environment=grafana_environment(options),
     )
 
 
-def _options(arguments: Sequence[str] | None) -> Options:
+def grafana_environment(options: Options) -> dict[str, str]:
+    """Return Grafana's settings: its provisioning, and that everyone may look."""
+    data = options.data / "grafana"
+    return {
+        "PROMETHEUS_URL": f"http://{HOST}:{options.prometheus_port}",
+        "ALERTMANAGER_URL": f"http://{HOST}:{options.alertmanager_port}",
+        "SERVING_DASHBOARDS": str(DASHBOARDS),
+        "GF_PATHS_DATA": str(data),
+        "GF_PATHS_LOGS": str(data / "logs"),
+        "GF_PATHS_PROVISIONING": str(PROVISIONING),
+        "GF_SERVER_HTTP_ADDR": HOST,
+        "GF_SERVER_HTTP_PORT": str(options.grafana_port),
+        "GF_AUTH_ANONYMOUS_ENABLED": "true",
+        "GF_AUTH_ANONYMOUS_ORG_ROLE": "Viewer",
+        "GF_ANALYTICS_REPORTING_ENABLED": "false",
+        "GF_ANALYTICS_CHECK_FOR_UPDATES": "false",
+        "GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH": str(DASHBOARDS / "overview.json"),
+    }
+
+
+def options_of(arguments: Sequence[str] | None) -> Options:
+    """Return what the command line and the services' settings say."""
     parser = argparse.ArgumentParser(prog="python -m monitoring.stack", description=__doc__)
     parser.add_argument("--prometheus-port", type=int, default=9090, metavar="PORT")
     parser.add_argument("--alertmanager-port", type=int, default=9093, metavar="PORT")

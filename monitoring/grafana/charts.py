@@ -17,6 +17,18 @@ from monitoring.grafana.schema import (
 _LEGEND: Json = {"displayMode": "list", "placement": "bottom", "showLegend": True}
 
 
+def bound(name: str) -> Override:
+    """Return how a series that only bounds the others looks: dashed, grey, without an area."""
+    return Override(
+        name=f"/^{name}$/",
+        properties={
+            "color": {"mode": "fixed", "fixedColor": "text"},
+            "custom.fillOpacity": 0,
+            "custom.lineStyle": {"fill": "dash", "dash": [6, 4]},
+        },
+    )
+
+
 def timeseries(
     title: str,
     description: str,
@@ -31,6 +43,7 @@ def timeseries(
     maximum: float | None = None,
     stacking: Literal["none", "normal", "percent"] = "none",
     steps: bool = False,
+    area: bool = True,
     no_value: str = "",
     decimals: int | None = None,
 ) -> Panel:
@@ -55,7 +68,7 @@ def timeseries(
             "drawStyle": "line",
             "lineInterpolation": "stepAfter" if steps else "linear",
             "lineWidth": 1,
-            "fillOpacity": 8 if stacking == "none" else 60,
+            "fillOpacity": 60 if stacking != "none" else 8 if area else 0,
             "showPoints": "never",
             "spanNulls": False,
             "stacking": {"mode": stacking, "group": "A"},

@@ -2,7 +2,7 @@
 
 from bentos.health.window import MAXIMUM_ERROR_RATE
 from monitoring.grafana import shared
-from monitoring.grafana.charts import heatmap, timeseries
+from monitoring.grafana.charts import bound, heatmap, timeseries
 from monitoring.grafana.dashboard import Dashboard, runbook
 from monitoring.grafana.model import drift_panels, model_panels
 from monitoring.grafana.palette import FEW_ARE_ODD
@@ -70,6 +70,7 @@ def _availability() -> tuple[Panel, ...]:
             Target(expr=aggregate("sum", ready), legend="ready"),
             Target(expr=aggregate("count", ready), legend="scraped"),
             unit="none",
+            overrides=(bound("scraped"),),
             width=12,
             steps=True,
             decimals=0,
@@ -86,7 +87,7 @@ def _traffic() -> tuple[Panel, ...]:
             unit="reqps",
             stacking="normal",
         ),
-        shared.requests_by_route(),
+        shared.requests_by_route("inference", width=8),
         timeseries(
             "Latency of predictions",
             "From a request's body being whole to its answer.",
@@ -156,6 +157,7 @@ def _queue() -> tuple[Panel, ...]:
             ),
             Target(expr=aggregate("min", series("inference_queue_capacity")), legend="capacity"),
             unit="none",
+            overrides=(bound("capacity"),),
             width=6,
             links=(runbook("InferenceQueueFull"),),
         ),

@@ -142,7 +142,7 @@ def _restarts() -> tuple[Panel, ...]:
                 expr=increase(RESTARTS, POD, CONTAINER, by=("container",)), legend="{{container}}"
             ),
             unit="none",
-            width=6,
+            width=4,
             height=8,
             decimals=0,
             thresholds=FEW_ARE_ODD,
@@ -193,7 +193,7 @@ def _restarts() -> tuple[Panel, ...]:
             ),
             unit="none",
             columns=(("pod", "Pod"), ("container", "Container"), ("reason", "Reason")),
-            width=6,
+            width=8,
             links=(runbook("ServingPodRestarting"),),
         ),
     )

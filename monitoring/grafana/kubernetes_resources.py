@@ -1,6 +1,6 @@
 """Rows of the Kubernetes dashboard about resources, autoscaling and volumes."""
 
-from monitoring.grafana.charts import timeseries
+from monitoring.grafana.charts import bound, timeseries
 from monitoring.grafana.dashboard import runbook
 from monitoring.grafana.queries import RATE, aggregate, ratio, series
 from monitoring.grafana.schema import Panel, Target, Threshold, Thresholds
@@ -52,6 +52,7 @@ def resource_panels() -> tuple[Panel, ...]:
                 legend="request of one {{container}}",
             ),
             unit="short",
+            overrides=(bound("request of .*"),),
         ),
         timeseries(
             "CPU of request",
@@ -83,6 +84,7 @@ def resource_panels() -> tuple[Panel, ...]:
                 legend="limit of one {{container}}",
             ),
             unit="bytes",
+            overrides=(bound("limit of .*"),),
             width=16,
         ),
         gauge(
@@ -127,6 +129,7 @@ def scaling_panels() -> tuple[Panel, ...]:
                 )
             ),
             unit="none",
+            overrides=(bound("(least|most) .*"),),
             steps=True,
             decimals=0,
             links=(runbook("InferenceAutoscalerMaxedOut"),),

@@ -1,7 +1,7 @@
 """The logging dashboard: what is stored, how fast, what still waits, how much room is left."""
 
 from monitoring.grafana import shared
-from monitoring.grafana.charts import heatmap, timeseries
+from monitoring.grafana.charts import bound, heatmap, timeseries
 from monitoring.grafana.dashboard import Dashboard, runbook
 from monitoring.grafana.palette import YES_OR_NO
 from monitoring.grafana.queries import (
@@ -96,7 +96,7 @@ def _throughput() -> tuple[Panel, ...]:
             unit="short",
             width=8,
             height=8,
-            decimals=0,
+            decimals=1,
         ),
         timeseries(
             "Batches",
@@ -151,7 +151,7 @@ def _store() -> tuple[Panel, ...]:
             unit="s",
             width=12,
         ),
-        shared.requests_by_route('service=~"logging.*"', width=12),
+        shared.requests_by_route("logging", width=12),
     )
 
 
@@ -175,6 +175,7 @@ def _waiting() -> tuple[Panel, ...]:
             Target(expr=aggregate("max", series("logging_queue_depth")), legend="waiting"),
             Target(expr=aggregate("min", series("logging_queue_capacity")), legend="capacity"),
             unit="short",
+            overrides=(bound("capacity"),),
             links=(runbook("LoggingQueueFull"),),
         ),
     )
@@ -182,6 +183,7 @@ def _waiting() -> tuple[Panel, ...]:
 
 def _database() -> tuple[Panel, ...]:
     free = series("logging_disk_free_bytes")
+    left = aggregate("min", f"predict_linear({free}[1h], {DAY_SECONDS})")
     return (
         timeseries(
             "Size of the database's files",
@@ -198,7 +200,7 @@ def _database() -> tuple[Panel, ...]:
             "Free space where the database lies, and what the last hour's pace leaves in a day.",
             Target(expr=aggregate("min", free), legend="free"),
             Target(
-                expr=aggregate("min", f"predict_linear({free}[1h], {DAY_SECONDS})"),
+                expr=f"clamp_min({left}, 0)",
                 legend="in 24 hours",
             ),
             unit="bytes",

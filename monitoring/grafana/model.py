@@ -113,7 +113,8 @@ def drift_panels() -> tuple[Panel, ...]:
             Target(expr=quantile(0.5, confidence), legend="p50"),
             Target(expr=mean(confidence), legend="mean"),
             unit="percentunit",
-            maximum=1,
+            minimum=None,
+            area=False,
         ),
         heatmap(
             "Spread of confidence",
@@ -126,7 +127,8 @@ def drift_panels() -> tuple[Panel, ...]:
             "A class of which the model grows unsure.",
             Target(expr=mean(confidence, by=("class_name",)), legend="{{class_name}}"),
             unit="percentunit",
-            maximum=1,
+            minimum=None,
+            area=False,
         ),
         timeseries(
             "Class mix",

@@ -57,7 +57,7 @@ def objective_panels() -> tuple[Panel, ...]:
                 no_value="no traffic",
             ),
             gauge(
-                "Error budget left",
+                f"{objective.title} budget left",
                 f"Of the {objective.budget * 100:g}% of requests that may break the "
                 f"{objective.title.lower()} objective over {PERIOD}.",
                 Target(expr=f"1 - ({share}) / {objective.budget:g}", legend="budget left"),
@@ -68,7 +68,7 @@ def objective_panels() -> tuple[Panel, ...]:
                 links=(runbook(f"Inference{objective.title}BudgetBurnFast"),),
             ),
             timeseries(
-                "Burn rate",
+                f"Burn rate, {objective.title.lower()}",
                 "How many times faster than the objective allows its error budget is spent, over "
                 "three windows; the dashed lines are where alerts begin.",
                 *(

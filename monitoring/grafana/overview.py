@@ -13,7 +13,9 @@ from monitoring.prometheus.source.objectives import (
     LATENCY_BOUND_SECONDS,
     PERIOD,
 )
+from monitoring.timings import SERVICES
 
+OWN_JOBS = f'job=~"{"|".join(SERVICES)}"'
 ERROR_SHARE = Thresholds("green", (Threshold(0.01, "yellow"), Threshold(0.05, "red")))
 SLOW = Thresholds(
     "green",
@@ -45,7 +47,7 @@ def _now() -> tuple[Panel, ...]:
         stat(
             "Up",
             "Whether the last scrape of every chosen target succeeded.",
-            Target(expr=aggregate("min", series("up"), "job"), legend="{{job}}"),
+            Target(expr=aggregate("min", series("up", OWN_JOBS), "job"), legend="{{job}}"),
             unit="none",
             width=6,
             mappings=UP_OR_DOWN,

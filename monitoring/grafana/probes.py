@@ -120,7 +120,7 @@ def _verdicts() -> tuple[Panel, ...]:
             "Answers by probe and status",
             "Every probe that was answered. None at all means that nobody asks.",
             Target(
-                expr=rate(count, KUBELET_ASKS, by=("service", "probe", "status")),
+                expr=rate(count, KUBELET_ASKS, by=("service", "probe", "status")) + " > 0",
                 legend="{{service}} {{probe}} {{status}}",
             ),
             unit="reqps",
@@ -136,13 +136,12 @@ def _verdicts() -> tuple[Panel, ...]:
             unit="reqps",
             stacking="normal",
             links=(runbook("ServingLivenessFailing"), runbook("ServingReadinessRefused")),
-            no_value="all probes were answered 200",
         ),
         bars(
             "Answers in the chosen time",
             "Probes by service, probe and status.",
             Target(
-                expr=increase(count, KUBELET_ASKS, by=("service", "probe", "status")),
+                expr=increase(count, KUBELET_ASKS, by=("service", "probe", "status")) + " > 0",
                 legend="{{service}} {{probe}} {{status}}",
             ),
             unit="short",

@@ -42,7 +42,7 @@ def series(metric: str, *matchers: str) -> str:
     labels = family_of(metric).labels
     for matcher in matchers:
         found = _MATCHER.fullmatch(matcher)
-        if found is None or found["label"] not in (*labels, "le"):
+        if found is None or found["label"] not in (*labels, *TARGET_LABELS, "le"):
             raise KeyError(f"{metric} has no label for {matcher}")
     carried = ("namespace", *TARGET_LABELS, *labels)
     chosen = [f'{name}=~"${name}"' for name in _VARIABLES if name in carried]

@@ -9,10 +9,12 @@ from monitoring.grafana.palette import FAILING, READY_OR_NOT, YES_OR_NO, ZERO_IS
 from monitoring.grafana.queries import aggregate, quantile, rate, ratio, series
 from monitoring.grafana.schema import Panel, Target, Threshold, Thresholds
 from monitoring.grafana.values import gauge, stat
+from monitoring.timings import INFERENCE_SERVICE, LOGGING_SERVICE
 
 Service = Literal["inference", "logging"]
 
 PERCENTILES = ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"))
+NAMES: dict[Service, str] = {"inference": INFERENCE_SERVICE, "logging": LOGGING_SERVICE}
 OUTCOMES: dict[Service, str] = {
     "inference": "inference_predictions_total",
     "logging": "logging_batches_total",
@@ -154,13 +156,15 @@ def refusals(service: Service) -> Panel:
     )
 
 
-def requests_by_route(*matchers: str, width: int = 8) -> Panel:
-    """Return everything that was answered."""
+def requests_by_route(service: Service, *, width: int) -> Panel:
+    """Return everything that a service answered."""
+    # The metric's name is a common one: other programs' series have other labels.
+    own = f'service="{NAMES[service]}"'
     return timeseries(
         "Requests by route and status",
         "Everything that was answered, probes and refusals included.",
         Target(
-            expr=rate("http_requests_total", *matchers, by=("route", "status")),
+            expr=rate("http_requests_total", own, by=("route", "status")) + " > 0",
             legend="{{route}} {{status}}",
         ),
         unit="reqps",

@@ -33,6 +33,7 @@ def stat(
 ) -> Panel:
     """Return a panel that shows the last value of each series, large; a sparkline behind it."""
     coloured = bool(thresholds.steps or mappings)
+    flat = height <= STAT_HEIGHT and not sparkline
     return Panel(
         kind="stat",
         title=title,
@@ -48,7 +49,7 @@ def stat(
         decimals=decimals,
         options={
             "reduceOptions": dict(_LAST),
-            "colorMode": "background" if coloured and not sparkline else "value",
+            "colorMode": "background" if coloured and flat else "value",
             "graphMode": "area" if sparkline else "none",
             "justifyMode": "center",
             "orientation": "auto",

@@ -9,14 +9,19 @@ import math
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from bentos.inference.metrics import FAMILIES as INFERENCE_FAMILIES
 from bentos.logging.metrics import FAMILIES as LOGGING_FAMILIES
 from monitoring.grafana.generate import DIRECTORY
+from monitoring.grafana.render.__main__ import main
 from monitoring.grafana.render.client import Period, Prometheus, Series
+from monitoring.grafana.render.figure import place
 from monitoring.grafana.render.interpolation import choose, interpolate, options
 from tests.monitoring.live_world import (
     SCRAPE_SECONDS,
@@ -30,6 +35,8 @@ from tests.support.servers import wait_until
 pytestmark = pytest.mark.slow
 
 RANGE_SECONDS = 15
+# "No data" and what needs no colour, tables and plain numbers, are written in greys.
+COLOURED = frozenset({"timeseries", "heatmap", "state-timeline", "bargauge", "gauge"})
 PATIENCE_SECONDS = 90.0
 # Without a cluster the services' own series have no namespace; see the Kubernetes dashboard for
 # those that have.
@@ -124,6 +131,25 @@ def test_every_variable_offers_values(world: World) -> None:
                 variable["name"],
                 offered,
             )
+
+
+def test_every_dashboard_is_drawn_with_its_panels_in_colour(world: World, tmp_path: Path) -> None:
+    options = ["--prometheus", world.prometheus, "--out", str(tmp_path)]
+    options += ["--last", f"{RANGE_SECONDS}s", "--scrape-interval", f"{SCRAPE_SECONDS}s"]
+    assert main(options) == 0
+    for name, dashboard in dashboards():
+        path = tmp_path / f"{name}.png"
+        assert path.stat().st_size < 400_000
+        picture = np.asarray(Image.open(path).convert("RGB"), dtype=np.int16)
+        for panel in dashboard["panels"]:
+            if panel["type"] not in COLOURED:
+                continue
+            box = place(panel["gridPos"])
+            part = picture[
+                round(box.y) : round(box.y + box.height), round(box.x) : round(box.x + box.width)
+            ]
+            vivid = (part.max(axis=2) - part.min(axis=2)) > 60
+            assert vivid.sum() > 10, (name, panel["title"])
 
 
 @pytest.mark.parametrize("service", ["inference", "logging"])

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
 from monitoring.grafana.render.canvas import FAINT, INK, LINES, Box, Canvas
 from monitoring.grafana.render.client import Period
@@ -37,17 +37,21 @@ def timeseries(
             lines = lines / np.nansum(lines, axis=0)
     unit = "percentunit" if mode == "percent" else view.unit
     top = 1.0 if mode == "percent" else view.maximum
-    plot = _plot(canvas, box, [each.name for each in found])
+    names = [each.name for each in found]
+    colors = [view.line(name, PALETTE[index % len(PALETTE)])[0] for index, name in enumerate(names)]
+    plot = _plot(canvas, box, names, colors)
     stepped = view.custom["lineInterpolation"] == "stepAfter"
     steps: Literal["post"] | None = "post" if stepped else None
     below = np.zeros(len(grid))
     for index, line in enumerate(lines):
-        color = PALETTE[index % len(PALETTE)]
-        opacity = view.custom["fillOpacity"] / 100
+        name = found[index].name
+        color, style = view.line(name, PALETTE[index % len(PALETTE)])
+        opacity = view.fill_opacity(name)
         if mode == "none":
-            style = "steps-post" if stepped else "default"
-            plot.plot(grid, line, color=color, linewidth=1.3, drawstyle=style)
-            plot.fill_between(grid, 0, line, color=color, alpha=opacity, linewidth=0, step=steps)
+            form = "steps-post" if stepped else "default"
+            plot.plot(grid, line, style, color=color, linewidth=1.3, drawstyle=form)
+            if opacity:
+                plot.fill_between(grid, 0, line, color=color, alpha=opacity, lw=0, step=steps)
         else:
             above = below + np.nan_to_num(line)
             plot.fill_between(grid, below, above, color=color, alpha=opacity, linewidth=0)
@@ -59,9 +63,8 @@ def timeseries(
         for value, color in view.thresholds:
             if value <= highest:
                 plot.axhline(value, color=color, linewidth=1, linestyle=(0, (5, 3)))
-    plot.yaxis.set_major_locator(MaxNLocator(5, integer=view.decimals == 0))
-    plot.yaxis.set_major_formatter(FuncFormatter(lambda value, _: write(value, unit)))
-    _time_axis(plot, period)
+    _value_axis(plot, "s" if unit == "dtdurations" else unit, whole=view.decimals == 0)
+    _time_axis(plot, period, box.width)
 
 
 def heatmap(
@@ -74,9 +77,10 @@ def heatmap(
     cells = np.clip(np.diff(counted, axis=0, prepend=0), 0, None)
     filled = np.flatnonzero(cells.max(axis=1) > 0)
     first = max(filled[0] - 1, 0) if len(filled) else 0
-    last = min(filled[-1] + 1, len(buckets) - 1) if len(filled) else len(buckets) - 1
+    finite = len(buckets) - 2  # the last bucket is +Inf
+    last = max(min(filled[-1] + 1, finite), filled[-1]) if len(filled) else finite
     shown = np.ma.masked_less_equal(cells[first : last + 1], 1e-9)
-    plot = _plot(canvas, box, [])
+    plot = _plot(canvas, box, [], [])
     edges = np.append(grid, grid[-1] + period.step) - period.step / 2
     heights = np.arange(first, last + 2)
     plot.pcolormesh(edges, heights, np.sqrt(shown), cmap="Oranges", vmin=0)
@@ -87,7 +91,7 @@ def heatmap(
         [write(float(buckets[tick].series.labels["le"]), view.unit) for tick in ticks[::every]],
     )
     plot.set_ylim(first, last + 1)
-    _time_axis(plot, period)
+    _time_axis(plot, period, box.width)
 
 
 def states(
@@ -115,13 +119,13 @@ def states(
         canvas.text(area.x - 6, y, each.name, size=LABEL_SIZE, align="right", room=room)
     plot.set_ylim(-0.5, len(found) - 0.5)
     plot.set_yticks([])
-    _time_axis(plot, period)
+    _time_axis(plot, period, box.width)
     meanings = {view.text(value): view.color(value) for value in (1.0, 0.0)}
     _legend(canvas, box, list(meanings), list(meanings.values()), lines=1)
 
 
-def _plot(canvas: Canvas, box: Box, names: Sequence[str]) -> Axes:
-    lines = _legend(canvas, box, names, PALETTE, lines=2) if names else 0
+def _plot(canvas: Canvas, box: Box, names: Sequence[str], colors: Sequence[str]) -> Axes:
+    lines = _legend(canvas, box, names, colors, lines=2) if names else 0
     bottom = AXIS_ROOM + lines * LEGEND_LINE
     return canvas.axes(box.inset(left=58, top=6, right=12, bottom=bottom))
 
@@ -147,7 +151,7 @@ def _legend(
         y = top + (line + 0.35) * LEGEND_LINE
         for start, index in row:
             left = box.x + gap + start
-            canvas.rectangle(Box(left, y - 1.5, 10, 3), colors[index % len(colors)])
+            canvas.rectangle(Box(left, y - 1.5, 10, 3), colors[index])
             room = box.width - 2 * gap - start - mark
             canvas.text(left + mark, y, names[index], size=LABEL_SIZE, color=INK, room=room)
     hidden = len(names) - sum(len(row) for row in rows)
@@ -160,16 +164,30 @@ def _legend(
 
 
 def _limits(plot: Axes, minimum: float | None, maximum: float | None) -> None:
+    highest = max((np.nanmax(line.get_ydata(), initial=0) for line in plot.lines), default=0)
     low, high = plot.get_ylim()
     low = low if minimum is None else minimum
     high = high if maximum is None else maximum
-    plot.set_ylim(low, high if high > low else low + 1)
+    # Nothing but zeros would be drawn on a scale of trifles.
+    plot.set_ylim(low, high if highest > 0 or maximum is not None else low + 1)
 
 
-def _time_axis(plot: Axes, period: Period) -> None:
-    distance = next(each for each in _TICK_SECONDS if period.seconds / each <= 6)
+def _value_axis(plot: Axes, unit: str, *, whole: bool) -> None:
+    if unit == "bytes":
+        _, high = plot.get_ylim()
+        distance = 2.0 ** math.ceil(math.log2(high / 5))
+        plot.yaxis.set_major_locator(MultipleLocator(distance))
+    else:
+        plot.yaxis.set_major_locator(MaxNLocator(5, integer=whole))
+    plot.yaxis.set_major_formatter(FuncFormatter(lambda value, _: write(value, unit)))
+
+
+def _time_axis(plot: Axes, period: Period, width: float) -> None:
+    # A label is about 60 pixels wide, and the last one must not leave the panel.
+    most = max(min(width / 85, 7), 2)
+    distance = next(each for each in _TICK_SECONDS if period.seconds / each <= most)
     first = math.ceil(period.start / distance) * distance
-    ticks = np.arange(first, period.end, distance)
+    ticks = np.arange(first, period.end - period.seconds * 20 / width, distance)
     form = "%H:%M:%S" if distance < 60 else "%H:%M" if distance < 86_400 else "%d %b"
     plot.set_xticks(ticks, [datetime.fromtimestamp(tick, UTC).strftime(form) for tick in ticks])
     plot.set_xlim(period.start, period.end)

@@ -47,7 +47,7 @@ def draw(
     canvas = Canvas(WIDTH, HEADER + rows * UNIT_HEIGHT + 2 * GAP)
     _header(canvas, dashboard, period, chosen or {})
     for panel in panels:
-        box = _place(panel["gridPos"])
+        box = place(panel["gridPos"])
         if panel["type"] == "row":
             middle = box.y + box.height / 2
             canvas.text(box.x + 2, middle + 1, panel["title"], size=12, weight="bold")
@@ -75,7 +75,8 @@ def _panel(
         tiles.nothing(canvas, box, view.no_value)
 
 
-def _place(at: Mapping[str, int]) -> Box:
+def place(at: Mapping[str, int]) -> Box:
+    """Return where a panel of the grid lies in the image."""
     column = (WIDTH - 2 * GAP) / COLUMNS
     return Box(
         GAP + at["x"] * column + GAP / 2,

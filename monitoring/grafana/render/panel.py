@@ -90,6 +90,25 @@ class PanelView:
                 color = above
         return color
 
+    def fill_opacity(self, name: str) -> float:
+        """Return how opaque the area under a series is, 0 to 1."""
+        percent = self._override(name, "custom.fillOpacity", self.custom["fillOpacity"])
+        return float(percent) / 100
+
+    def line(self, name: str, color: str) -> tuple[str, str]:
+        """Return the colour of a series, the given one where none is fixed, and its style."""
+        fixed = self._override(name, "color", {}).get("fixedColor")
+        style = self._override(name, "custom.lineStyle", {}).get("fill", "solid")
+        return (COLORS[fixed] if fixed else color, "--" if style == "dash" else "-")
+
+    def _override(self, name: str, key: str, otherwise: Any) -> Any:
+        for override in self._panel["fieldConfig"]["overrides"]:
+            if re.fullmatch(override["matcher"]["options"].strip("/"), name):
+                for option in override["properties"]:
+                    if option["id"] == key:
+                        return option["value"]
+        return otherwise
+
     def text(self, value: float) -> str:
         """Return a value as the panel writes it: its mapping's word, else number and unit."""
         mapping = self._mapping(value)

@@ -34,6 +34,20 @@ def stat(
         if filled:
             canvas.rectangle(tile, color, radius=4)
         ink = PAPER if filled else color
+        if tile.height < 34 and len(found) > 1 and not names_only:
+            text = f"{each.name}: {view.text(each.series.last)}"
+            middle = tile.y + tile.height / 2
+            canvas.text(
+                tile.x + tile.width / 2,
+                middle,
+                text,
+                size=9,
+                color=ink,
+                align="center",
+                room=tile.width - 8,
+                weight="bold",
+            )
+            continue
         if view.options["graphMode"] == "area":
             _sparkline(canvas, tile, each, period)
         middle = tile.x + tile.width / 2
@@ -71,11 +85,11 @@ def gauge(
     low, high = view.minimum or 0.0, view.maximum or 1.0
     width = box.width / len(found)
     for index, each in enumerate(found):
-        dial = Box(box.x + index * width, box.y, width, box.height - 18)
-        side = min(dial.width - 20, (dial.height - 4) * 1.25)
-        plot = canvas.axes(
-            Box(dial.x + (dial.width - side) / 2, dial.y + 2, side, min(side * 0.8, dial.height))
-        )
+        dial = Box(box.x + index * width, box.y, width, box.height)
+        side = min(dial.width - 20, (dial.height - 24) * 1.25)
+        height = side * 0.8
+        top = dial.y + (dial.height - 24 - height) / 2
+        plot = canvas.axes(Box(dial.x + (dial.width - side) / 2, top, side, height))
         plot.set(xlim=(-1.05, 1.05), ylim=(-0.63, 1.05), aspect="equal")
         plot.axis("off")
         share = min(max((each.series.last - low) / (high - low), 0), 1)
@@ -100,7 +114,7 @@ def gauge(
         )
         canvas.text(
             dial.x + dial.width / 2,
-            box.y + box.height - 12,
+            top + height + 8,
             each.name,
             size=LABEL_SIZE,
             color=FAINT,
