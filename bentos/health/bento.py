@@ -1,20 +1,88 @@
 """The joint between the probe kit and BentoML: a service whose front door is ours."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
+import bentoml
 from _bentoml_sdk import Service
 from bentoml._internal.context import server_context
 
 from bentos.health.door import Door, FrontDoor
-from bentos.health.probes import HEALTH_PATH, READY_PATH
+from bentos.health.logs import configure_logging
+from bentos.health.probes import HEALTH_PATH, READY_PATH, Probes
+from bentos.health.runtime import pod_directory
+from bentos.health.settings import ServiceSettings
+
+
+class App(Protocol):
+    """A service without BentoML: its parts, put together."""
+
+    door: Door
+    probes: Probes
+
+    def start(self) -> None:
+        """Start the background parts on the event loop, without waiting for any."""
+
+    async def stop(self) -> None:
+        """End the parts in order."""
+
+
+class FrontedInstance:
+    """The life of an app in a BentoML worker; a Bento's class derives from it.
+
+    `service` is the name the probes tell. The derived class says with `make_app` how the app is
+    made; BentoML then starts it once the worker's event loop runs, and stops it at the end.
+    """
+
+    service: ClassVar[str]
+    settings: ClassVar[ServiceSettings]
+    app: ClassVar[Any] = None
+
+    def __init__(self) -> None:
+        worker = worker_index()
+        configure_logging(
+            level=self.settings.log_level,
+            form=self.settings.log_format,
+            service=self.service,
+            worker=worker,
+        )
+        type(self).app = self.make_app(worker, pod_directory(self.service))
+
+    def make_app(self, worker: int, directory: Path) -> App:
+        """Return the app of a worker, 1 the first, which shares the directory with the others."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how its app is made")
+
+    @classmethod
+    def door(cls) -> Door | None:
+        """Return what answers the service's own routes, None before there is an instance."""
+        app: App | None = cls.app
+        return app.door if app is not None else None
+
+    @bentoml.on_startup  # type: ignore[untyped-decorator]  # BentoML ships no types
+    async def start(self) -> None:
+        """Start the background parts; the port answers at once."""
+        self.app.start()
+
+    @bentoml.on_shutdown  # type: ignore[untyped-decorator]  # BentoML ships no types
+    async def stop(self) -> None:
+        """End the parts in order."""
+        await self.app.stop()
+
+    async def __is_alive__(self) -> bool:
+        """Answer BentoML's own `/livez` as `/health` does."""
+        return bool(self.app.probes.live().passed)
+
+    async def __is_ready__(self) -> bool:
+        """Answer BentoML's own `/readyz` as `/ready` does."""
+        return bool(self.app.probes.readiness_verdict().passed)
 
 
 class FrontedService(Service[Any]):  # type: ignore[misc]  # BentoML ships no types
     """A BentoML service that answers its own routes before BentoML's middlewares.
 
-    Its class, `inner`, has a class method `door` that returns the running instance's Door, or
-    None before there is one. BentoML's own pages and routes stay behind it as they are.
+    Its class, `inner`, is a FrontedInstance. BentoML's own pages and routes stay behind it as
+    they are.
     """
 
     __slots__ = ()

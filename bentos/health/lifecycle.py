@@ -94,8 +94,12 @@ class Lifecycle:
                 return
             self._state.begin_shutdown()
             delay = self._drain_seconds if received == signal.SIGTERM else 0.0
-            loop.call_soon_threadsafe(
-                lambda: loop.call_later(delay, theirs, int(signal.SIGTERM), None)
-            )
+
+            def drain() -> None:
+                fields = {"signal": signal.Signals(received).name, "drain_seconds": delay}
+                event(_logger, logging.INFO, "shutting down", fields)
+                loop.call_later(delay, theirs, int(signal.SIGTERM), None)
+
+            loop.call_soon_threadsafe(drain)
 
         signal.signal(number, begin)

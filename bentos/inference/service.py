@@ -9,11 +9,9 @@ import numpy as np
 from bentoml.validators import ContentType
 from pydantic import BaseModel, ConfigDict, Field
 
-from bentos.health.bento import FrontedService, service_config, worker_index
-from bentos.health.door import Door
+from bentos.health.bento import FrontedInstance, FrontedService, service_config
 from bentos.health.image import service_image, torch_wheels
-from bentos.health.logs import configure_logging
-from bentos.health.runtime import make_pod_directory, pod_directory
+from bentos.health.runtime import make_pod_directory
 from bentos.health.settings import load_settings, writable_directory
 from bentos.inference.app import PREDICT_IMAGE_PATH, PREDICT_PATH, SERVICE_NAME, InferenceApp
 from bentos.inference.settings import InferenceSettings
@@ -35,27 +33,16 @@ class PredictionAnswer(BaseModel):
     inference_time_ms: float = Field(description="From the whole body to the answer.")
 
 
-class Inference:
+class Inference(FrontedInstance):
     """Classifies inputs with a PyTorch model from the MLflow registry."""
 
-    app: ClassVar[InferenceApp | None] = None
+    service = SERVICE_NAME
+    settings = settings
+    app: ClassVar[InferenceApp]
 
-    def __init__(self) -> None:
-        worker = worker_index()
-        configure_logging(
-            level=settings.log_level,
-            form=settings.log_format,
-            service=SERVICE_NAME,
-            worker=worker,
-        )
-        type(self).app = InferenceApp(
-            settings, worker=worker, directory=pod_directory(SERVICE_NAME)
-        )
-
-    @classmethod
-    def door(cls) -> Door | None:
-        """Return what answers the service's own routes, None before there is an instance."""
-        return cls.app.door if cls.app is not None else None
+    def make_app(self, worker: int, directory: Path) -> InferenceApp:
+        """Return the app of a worker."""
+        return InferenceApp(settings, worker=worker, directory=directory)
 
     @bentoml.on_deployment
     @staticmethod
@@ -67,20 +54,10 @@ class Inference:
             writable_directory(settings.outbox_path, "OUTBOX_PATH")
         make_pod_directory(SERVICE_NAME)
 
-    @bentoml.on_startup
-    async def start(self) -> None:
-        """Start the background parts; the port answers at once."""
-        self._running().start()
-
-    @bentoml.on_shutdown
-    async def stop(self) -> None:
-        """End the parts, handing over what was predicted."""
-        await self._running().stop()
-
     @bentoml.api(route=PREDICT_PATH)
     async def predict(self, data: list[float]) -> PredictionAnswer:
         """Classify one input: `data`, a flat list of the model's input size."""
-        answer = await self._running().predict_values(np.array(data, dtype=np.float64))
+        answer = await self.app.predict_values(np.array(data, dtype=np.float64))
         return PredictionAnswer.model_validate(answer)
 
     @bentoml.api(route=PREDICT_IMAGE_PATH)
@@ -88,19 +65,8 @@ class Inference:
         self, image: Annotated[Path, ContentType("image/*")]
     ) -> PredictionAnswer:
         """Classify one image file: PNG, JPEG or BMP, as multipart or as the body itself."""
-        answer = await self._running().predict_file(image.read_bytes())
+        answer = await self.app.predict_file(image.read_bytes())
         return PredictionAnswer.model_validate(answer)
-
-    async def __is_alive__(self) -> bool:
-        return self._running().probes.live().passed
-
-    async def __is_ready__(self) -> bool:
-        return self._running().probes.readiness_verdict().passed
-
-    def _running(self) -> InferenceApp:
-        if self.app is None:
-            raise RuntimeError("the service has no instance")
-        return self.app
 
 
 InferenceService = FrontedService(

@@ -1,16 +1,15 @@
 """The logging Bento: BentoML's side of the service, and nothing else."""
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import bentoml
 import msgspec
 from pydantic import BaseModel, Field
 
-from bentos.health.bento import FrontedService, service_config, worker_index
-from bentos.health.door import Door
+from bentos.health.bento import FrontedInstance, FrontedService, service_config
 from bentos.health.image import service_image
-from bentos.health.logs import configure_logging
-from bentos.health.runtime import make_pod_directory, pod_directory
+from bentos.health.runtime import make_pod_directory
 from bentos.health.settings import load_settings
 from bentos.logging.app import SERVICE_NAME, LoggingApp
 from bentos.logging.metrics import LOG_PATH
@@ -29,41 +28,22 @@ class LogAnswer(BaseModel):
     timestamp: str = Field(description="ISO 8601, UTC")
 
 
-class Logging:
+class Logging(FrontedInstance):
     """Keeps predictions in SQLite, each once, and tells what it keeps."""
 
-    app: ClassVar[LoggingApp | None] = None
+    service = SERVICE_NAME
+    settings = settings
+    app: ClassVar[LoggingApp]
 
-    def __init__(self) -> None:
-        worker = worker_index()
-        configure_logging(
-            level=settings.log_level,
-            form=settings.log_format,
-            service=SERVICE_NAME,
-            worker=worker,
-        )
-        type(self).app = LoggingApp(settings, worker=worker, directory=pod_directory(SERVICE_NAME))
-
-    @classmethod
-    def door(cls) -> Door | None:
-        """Return what answers the service's own routes, None before there is an instance."""
-        return cls.app.door if cls.app is not None else None
+    def make_app(self, worker: int, directory: Path) -> LoggingApp:
+        """Return the app of a worker."""
+        return LoggingApp(settings, worker=worker, directory=directory)
 
     @bentoml.on_deployment
     @staticmethod
     def prepare() -> None:
         """Make what the workers share, once, before they start."""
         make_pod_directory(SERVICE_NAME)
-
-    @bentoml.on_startup
-    async def start(self) -> None:
-        """Start the background parts; the port answers at once."""
-        self._running().start()
-
-    @bentoml.on_shutdown
-    async def stop(self) -> None:
-        """Store what waits and close the database."""
-        await self._running().stop()
 
     @bentoml.api(route=LOG_PATH)
     async def log(
@@ -82,19 +62,8 @@ class Logging:
                 "edge_device_id": edge_device_id,
             }
         )
-        answer = await self._running().log(body, request_id="")
+        answer = await self.app.log(body, request_id="")
         return LogAnswer.model_validate(answer)
-
-    async def __is_alive__(self) -> bool:
-        return self._running().probes.live().passed
-
-    async def __is_ready__(self) -> bool:
-        return self._running().probes.readiness_verdict().passed
-
-    def _running(self) -> LoggingApp:
-        if self.app is None:
-            raise RuntimeError("the service has no instance")
-        return self.app
 
 
 LoggingService = FrontedService(
