@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from bentos.health.settings import environment_names
 from bentos.inference.settings import InferenceSettings
@@ -39,7 +40,7 @@ def build(source: BentoSource, options: BuildOptions) -> str:
     tag = options.tag(source)
     say(f"building {tag}")
     started = time.monotonic()
-    if _found(tag):
+    if _find(tag) is not None:
         bentoml.bentos.delete(tag)
     command = [sys.executable, "-m", "bentoml", "build", str(ROOT)]
     command += ["--bentofile", str(source.bentofile), "--output", "tag"]
@@ -49,32 +50,38 @@ def build(source: BentoSource, options: BuildOptions) -> str:
     finished = subprocess.run(  # noqa: S603 - this interpreter, no shell
         command, cwd=ROOT, env=_environment(options), stdout=subprocess.PIPE, text=True, check=False
     )
-    if finished.returncode or not _found(tag):
+    bento = _find(tag)
+    if finished.returncode or bento is None:
         sys.stderr.write(finished.stdout)
         raise BuildError(f"{tag} was not built; the lines above say why")
-    _make_readable(Path(bentoml.bentos.get(tag).path))
+    _make_readable(Path(bento.path))
     say(f"built {tag} in {time.monotonic() - started:.0f} s")
     return tag
 
 
 def ensure(source: BentoSource, options: BuildOptions) -> str:
     """Return the tag of a Bento of the checkout as it stands, building it where there is none."""
-    import bentoml
-
     bentoml_home()
     tag = options.tag(source)
-    if _found(tag):
-        built_from = bentoml.bentos.get(tag).info.labels.get(FINGERPRINT_LABEL)
-        if built_from == fingerprint(source, options):
-            say(f"{tag} is built and up to date")
-            return tag
+    bento = _find(tag)
+    built_from = bento.info.labels.get(FINGERPRINT_LABEL) if bento is not None else None
+    if built_from == fingerprint(source, options):
+        say(f"{tag} is built and up to date")
+        return tag
     return build(source, options)
 
 
-def _found(tag: str) -> bool:
+def _find(tag: str) -> Any:
+    """Return the Bento with exactly this tag, None where there is none."""
     import bentoml
+    from bentoml.exceptions import NotFound
 
-    return any(str(bento.tag) == tag for bento in bentoml.bentos.list(tag.partition(":")[0]))
+    try:
+        bento = bentoml.bentos.get(tag)
+    except NotFound:
+        return None
+    # BentoML takes the beginning of a version for the version.
+    return bento if str(bento.tag) == tag else None
 
 
 def _environment(options: BuildOptions) -> dict[str, str]:
