@@ -1,0 +1,1 @@
+"""The side-by-side benchmark: the same model behind this project and what else one would pick."""

@@ -1,0 +1,173 @@
+"""The benchmark of `make bench`.
+
+Run `python -m benchmarks --help` for its options. Exit status: 0 where every server was
+measured, 1 where one failed, 2 where the benchmark could not run.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks.chart import draw
+from benchmarks.environment import DEFAULT, EnvironmentBroken, peers_python, versions
+from benchmarks.generator import GeneratorFailed, GeneratorMissing, check_generator
+from benchmarks.measure import Bench, Round, measure
+from benchmarks.model import ModelMismatch, pictures, prepare_model, reference, register_again
+from benchmarks.peers import all_peers
+from benchmarks.peers.peer import Peer
+from benchmarks.plan import FULL, QUICK
+from benchmarks.process import ROOT, ServerFailed
+from benchmarks.results import (
+    FOLDER,
+    PeerResult,
+    Results,
+    joined,
+    now,
+    store,
+    this_commit,
+    this_machine,
+)
+from benchmarks.soak import soak
+from benchmarks.table import tables, write_page
+from examples.stack import StackError
+
+PAGE = ROOT / "docs" / "benchmarks.md"
+CHART = ROOT / "docs" / "benchmarks.png"
+_BUSY = 0.5
+_MEASURED_DISTRIBUTIONS = [
+    *("fastapi", "uvicorn", "litserve", "mlserver", "mlflow", "nvidia-pytriton", "ray", "torch"),
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure as the options say; return the exit status."""
+    options = _parser().parse_args(arguments)
+    # SIGTERM ends the run in order: the server that is being measured is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
+    try:
+        check_generator()
+        with tempfile.TemporaryDirectory(prefix="benchmarks-") as scratch:
+            return _run(options, Path(scratch))
+    except (EnvironmentBroken, GeneratorMissing, ModelMismatch, StackError) as error:
+        _say(f"error: {error}")
+    except KeyboardInterrupt:
+        _say("error: interrupted, nothing was stored")
+    return 2
+
+
+def _run(options: argparse.Namespace, scratch: Path) -> int:
+    model = prepare_model(scratch, _say)
+    inputs = pictures()
+    if options.soak:
+        return soak(model, minutes=options.soak, scratch=scratch, folder=FOLDER, report=_say)
+    peers = _chosen(options)
+    python = peers_python(options.environment, _say)
+    bench = Bench(
+        plan=QUICK if options.quick else FULL,
+        model=model,
+        second_version=register_again(model),
+        pictures=inputs,
+        expected=reference(model, inputs),
+        python=Path(sys.executable),
+        peers_python=python,
+        scratch=scratch,
+    )
+    started_at, before = now(), os.getloadavg()
+    if before[0] > _BUSY * len(os.sched_getaffinity(0)):
+        _say(f"note: the machine is busy (load average {before[0]:.2f}); the figures tell little")
+    measured = _measure_all(peers, bench)
+    results = Results(
+        started_at=started_at,
+        commit=this_commit(),
+        machine=this_machine(),
+        versions=_versions(python),
+        plan=bench.plan,
+        load_before=before,
+        load_after=os.getloadavg(),
+        peers=measured,
+    )
+    path = options.results / f"{'quick' if options.quick else 'full'}.json"
+    store(results, path)
+    _say("")
+    _say(tables(results))
+    _say(f"\nstored in {path}")
+    if options.publish:
+        write_page(PAGE, results)
+        draw(results, CHART)
+        _say(f"written to {PAGE.relative_to(ROOT)} and {CHART.relative_to(ROOT)}")
+    missing = {peer.key for peer in peers if peer.unavailable()}
+    failed = [peer for peer in measured if peer.failure and peer.key not in missing]
+    for peer in failed:
+        _say(f"failed: {peer.title}: {peer.failure}")
+    return 1 if failed else 0
+
+
+def _chosen(options: argparse.Namespace) -> list[Peer]:
+    peers = all_peers(device=os.environ.get("DEVICE", "cpu"), workers=len(os.sched_getaffinity(0)))
+    if not options.only:
+        return peers
+    unknown = set(options.only) - {peer.key for peer in peers}
+    if unknown:
+        known = ", ".join(peer.key for peer in peers)
+        raise StackError(f"no server {', '.join(sorted(unknown))}; there are {known}")
+    return [peer for peer in peers if peer.key in options.only]
+
+
+def _measure_all(peers: Sequence[Peer], bench: Bench) -> list[PeerResult]:
+    rounds: dict[str, list[Round]] = {peer.key: [] for peer in peers}
+    failures = {peer.key: peer.unavailable() or "" for peer in peers}
+    for number in range(bench.plan.rounds):
+        # Whoever goes first meets another machine than whoever goes last.
+        turn = number % len(peers)
+        for peer in (*peers[turn:], *peers[:turn]):
+            if failures[peer.key]:
+                continue
+            _say(f"round {number + 1} of {bench.plan.rounds}: {peer.title}")
+            try:
+                rounds[peer.key].append(measure(peer, bench, _indented(_say)))
+            except (ServerFailed, GeneratorFailed) as error:
+                failures[peer.key] = str(error)
+                _say(f"  failed: {error}")
+    return [
+        PeerResult(peer.key, peer.title, failure=failures[peer.key])
+        if failures[peer.key]
+        else joined(peer.key, peer.title, rounds[peer.key])
+        for peer in peers
+    ]
+
+
+def _versions(python: Path) -> dict[str, str]:
+    ours = versions(Path(sys.executable), ["bentoml", "torch"])
+    return {**versions(python, _MEASURED_DISTRIBUTIONS), **ours}
+
+
+def _indented(say: Callable[[str], None]) -> Callable[[str], None]:
+    return lambda line: say(f"  {line}")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure this project beside other servers of the same MLflow model. "
+        "DEVICE=cuda adds this project on a GPU.",
+    )
+    add = parser.add_argument
+    add("--quick", action="store_true", help="one short round, to see that everything runs")
+    add("--only", nargs="+", metavar="SERVER", help="measure only these servers")
+    add("--publish", action="store_true", help="write the tables and chart of docs/benchmarks.md")
+    add("--soak", type=float, metavar="MINUTES", help="instead: memory of this project over time")
+    add("--environment", type=Path, default=DEFAULT, help="the peers' virtual environment")
+    add("--results", type=Path, default=FOLDER, help="folder that takes the results")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,245 @@
+"""Measures one server in one round, from its start to its end."""
+
+import math
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from benchmarks.apps.shared import MODEL_VARIABLE
+from benchmarks.generator import Driven, Generator, drive
+from benchmarks.model import Picture, ServedModel, large_png, point_alias
+from benchmarks.peers.peer import Call, Peer, Site
+from benchmarks.plan import Plan
+from benchmarks.probing import probe, probe_idle
+from benchmarks.process import ROOT, Memory, Server, ServerFailed
+from bentos.health.probes import METRICS_PATH
+from loadtests.prober import Answer
+
+_PORTS = 3
+_LOADS_EVERY_SECONDS = 2.0
+# Servers compute in another order of additions; a class may not differ for that, nor this much.
+_SAME_CONFIDENCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one server did in one round; `extra_probes` are by what went on meanwhile."""
+
+    first_health_seconds: float
+    first_ready_seconds: float
+    json: Sequence[Driven]
+    binary: Driven | None
+    image: Driven | None
+    idle_probes: Sequence[Answer]
+    loaded_probes: Sequence[Answer]
+    extra_probes: dict[str, Sequence[Answer]]
+    cpu_microseconds: float
+    memory: Memory
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every round has in common."""
+
+    plan: Plan
+    model: ServedModel
+    second_version: str
+    pictures: Sequence[Picture]
+    expected: Sequence[tuple[int, float]]
+    python: Path
+    peers_python: Path
+    scratch: Path
+
+
+def measure(peer: Peer, bench: Bench, report: Callable[[str], None]) -> Round:
+    """Start a server, check its answers, measure it and end it.
+
+    Raises ServerFailed where it does not start or predicts something else than the model.
+    """
+    scratch = bench.scratch / peer.key
+    scratch.mkdir(parents=True, exist_ok=True)
+    site = Site(free_ports(), scratch, bench.model, bench.python, bench.peers_python)
+    with start(peer, site) as server:
+        health = server.wait_for(peer.health_path)
+        ready = server.wait_for(peer.ready_path)
+        report(f"ready after {ready:.1f} s")
+        check_answers(peer, server, bench)
+        return _measure(peer, server, bench, report, scratch, (health, ready))
+
+
+def start(peer: Peer, site: Site) -> Server:
+    """Start a server with the settings that all of them share."""
+    launch = peer.launch(site)
+    environment = {
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "BENTOML_DO_NOT_TRACK": "True",
+        "LOG_LEVEL": "WARNING",
+        MODEL_VARIABLE: str(site.model.files),
+        **launch.environment,
+    }
+    return Server(
+        launch.command,
+        environment=environment,
+        url=f"http://127.0.0.1:{site.port}",
+        log=site.scratch / "server.log",
+    )
+
+
+def check_answers(peer: Peer, server: Server, bench: Bench) -> None:
+    """Raise ServerFailed unless every kind of request is answered as the bare model does."""
+    with httpx.Client(base_url=server.url, timeout=30.0, trust_env=False) as client:
+        for picture, (index, confidence) in zip(bench.pictures, bench.expected, strict=True):
+            calls = (
+                peer.json_call(picture.pixels),
+                peer.binary_call(picture.pixels),
+                peer.image_call(picture.png),
+            )
+            for call in calls:
+                if call is None:
+                    continue
+                answer = _send(client, call)
+                if answer.status_code != 200:
+                    raise ServerFailed(
+                        f"{call.path} ({call.content_type}) answers {answer.status_code}: "
+                        f"{answer.text[:300]}\n{server.tail()}"
+                    )
+                found = peer.read(answer.content)
+                if found.class_index != index or not math.isclose(
+                    found.confidence, confidence, abs_tol=_SAME_CONFIDENCE
+                ):
+                    raise ServerFailed(
+                        f"{call.path} ({call.content_type}) says {found}, "
+                        f"the model says {index} with {confidence:.6f}"
+                    )
+
+
+def _send(client: httpx.Client, call: Call) -> httpx.Response:
+    headers = {"Content-Type": call.content_type, **call.headers}
+    return client.post(call.path, content=call.body, headers=headers)
+
+
+def _measure(
+    peer: Peer,
+    server: Server,
+    bench: Bench,
+    report: Callable[[str], None],
+    scratch: Path,
+    started: tuple[float, float],
+) -> Round:
+    plan = bench.plan
+    picture = bench.pictures[0]
+    call = peer.json_call(picture.pixels)
+    idle = probe_idle(server.url, peer.ready_path, plan.idle_probes)
+    many = plan.saturating_clients
+
+    def driven(what: Call, clients: int, seconds: float) -> Driven:
+        return drive(server.url, what, clients=clients, seconds=seconds, scratch=scratch)
+
+    driven(call, many, plan.warm_up)
+    rates = []
+    cpu = math.nan
+    for clients in plan.clients:
+        before = server.cpu_seconds()
+        rates.append(driven(call, clients, plan.rate))
+        report(f"{clients:3} clients: {rates[-1].requests_per_second:6.0f} requests/s")
+        if clients == many and rates[-1].requests:
+            cpu = (server.cpu_seconds() - before) / rates[-1].requests * 1e6
+    binary, image = peer.binary_call(picture.pixels), peer.image_call(picture.png)
+    binary_rate = driven(binary, many, plan.rate) if binary else None
+    image_rate = driven(image, many, plan.rate) if image else None
+    loaded = _probe_under(peer, server, call, plan, scratch)
+    extra: dict[str, Sequence[Answer]] = {}
+    notes: list[str] = []
+    large = peer.image_call(large_png()) if peer.probed_further else None
+    if large is not None:
+        extra["images of 500 kB"] = _probe_under(peer, server, large, plan, scratch)
+        with _Loads(bench.model, bench.second_version) as loads:
+            extra["model loads"] = _probe_under(peer, server, call, plan, scratch)
+        notes.append(f"the alias moved {loads.moves} times; {_loads_total(server)} loads in all")
+    return Round(
+        first_health_seconds=started[0],
+        first_ready_seconds=started[1],
+        json=rates,
+        binary=binary_rate,
+        image=image_rate,
+        idle_probes=idle,
+        loaded_probes=loaded,
+        extra_probes=extra,
+        cpu_microseconds=cpu,
+        memory=server.memory(),
+        notes=notes,
+    )
+
+
+def _probe_under(
+    peer: Peer, server: Server, call: Call, plan: Plan, scratch: Path
+) -> Sequence[Answer]:
+    """Probe while the saturating clients send; what falls before or after does not count."""
+    generator = Generator(
+        server.url,
+        call,
+        clients=plan.saturating_clients,
+        seconds=plan.loaded_probes,
+        scratch=scratch,
+    )
+    driven: list[Driven] = []
+    answers = probe(server.url, peer.ready_path, lambda: driven.append(generator.result()))
+    if driven[0].errors:
+        raise ServerFailed(f"{driven[0].errors} of {driven[0].requests} requests failed")
+    return answers
+
+
+class _Loads:
+    """Moves the alias between two versions again and again, until the `with` block ends."""
+
+    def __init__(self, model: ServedModel, second: str) -> None:
+        self._model = model
+        self._second = second
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._move)
+        self.moves = 0
+
+    def __enter__(self) -> "_Loads":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        point_alias(self._model, self._model.version)
+
+    def _move(self) -> None:
+        while not self._ended.wait(_LOADS_EVERY_SECONDS):
+            self.moves += 1
+            version = self._second if self.moves % 2 else self._model.version
+            point_alias(self._model, version)
+
+
+def _loads_total(server: Server) -> int:
+    text = httpx.get(server.url + METRICS_PATH, timeout=10.0, trust_env=False).text
+    return round(
+        sum(
+            float(line.rsplit(" ", 1)[1])
+            for line in text.splitlines()
+            if line.startswith("inference_model_loads_total{")
+        )
+    )
+
+
+def free_ports() -> list[int]:
+    """Return ports of the loopback interface that nothing listens on."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(_PORTS)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]

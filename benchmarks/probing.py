@@ -1,0 +1,72 @@
+"""Probes of a server from a process of their own, each over a new connection."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from benchmarks.process import ROOT
+from loadtests.prober import MISSED, Answer, Schedule, decode_answer, encode
+from loadtests.samples import percentile
+
+_INTERVAL_SECONDS = 0.02
+_TIMEOUT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Probed:
+    """Percentiles in milliseconds of the answers, from sending to the whole answer.
+
+    Probes are sent at their time whatever became of those before; `late_p99_ms` is how late the
+    prober itself was, `failed` counts answers other than 200 and none at all.
+    """
+
+    probes: int
+    failed: int
+    p50_ms: float
+    p99_ms: float
+    p999_ms: float
+    max_ms: float
+    late_p99_ms: float
+
+
+def probe(url: str, path: str, during: Callable[[], None]) -> list[Answer]:
+    """Probe a path every 20 ms while something goes on, and return the answers."""
+    schedule = Schedule(
+        url + path, interval_seconds=_INTERVAL_SECONDS, timeout_seconds=_TIMEOUT_SECONDS
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "loadtests.prober"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    process.stdin.write(encode([schedule]))
+    process.stdin.flush()
+    try:
+        during()
+    finally:
+        out, _ = process.communicate(timeout=2 * _TIMEOUT_SECONDS)
+    return [decode_answer(line) for line in out.splitlines()]
+
+
+def probe_idle(url: str, path: str, seconds: float) -> list[Answer]:
+    """Probe a server that does nothing else."""
+    return probe(url, path, lambda: time.sleep(seconds))
+
+
+def summarize(answers: Sequence[Answer]) -> Probed:
+    """Return the percentiles of the probes that were sent; ValueError for none."""
+    sent = [answer for answer in answers if answer.error != MISSED]
+    latencies = [answer.latency * 1000 for answer in sent]
+    return Probed(
+        probes=len(sent),
+        failed=sum(answer.status != 200 for answer in sent),
+        p50_ms=percentile(latencies, 0.5),
+        p99_ms=percentile(latencies, 0.99),
+        p999_ms=percentile(latencies, 0.999),
+        max_ms=max(latencies),
+        late_p99_ms=percentile([answer.delay * 1000 for answer in answers], 0.99),
+    )
