@@ -1,0 +1,76 @@
+"""A real MLflow server for tests, that may be stopped and started again on the same port."""
+
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.support.models import ModelStore
+from tests.support.servers import START_SECONDS, Server, free_port, wait_until
+
+_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+
+
+class MlflowServer:
+    """Serves a store's registry and artifacts; it is down until `start`."""
+
+    def __init__(self, store: ModelStore, artifacts: Path) -> None:
+        self._store = store
+        self._artifacts = artifacts
+        self._port = free_port()
+        self._server: Server | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def tracking_uri(self) -> str:
+        """The same while it is down."""
+        return f"http://127.0.0.1:{self._port}"
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start it and, unless told otherwise, wait until it answers."""
+        if self._server is None:
+            command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
+            command += ["--backend-store-uri", self._store.tracking_uri]
+            command += ["--artifacts-destination", str(self._artifacts)]
+            command += ["--host", "127.0.0.1", "--port", str(self._port)]
+            environment = {key: os.environ[key] for key in _INHERITED if key in os.environ}
+            environment |= {
+                "MLFLOW_DISABLE_TELEMETRY": "true",
+                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            }
+            self._server = Server(
+                command,
+                port=self._port,
+                environment=environment,
+                log_path=self._store.directory / "mlflow.log",
+            )
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        """Return as soon as it answers."""
+        server = self._server
+        assert server is not None
+        wait_until(
+            lambda: server.get("/health").status_code == 200,
+            "MLflow answers",
+            seconds=START_SECONDS,
+            describe=lambda: server.log[-3_000:],
+        )
+
+    def stop(self) -> None:
+        """End it at once, as a crash would."""
+        if self._server is not None:
+            self._server.kill()
+            self._server = None
