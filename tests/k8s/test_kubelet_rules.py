@@ -224,6 +224,17 @@ def test_nothing_to_replay_is_an_error() -> None:
         worst_replay(PROBES, "liveness", [])
 
 
+def test_hastened_probes_have_a_tenth_of_the_patience_and_the_same_startup_budget() -> None:
+    """What scenario tests run with."""
+    hastened = PROBES.hastened(10)
+    assert hastened.readiness is not None
+    assert hastened.liveness is not None
+    assert hastened.startup is not None
+    assert (hastened.readiness.period_seconds, hastened.readiness.failure_threshold) == (0.5, 3)
+    assert (hastened.liveness.period_seconds, hastened.liveness.timeout_seconds) == (1.0, 2)
+    assert (hastened.startup.period_seconds, hastened.startup.failure_threshold) == (0.2, 30)
+
+
 @pytest.mark.parametrize("name", list(SERVICES))
 def test_the_production_manifest_gives_every_probe(name: str) -> None:
     """Read from the file that users apply, ports resolved by name."""

@@ -1,0 +1,96 @@
+"""A real MLflow server behind a gate that a test may shut: the network between pod and registry."""
+
+import contextlib
+import os
+import selectors
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+
+from tests.support.models import ModelStore
+from tests.support.servers import free_port, wait_until
+
+
+@contextlib.contextmanager
+def mlflow_server(store: ModelStore, directory: Path) -> Iterator[int]:
+    """Serve a copy of a store, artifacts included, and yield the port."""
+    served = store.copy_to_serve(directory)
+    port = free_port()
+    command = [str(Path(sys.executable).with_name("mlflow")), "server", "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--workers", "1", "--backend-store-uri", served.tracking_uri]
+    command += ["--artifacts-destination", str(store.artifacts)]
+    environment = {
+        **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    log_path = directory / "server.log"
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            command, env=environment, cwd=directory, stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        wait_until(
+            lambda: httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).is_success,
+            "MLflow answers",
+            describe=log_path.read_text,
+        )
+        yield port
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+class Gate:
+    """Forwards connections to a port while it is open; shut, it refuses them and cuts the rest."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._listener: socket.socket | None = None
+        self._cut = threading.Event()
+        self.port = free_port()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def open(self) -> None:
+        """Let connections through."""
+        self._cut = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self._accept, args=(self._listener, self._cut), daemon=True).start()
+
+    def shut(self) -> None:
+        """Refuse connections and cut those that there are."""
+        self._cut.set()
+        if self._listener is not None:
+            with contextlib.suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+            self._listener = None
+
+    def _accept(self, listener: socket.socket, cut: threading.Event) -> None:
+        while not cut.is_set():
+            try:
+                near, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._forward, args=(near, cut), daemon=True).start()
+
+    def _forward(self, near: socket.socket, cut: threading.Event) -> None:
+        with contextlib.suppress(OSError):
+            with near, socket.create_connection(("127.0.0.1", self._target)) as far:
+                selector = selectors.DefaultSelector()
+                selector.register(near, selectors.EVENT_READ, far)
+                selector.register(far, selectors.EVENT_READ, near)
+                while not cut.is_set():
+                    for key, _ in selector.select(0.1):
+                        chunk = key.fileobj.recv(65_536)  # type: ignore[union-attr]
+                        if not chunk:
+                            return
+                        key.data.sendall(chunk)

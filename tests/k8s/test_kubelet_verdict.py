@@ -1,0 +1,287 @@
+"""The kubelet's verdict on the real services, in the situations that probes are for.
+
+Periods are a tenth of the manifest's, time-outs and thresholds its own; the services' patience
+is shortened in step, by their settings.
+"""
+
+import asyncio
+import http.client
+import os
+import signal
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from k8s.render import PRODUCTION_MANIFEST
+from loadtests.kubelet.driver import Address, Driver
+from loadtests.kubelet.spec import ContainerProbes, read_probes
+from loadtests.kubelet.verdict import Report
+from tests.k8s.registry import Gate, mlflow_server
+from tests.support.models import COLOURS, MOODY, ModelStore
+from tests.support.servers import Server, free_port, start_service
+
+pytestmark = pytest.mark.slow
+
+INFERENCE = "bentos.inference.service:InferenceService"
+LOGGING = "bentos.logging.service:LoggingService"
+HASTE = 10
+PATIENCE = 90.0
+STALL_SECONDS = "2"
+
+ResultT = TypeVar("ResultT")
+
+
+class Kubelet:
+    """A driver that runs in a thread of its own while a test breaks and mends the service."""
+
+    def __init__(self, server: Server, workload: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        spec = read_probes(PRODUCTION_MANIFEST, workload).hastened(HASTE)
+        self._call(self._begin(spec, Address.of(server.url)))
+
+    async def _begin(self, spec: ContainerProbes, address: Address) -> None:
+        self._driver = Driver(spec, address)
+        self._running = asyncio.create_task(self._driver.run(float("inf")))
+
+    async def _end(self) -> None:
+        self._running.cancel()
+        await asyncio.gather(self._running, return_exceptions=True)
+
+    def _call(self, awaitable: Coroutine[Any, Any, ResultT]) -> ResultT:
+        return asyncio.run_coroutine_threadsafe(awaitable, self._loop).result(2 * PATIENCE)
+
+    def wait_for(self, condition: Callable[[Report], bool]) -> Report:
+        """Return the report as soon as a condition holds of it."""
+        return self._call(self._driver.wait_for(condition, seconds=PATIENCE))
+
+    def more_probes(self, count: int) -> Report:
+        """Return the report after so many more liveness and readiness probes."""
+        before = self._driver.verdict.report().probes
+        return self.wait_for(
+            lambda report: all(
+                report.probes[kind] >= before[kind] + count for kind in ("liveness", "readiness")
+            )
+        )
+
+    def terminate(self) -> None:
+        """Go on as with a pod that is being deleted."""
+        self._loop.call_soon_threadsafe(self._driver.terminate)
+
+    def close(self) -> None:
+        """Stop asking."""
+        self._call(self._end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+@contextmanager
+def watched(server: Server, workload: str) -> Iterator[Kubelet]:
+    """Play the kubelet for the block."""
+    kubelet = Kubelet(server, workload)
+    try:
+        yield kubelet
+    finally:
+        kubelet.close()
+
+
+def ready(report: Report) -> bool:
+    """Tell whether the container is ready now."""
+    return report.ready
+
+
+def unready(report: Report) -> bool:
+    """Tell whether the container was ready and is not now."""
+    return report.unready > 0 and not report.ready
+
+
+def restarted(report: Report) -> bool:
+    """Tell whether the kubelet would have killed the container."""
+    return report.restarts > 0
+
+
+def settings(tracking_uri: str, model: str = COLOURS, **changes: str) -> dict[str, str]:
+    """Return the environment of an inference service for a test."""
+    return {
+        "MLFLOW_TRACKING_URI": tracking_uri,
+        "MODEL_NAME": model,
+        "MODEL_POLL_SECONDS": "0.2",
+        "MLFLOW_TIMEOUT_SECONDS": "1",
+        "STALL_SECONDS": STALL_SECONDS,
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def mlflow_port(model_store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Serve the models for all tests here."""
+    with mlflow_server(model_store, tmp_path_factory.mktemp("registry")) as port:
+        yield port
+
+
+@pytest.fixture
+def gate(mlflow_port: int) -> Iterator[Gate]:
+    """Return the way to the registry, shut."""
+    gate = Gate(mlflow_port)
+    yield gate
+    gate.shut()
+
+
+def test_a_pod_whose_model_takes_long_to_come_is_left_alone(gate: Gate, tmp_path: Path) -> None:
+    """Slow load: started at once, not ready, never restarted; ready when the model is there."""
+    with start_service(INFERENCE, tmp_path, env=settings(gate.url)) as server:
+        with watched(server, "inference-service") as kubelet:
+            kubelet.wait_for(lambda report: report.started_after is not None)
+            report = kubelet.more_probes(30)
+            assert report.ready_after is None
+            gate.open()
+            report = kubelet.wait_for(ready)
+    assert (report.restarts, report.unready) == (0, 0)
+    assert report.started_after is not None
+    assert report.ready_after is not None
+    assert report.started_after < report.ready_after
+
+
+def test_a_registry_that_goes_away_takes_the_pod_out_of_rotation_and_no_more(
+    gate: Gate, tmp_path: Path
+) -> None:
+    """MLflow away: unready once, restarted never, ready again without help."""
+    gate.open()
+    with start_service(INFERENCE, tmp_path, env=settings(gate.url)) as server:
+        with watched(server, "inference-service") as kubelet:
+            kubelet.wait_for(ready)
+            gate.shut()
+            kubelet.wait_for(unready)
+            kubelet.more_probes(10)
+            gate.open()
+            report = kubelet.wait_for(ready)
+    assert (report.restarts, report.unready) == (0, 1)
+    assert "mlflow_not_accessible" in report.transitions[2].why
+
+
+def test_an_overloaded_pod_stays_ready_and_alive(model_store: ModelStore, tmp_path: Path) -> None:
+    """Overload: predictions are refused with 429, probes are not."""
+    environment = settings(model_store.tracking_uri, MOODY, QUEUE_SIZE="2", MAX_BATCH_SIZE="1")
+    environment["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "true"
+    statuses: set[int] = set()
+    with start_service(INFERENCE, tmp_path, env=environment) as server:
+        with watched(server, "inference-service") as kubelet:
+            kubelet.wait_for(ready)
+            with clients(server, 16, statuses):
+                report = kubelet.more_probes(15)
+    assert 429 in statuses
+    assert (report.restarts, report.unready) == (0, 0)
+
+
+@contextmanager
+def clients(server: Server, count: int, statuses: set[int]) -> Iterator[None]:
+    """Keep so many clients predicting, each input taking the model a fifth of a second."""
+    ended = threading.Event()
+
+    def predict() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        while not ended.is_set():
+            connection.request(
+                "POST", "/predict", b'{"data": [0.2, 0]}', {"Content-Type": "application/json"}
+            )
+            answer = connection.getresponse()
+            answer.read()
+            statuses.add(answer.status)
+        connection.close()
+
+    threads = [threading.Thread(target=predict) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_a_pod_whose_model_is_stuck_is_restarted(model_store: ModelStore, tmp_path: Path) -> None:
+    """Stuck model: only a restart helps, and it comes, after STALL_SECONDS and the patience."""
+    environment = settings(model_store.tracking_uri, MOODY, REQUEST_TIMEOUT_SECONDS="1")
+    environment["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "true"
+    with start_service(INFERENCE, tmp_path, env=environment) as server:
+        with watched(server, "inference-service") as kubelet:
+            kubelet.wait_for(ready)
+            assert server.post("/predict", json={"data": [600.0, 0.0]}).status_code == 504
+            report = kubelet.wait_for(restarted)
+    (restart,) = [entry for entry in report.transitions if entry.event == "restart"]
+    assert "model_thread_stuck" in restart.why
+
+
+def test_a_pod_with_a_dead_worker_leaves_rotation_and_is_then_restarted(
+    model_store: ModelStore, tmp_path: Path
+) -> None:
+    """Dead worker: in an image nobody starts it anew, so the container has to be."""
+    environment = settings(
+        model_store.tracking_uri,
+        WORKERS="2",
+        WORKER_GRACE_SECONDS="2",
+        BENTOML_CONTAINERIZED="true",
+    )
+    with start_service(INFERENCE, tmp_path, env=environment) as server:
+        with watched(server, "inference-service") as kubelet:
+            kubelet.wait_for(ready)
+            victim = server.workers()[0]
+            os.kill(victim.pid, signal.SIGKILL)
+            report = kubelet.wait_for(restarted)
+    events = [entry.event for entry in report.transitions]
+    assert events[:4] == ["started", "ready", "unready", "restart"]
+    assert "worker" in report.transitions[2].why
+    assert "worker_dead" in report.transitions[3].why
+
+
+def test_a_pod_that_shuts_down_leaves_rotation_and_finishes_its_requests(
+    model_store: ModelStore, tmp_path: Path
+) -> None:
+    """Shutdown: unready during the drain, a request in flight answered, exit status 0."""
+    environment = settings(
+        model_store.tracking_uri, MOODY, DRAIN_SECONDS="4", SHUTDOWN_SECONDS="10"
+    )
+    environment["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "true"
+    answers: list[int] = []
+    with start_service(INFERENCE, tmp_path, env=environment) as server:
+        with watched(server, "inference-service") as kubelet:
+            kubelet.wait_for(ready)
+            kubelet.terminate()
+            server.terminate()
+            report = kubelet.wait_for(unready)
+            late = threading.Thread(
+                target=lambda: answers.append(
+                    server.post("/predict", json={"data": [4.0, 0.0]}).status_code
+                )
+            )
+            late.start()
+            assert server.wait() == 0
+            late.join()
+    assert answers == [200]
+    assert report.restarts == 0
+    assert "shutting_down" in report.transitions[2].why
+
+
+def test_a_logging_pod_whose_database_goes_leaves_rotation_and_returns(tmp_path: Path) -> None:
+    """A disk that is away is no reason for a restart."""
+    directory = tmp_path / "volume"
+    environment = {"DATABASE_PATH": str(directory / "predictions.db"), "STALL_SECONDS": "2"}
+    with start_service(LOGGING, tmp_path, env=environment, port=free_port()) as server:
+        with watched(server, "logging-service") as kubelet:
+            kubelet.wait_for(ready)
+            directory.rename(tmp_path / "away")
+            directory.write_text("in its place")
+            kubelet.wait_for(unready)
+            kubelet.more_probes(10)
+            directory.unlink()
+            (tmp_path / "away").rename(directory)
+            report = kubelet.wait_for(ready)
+    assert (report.restarts, report.unready) == (0, 1)
+    assert "database_not" in report.transitions[2].why
