@@ -121,8 +121,8 @@ def judged_error_rate(service: Service, *, width: int) -> Panel:
     """Return the error rate that readiness depends on."""
     return gauge(
         "Error rate that /ready judges",
-        "Errors over all outcomes of the last minute, the worst instance; above the threshold, and "
-        "with enough requests, /ready answers 503 high_error_rate.",
+        "Errors over all outcomes in the sliding window, the worst instance; above the threshold, "
+        "and with enough requests, /ready answers 503 high_error_rate.",
         Target(expr=aggregate("max", series(f"{service}_error_ratio")), legend="error rate"),
         unit="percentunit",
         width=width,

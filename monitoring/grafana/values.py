@@ -12,6 +12,7 @@ from monitoring.grafana.schema import (
     Unit,
     ValueText,
 )
+from monitoring.timings import SERVICES
 
 _LAST = {"calcs": ["lastNotNull"], "fields": "", "values": False}
 
@@ -178,7 +179,10 @@ def table(
 
 
 def alerts(title: str, description: str, *, width: int = 12, height: int = CHART_HEIGHT) -> Panel:
-    """Return the list of the data source's pending and firing alerts."""
+    """Return the list of what is pending or firing for the services.
+
+    Every alert of ours carries the service's name; others in the same Grafana are not shown.
+    """
     return Panel(
         kind="alertlist",
         title=title,
@@ -188,6 +192,7 @@ def alerts(title: str, description: str, *, width: int = 12, height: int = CHART
         width=width,
         height=height,
         options={
+            "alertInstanceLabelFilter": f'{{service=~"{"|".join(SERVICES)}"}}',
             "alertName": "",
             "dashboardAlerts": False,
             "groupMode": "default",

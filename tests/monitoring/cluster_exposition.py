@@ -27,6 +27,8 @@ PODS: Mapping[str, str] = {
     f"{LOGGING_SERVICE}-0": LOGGING_SERVICE,
 }
 MIB = 2**20
+# One of the pods crashes as often as this, and comes back.
+CRASH_SECONDS = 45
 Sample = tuple[Mapping[str, str], float]
 
 
@@ -73,7 +75,8 @@ def _samples(family: Family, age: float) -> Iterator[Sample]:
 
 
 def _of_pod(metric: str, number: int, age: float) -> list[Sample]:
-    waits = number == 1 and int(age) % 20 < 6
+    waits = number == 1 and age % CRASH_SECONDS < 8
+    restarts = age // CRASH_SECONDS if number == 1 else 0.0
     cores = 0.4 - 0.1 * number
     resources = (("cpu", "core", 1.0), ("memory", "byte", 2048.0 * MIB))
     values: dict[str, list[Sample]] = {
@@ -83,7 +86,9 @@ def _of_pod(metric: str, number: int, age: float) -> list[Sample]:
             ({"condition": "false"}, 1.0 if waits else 0.0),
         ],
         "kube_pod_status_phase": [({"phase": "Running"}, 1.0), ({"phase": "Pending"}, 0.0)],
-        "kube_pod_container_status_restarts_total": [({}, age // 20 if number == 1 else 0.0)],
+        "kube_pod_container_status_restarts_total": [
+            ({}, age // CRASH_SECONDS if number == 1 else 0.0)
+        ],
         "kube_pod_container_status_waiting_reason": [({"reason": "CrashLoopBackOff"}, 1.0)]
         if waits
         else [],

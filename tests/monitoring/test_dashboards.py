@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from bentos.health.metrics import Family
 from bentos.inference.metrics import FAMILIES as INFERENCE_FAMILIES
@@ -15,9 +16,11 @@ from bentos.logging.metrics import FAMILIES as LOGGING_FAMILIES
 from monitoring.grafana.dashboard import runbook
 from monitoring.grafana.external import CLUSTER_METRICS, EXTERNAL_FAMILIES
 from monitoring.grafana.generate import DIRECTORY, documents
+from monitoring.grafana.kubernetes_resources import CLAIMS
 from monitoring.grafana.queries import series
 from monitoring.prometheus.source import ALERTS
 from monitoring.prometheus.source.rule import DASHBOARDS as ALERTS_DASHBOARDS
+from monitoring.timings import INFERENCE_SERVICE, SERVICES
 from tests.monitoring import promql
 from tests.monitoring.dashboards_lint import (
     PANELS_WITH_QUERIES,
@@ -92,6 +95,11 @@ def unknown(query: str) -> list[str]:
             used = {matcher.label for matcher in selector.matchers} - {"__name__"}
             used |= selector.grouping
             wrong += [f"{name} has no label {label}" for label in used - labels]
+            wrong += [
+                f"{name} has no bucket {matcher.value}"
+                for matcher in selector.matchers
+                if matcher.label == "le" and float(matcher.value) not in known.buckets
+            ]
     return wrong
 
 
@@ -142,6 +150,7 @@ def test_queries_name_only_metrics_and_labels_of_the_catalogue(path: Path) -> No
         "inference_ready_bucket",
         'sum by (le) (rate(inference_ready{reason="a"}[5m]))',
         '{job="a"}',
+        'rate(inference_prediction_duration_seconds_bucket{le="0.3"}[5m])',
     ],
 )
 def test_unknown_metrics_and_labels_are_found(query: str) -> None:
@@ -218,9 +227,9 @@ def test_titles_are_unique_within_a_row(path: Path) -> None:
     for panel in load(path)["panels"]:
         if panel["type"] == "row":
             row = []
-        key = f"{panel['title']} {[target['expr'] for target in panel.get('targets', ())]}"
-        assert key not in row, panel["title"]
-        row.append(key)
+            continue
+        assert panel["title"] not in row
+        row.append(panel["title"])
 
 
 @each_dashboard
@@ -320,6 +329,22 @@ def test_dashboards_that_alerts_name_exist() -> None:
 def test_a_selector_of_an_unknown_metric_or_label_is_refused(metric: str, matcher: str) -> None:
     with pytest.raises(KeyError):
         series(metric, matcher)
+
+
+def test_the_kubernetes_dashboard_selects_the_workloads_and_volumes_of_the_manifests() -> None:
+    documents_ = [
+        document
+        for path in (ROOT / "k8s").rglob("*.yaml")
+        for document in yaml.safe_load_all(path.read_text(encoding="utf-8"))
+        if document and "mlflow" not in path.parts
+    ]
+    named = {(each.get("kind"), each.get("metadata", {}).get("name")) for each in documents_}
+    workloads = {name for kind, name in named if kind in ("Deployment", "StatefulSet")}
+    assert set(SERVICES) <= workloads
+    assert ("HorizontalPodAutoscaler", INFERENCE_SERVICE) in named
+    claims = {name for kind, name in named if kind == "PersistentVolumeClaim"}
+    assert claims
+    assert all(re.fullmatch(f".*({CLAIMS}).*", claim) for claim in claims), claims
 
 
 def test_every_metric_of_the_services_is_on_a_dashboard() -> None:

@@ -68,6 +68,7 @@ class FiringAlert:
     state: str
     severity: str
     summary: str
+    service: str
 
 
 class Prometheus:
@@ -113,6 +114,7 @@ class Prometheus:
                 state=alert["state"],
                 severity=alert["labels"].get("severity", ""),
                 summary=alert["annotations"].get("summary", ""),
+                service=alert["labels"].get("service", ""),
             )
             for alert in self._ask("/api/v1/alerts", {})["alerts"]
         ]

@@ -11,6 +11,7 @@ from monitoring.grafana.render.canvas import FAINT, INK, LINES, PAPER, Box, Canv
 from monitoring.grafana.render.client import Period, Prometheus
 from monitoring.grafana.render.interpolation import choose
 from monitoring.grafana.render.panel import NamedSeries, PanelView
+from monitoring.timings import SERVICES
 
 COLUMNS = 24
 WIDTH = 1500
@@ -57,7 +58,8 @@ def draw(
         canvas.text(box.x + 10, box.y + 15, panel["title"], size=9, weight="bold", room=room)
         content = box.inset(top=TITLE_HEIGHT)
         if panel["type"] == "alertlist":
-            tiles.alerts(canvas, content, prometheus.alerts())
+            ours = [alert for alert in prometheus.alerts() if alert.service in SERVICES]
+            tiles.alerts(canvas, content, ours)
             continue
         view = PanelView(panel)
         _panel(canvas, content, view, view.ask(prometheus, period, values), period)
