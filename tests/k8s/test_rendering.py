@@ -1,5 +1,6 @@
 """The overlays render, and k8s/deployment-production.yaml is what the production overlay says."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -121,5 +122,13 @@ def test_every_object_says_what_it_belongs_to(overlay: str) -> None:
             continue
         labels = item["metadata"].get("labels", {})
         where = f"{item['kind']}/{item['metadata']['name']}"
-        assert "app.kubernetes.io/name" in labels, where
         assert "app.kubernetes.io/component" in labels, where
+        if labels["app.kubernetes.io/component"] != "monitoring":
+            assert "app.kubernetes.io/name" in labels, where
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_object_is_small_enough_to_be_applied(overlay: str) -> None:
+    """`kubectl apply` keeps a copy of the object in an annotation of at most 256 KiB."""
+    for item in rendered(overlay):
+        assert len(json.dumps(item)) < 256 * 1024, item["metadata"]["name"]
