@@ -20,7 +20,6 @@ from monitoring.grafana.schema import Panel, Row, Target, Threshold, Thresholds
 from monitoring.grafana.values import gauge, stat
 from monitoring.grafana.variables import INFERENCE, TITLES, links_from, service_variables
 
-PERCENTILES = ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"))
 LATENCY = "inference_prediction_duration_seconds"
 ERRORS = "inference_errors_total"
 PREDICTIONS = "inference_predictions_total"

@@ -9,10 +9,7 @@ from monitoring.grafana.queries import aggregate, quantile, rate, ratio, series
 from monitoring.grafana.schema import Panel, Row, Target, Threshold, Thresholds
 from monitoring.grafana.values import alerts, stat
 from monitoring.grafana.variables import OVERVIEW, TITLES, links_from, service_variables
-from monitoring.prometheus.source.objectives import (
-    LATENCY_BOUND_SECONDS,
-    PERIOD,
-)
+from monitoring.prometheus.source.objectives import LATENCY_BOUND_SECONDS, PERIOD
 from monitoring.timings import SERVICES
 
 OWN_JOBS = f'job=~"{"|".join(SERVICES)}"'
@@ -42,6 +39,12 @@ def build() -> Dashboard:
     )
 
 
+def stale_instances() -> str:
+    """Return how many instances serve another version than wanted, where that is known."""
+    served, wanted = series("inference_model_version"), series("inference_registry_version")
+    return aggregate("sum", f"({served} != bool {wanted}) * ({wanted} > bool 0)")
+
+
 def _now() -> tuple[Panel, ...]:
     return (
         stat(
@@ -67,14 +70,9 @@ def _now() -> tuple[Panel, ...]:
         shared.mlflow_reachable(),
         shared.database_answers(width=3),
         stat(
-            "Versions behind",
-            "How many versions lie between what is served and what the registry's alias names.",
-            Target(
-                expr=aggregate(
-                    "max",
-                    f"{series('inference_registry_version')} - {series('inference_model_version')}",
-                )
-            ),
+            "Stale instances",
+            "Instances that serve another version than the one the registry's alias points to.",
+            Target(expr=stale_instances()),
             unit="none",
             thresholds=ZERO_IS_GOOD,
             links=(runbook("InferenceModelVersionStale"),),

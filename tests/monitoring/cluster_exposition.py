@@ -86,9 +86,7 @@ def _of_pod(metric: str, number: int, age: float) -> list[Sample]:
             ({"condition": "false"}, 1.0 if waits else 0.0),
         ],
         "kube_pod_status_phase": [({"phase": "Running"}, 1.0), ({"phase": "Pending"}, 0.0)],
-        "kube_pod_container_status_restarts_total": [
-            ({}, age // CRASH_SECONDS if number == 1 else 0.0)
-        ],
+        "kube_pod_container_status_restarts_total": [({}, restarts)],
         "kube_pod_container_status_waiting_reason": [({"reason": "CrashLoopBackOff"}, 1.0)]
         if waits
         else [],

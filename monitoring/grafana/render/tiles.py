@@ -34,13 +34,12 @@ def stat(
         if filled:
             canvas.rectangle(tile, color, radius=4)
         ink = PAPER if filled else color
+        middle = tile.x + tile.width / 2
         if tile.height < 34 and len(found) > 1 and not names_only:
-            text = f"{each.name}: {view.text(each.series.last)}"
-            middle = tile.y + tile.height / 2
             canvas.text(
-                tile.x + tile.width / 2,
                 middle,
-                text,
+                tile.y + tile.height / 2,
+                f"{each.name}: {view.text(each.series.last)}",
                 size=9,
                 color=ink,
                 align="center",
@@ -50,7 +49,6 @@ def stat(
             continue
         if view.options["graphMode"] == "area":
             _sparkline(canvas, tile, each, period)
-        middle = tile.x + tile.width / 2
         text = each.name if names_only else view.text(each.series.last)
         named = len(found) > 1 and not names_only
         size = min(tile.height * (0.26 if named else 0.34), 30)
