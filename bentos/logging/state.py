@@ -67,6 +67,13 @@ class LoggingState(ServiceState):
         return max(ages, default=0.0)
 
     @property
+    def transaction_seconds(self) -> float:
+        """How long the longest present transaction has been running, 0.0 where none is."""
+        now = time.monotonic()
+        since = (row.get("writing_since") for row in self.pod.live_rows())
+        return max((now - moment for moment in since if moment), default=0.0)
+
+    @property
     def db_failure(self) -> str:
         """Why the database is not accessible, one of STORE_ERROR_REASONS; empty where it is."""
         codes = (int(row.get("db_failure")) for row in self.pod.live_rows())
