@@ -83,6 +83,10 @@ def _run_locust(settings: LoadTestSettings) -> None:
     options = ["--headless", "--only-summary", "--loglevel", "WARNING", "--exit-code-on-error", "0"]
     options += ["--csv", str(settings.reports / _CSV_PREFIX), "--csv-full-history"]
     options += ["--html", str(settings.reports / _HTML), "--stop-timeout", str(_STOP_SECONDS)]
+    if settings.expect_workers:
+        options += ["--master", "--master-bind-port", str(settings.master_port)]
+        options += ["--expect-workers", str(settings.expect_workers)]
+        _say(f"waiting for {settings.expect_workers} workers on port {settings.master_port}")
     if settings.shape == "manual":
         options += ["--users", str(settings.clients + 2), "--spawn-rate", "100"]
         options += ["--run-time", f"{seconds:.0f}s"]
@@ -92,8 +96,10 @@ def _run_locust(settings: LoadTestSettings) -> None:
 
 
 def _serve_ui(settings: LoadTestSettings) -> int:
-    _say("Locust's page: http://127.0.0.1:8089 (Ctrl-C ends it; there is no verdict)")
-    return _locust(settings, ["--web-host", "127.0.0.1", "--loglevel", "WARNING"])
+    port = str(settings.ui_port)
+    _say(f"Locust's page: http://127.0.0.1:{port} (Ctrl-C ends it; there is no verdict)")
+    options = ["--web-host", "127.0.0.1", "--web-port", port, "--loglevel", "WARNING"]
+    return _locust(settings, options)
 
 
 def _locust(settings: LoadTestSettings, options: Sequence[str]) -> int:

@@ -132,6 +132,15 @@ class LoadTestSettings(BaseSettings):
         default=Path("reports/loadtest"), description="Folder that takes the results."
     )
     ui: bool = Field(default=False, description="Serve Locust's web page instead of a verdict.")
+    ui_port: int = Field(default=8089, ge=1, le=65_535, description="Port of that page.")
+    expect_workers: int = Field(
+        default=0,
+        ge=0,
+        description="Locust workers on other machines to wait for; 0: all clients run here.",
+    )
+    master_port: int = Field(
+        default=5557, ge=1, le=65_535, description="Port that those workers connect to."
+    )
 
     @field_validator("inference_url", "logging_url")
     @classmethod
