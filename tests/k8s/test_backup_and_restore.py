@@ -18,9 +18,11 @@ from typing import Any
 import pytest
 
 from tests.k8s.manifests import command, environment, named, rendered, workload
+from tests.support.servers import Server, start_service
 
 BACKUP = "logging-backup"
 RESTORE = "logging-restore"
+LOGGING_SERVICE = "bentos.logging.service:LoggingService"
 
 # Commits one row after the other and says each number once it is on disk.
 _WRITER = """
@@ -317,3 +319,56 @@ def test_the_jobs_know_the_database_where_the_service_keeps_it() -> None:
         for name in (BACKUP, RESTORE, "logging-service")
     }
     assert len(paths) == 1
+
+
+def prediction(number: int) -> dict[str, object]:
+    """Return a prediction as an edge device sends it."""
+    return {
+        "prediction_id": f"{number:032x}",
+        "image_id": f"image-{number}",
+        "timestamp": 1_760_000_000.0 + number,
+        "model_version": "1",
+        "model_name": "steel-defects",
+        "inference_time_ms": 1.0,
+        "detections": [],
+        "defect_detected": False,
+        "confidence_scores": [0.5],
+    }
+
+
+@pytest.mark.slow
+def test_the_service_goes_on_with_a_restored_database(cluster: Cluster) -> None:
+    """Log, back up beside the running service, log more, stop, restore, start: what was backed up
+    is there, and a prediction that came after is stored once when it is sent again.
+    """
+    environment = {"DATABASE_PATH": str(cluster.database)}
+    with start_service(LOGGING_SERVICE, cluster.root, env=environment) as server:
+        server.wait_until_ready()
+        log(server, range(100))
+        finished = cluster.run(BACKUP)
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        assert said(finished)["rows"]["predictions"] == 100
+        log(server, range(100, 150))
+        refused = cluster.run(RESTORE)
+        assert refused.returncode == 1
+        assert "in use" in said(refused)["error"]
+        assert server.stop() == 0
+    finished = cluster.run(RESTORE)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    with start_service(LOGGING_SERVICE, cluster.root, env=environment) as server:
+        server.wait_until_ready()
+        assert server.get("/stats").json()["total_predictions"] == 100
+        log(server, range(100, 150))
+        assert server.get("/stats").json()["total_predictions"] == 150
+        assert server.stop() == 0
+
+
+def log(server: Server, numbers: range) -> None:
+    """Hand predictions over and see them acknowledged."""
+    batch = {
+        "predictions": [prediction(number) for number in numbers],
+        "batch_size": len(numbers),
+        "timestamp": 1_760_000_000.0,
+        "edge_device_id": "test",
+    }
+    assert server.post("/log", json=batch).json()["status"] == "success"

@@ -18,7 +18,7 @@ import pytest
 
 from k8s.render import PRODUCTION_MANIFEST
 from loadtests.kubelet.driver import Address, Driver
-from loadtests.kubelet.spec import ContainerProbes, read_probes
+from loadtests.kubelet.spec import ContainerProbes, HttpProbe, read_probes
 from loadtests.kubelet.verdict import Report
 from tests.k8s.registry import Gate, mlflow_server
 from tests.support.models import COLOURS, MOODY, ModelStore
@@ -30,6 +30,8 @@ INFERENCE = "bentos.inference.service:InferenceService"
 LOGGING = "bentos.logging.service:LoggingService"
 HASTE = 10
 PATIENCE = 90.0
+INFERENCE_PROBES = read_probes(PRODUCTION_MANIFEST, "inference-service").hastened(HASTE)
+LOGGING_PROBES = read_probes(PRODUCTION_MANIFEST, "logging-service").hastened(HASTE)
 STALL_SECONDS = "2"
 
 ResultT = TypeVar("ResultT")
@@ -38,11 +40,10 @@ ResultT = TypeVar("ResultT")
 class Kubelet:
     """A driver that runs in a thread of its own while a test breaks and mends the service."""
 
-    def __init__(self, server: Server, workload: str) -> None:
+    def __init__(self, server: Server, spec: ContainerProbes) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        spec = read_probes(PRODUCTION_MANIFEST, workload).hastened(HASTE)
         self._call(self._begin(spec, Address.of(server.url)))
 
     async def _begin(self, spec: ContainerProbes, address: Address) -> None:
@@ -82,9 +83,9 @@ class Kubelet:
 
 
 @contextmanager
-def watched(server: Server, workload: str) -> Iterator[Kubelet]:
+def watched(server: Server, spec: ContainerProbes) -> Iterator[Kubelet]:
     """Play the kubelet for the block."""
-    kubelet = Kubelet(server, workload)
+    kubelet = Kubelet(server, spec)
     try:
         yield kubelet
     finally:
@@ -136,10 +137,14 @@ def gate(mlflow_port: int) -> Iterator[Gate]:
 def test_a_pod_whose_model_takes_long_to_come_is_left_alone(gate: Gate, tmp_path: Path) -> None:
     """Slow load: started at once, not ready, never restarted; ready when the model is there."""
     with start_service(INFERENCE, tmp_path, env=settings(gate.url)) as server:
-        with watched(server, "inference-service") as kubelet:
+        with watched(server, INFERENCE_PROBES) as kubelet:
             kubelet.wait_for(lambda report: report.started_after is not None)
             report = kubelet.more_probes(30)
             assert report.ready_after is None
+            # The same pod under probes that make no difference between the two questions.
+            careless = HttpProbe("liveness", "/ready", server.port, period_seconds=0.5)
+            with watched(server, ContainerProbes("careless", liveness=careless)) as other:
+                other.wait_for(restarted)
             gate.open()
             report = kubelet.wait_for(ready)
     assert (report.restarts, report.unready) == (0, 0)
@@ -154,7 +159,7 @@ def test_a_registry_that_goes_away_takes_the_pod_out_of_rotation_and_no_more(
     """MLflow away: unready once, restarted never, ready again without help."""
     gate.open()
     with start_service(INFERENCE, tmp_path, env=settings(gate.url)) as server:
-        with watched(server, "inference-service") as kubelet:
+        with watched(server, INFERENCE_PROBES) as kubelet:
             kubelet.wait_for(ready)
             gate.shut()
             kubelet.wait_for(unready)
@@ -171,7 +176,7 @@ def test_an_overloaded_pod_stays_ready_and_alive(model_store: ModelStore, tmp_pa
     environment["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "true"
     statuses: set[int] = set()
     with start_service(INFERENCE, tmp_path, env=environment) as server:
-        with watched(server, "inference-service") as kubelet:
+        with watched(server, INFERENCE_PROBES) as kubelet:
             kubelet.wait_for(ready)
             with clients(server, 16, statuses):
                 report = kubelet.more_probes(15)
@@ -211,7 +216,7 @@ def test_a_pod_whose_model_is_stuck_is_restarted(model_store: ModelStore, tmp_pa
     environment = settings(model_store.tracking_uri, MOODY, REQUEST_TIMEOUT_SECONDS="1")
     environment["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "true"
     with start_service(INFERENCE, tmp_path, env=environment) as server:
-        with watched(server, "inference-service") as kubelet:
+        with watched(server, INFERENCE_PROBES) as kubelet:
             kubelet.wait_for(ready)
             assert server.post("/predict", json={"data": [600.0, 0.0]}).status_code == 504
             report = kubelet.wait_for(restarted)
@@ -230,7 +235,7 @@ def test_a_pod_with_a_dead_worker_leaves_rotation_and_is_then_restarted(
         BENTOML_CONTAINERIZED="true",
     )
     with start_service(INFERENCE, tmp_path, env=environment) as server:
-        with watched(server, "inference-service") as kubelet:
+        with watched(server, INFERENCE_PROBES) as kubelet:
             kubelet.wait_for(ready)
             victim = server.workers()[0]
             os.kill(victim.pid, signal.SIGKILL)
@@ -251,7 +256,7 @@ def test_a_pod_that_shuts_down_leaves_rotation_and_finishes_its_requests(
     environment["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "true"
     answers: list[int] = []
     with start_service(INFERENCE, tmp_path, env=environment) as server:
-        with watched(server, "inference-service") as kubelet:
+        with watched(server, INFERENCE_PROBES) as kubelet:
             kubelet.wait_for(ready)
             kubelet.terminate()
             server.terminate()
@@ -274,7 +279,7 @@ def test_a_logging_pod_whose_database_goes_leaves_rotation_and_returns(tmp_path:
     directory = tmp_path / "volume"
     environment = {"DATABASE_PATH": str(directory / "predictions.db"), "STALL_SECONDS": "2"}
     with start_service(LOGGING, tmp_path, env=environment, port=free_port()) as server:
-        with watched(server, "logging-service") as kubelet:
+        with watched(server, LOGGING_PROBES) as kubelet:
             kubelet.wait_for(ready)
             directory.rename(tmp_path / "away")
             directory.write_text("in its place")
