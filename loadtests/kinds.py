@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 from bentos.inference.app import PREDICT_IMAGE_PATH, PREDICT_PATH
+from bentos.logging.metrics import LOG_PATH
 from loadtests.settings import LoadTestSettings
-
-LOG_PATH = "/log"
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """A load test's settings, its stages and its plan of probes."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from pydantic import ValidationError
 
 from bentos.inference.settings import InferenceSettings
 from loadtests.plan import kubelet_plan, prometheus_plan
-from loadtests.settings import LoadTestSettings
+from loadtests.settings import PREFIX, LoadTestSettings
 from loadtests.shapes import Stage, clients_at, stages
 from monitoring.timings import INFERENCE_SERVICE, LOGGING_SERVICE, SERVICES
 from tests.support.servers import ROOT
@@ -125,3 +126,11 @@ def test_a_service_left_out_is_not_probed() -> None:
 
 def test_the_reports_folder_is_a_path() -> None:
     assert LoadTestSettings().reports == Path("reports/loadtest")
+
+
+def test_the_page_names_every_limit_and_no_variable_that_is_not_there() -> None:
+    page = (ROOT / "docs" / "load-testing.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"LOADTEST_[A-Z0-9_]*[A-Z0-9]", page))
+    known = {f"{PREFIX}{name.upper()}" for name in LoadTestSettings.model_fields}
+    assert named <= known
+    assert {name for name in known if name.startswith(f"{PREFIX}MAX_")} <= named
