@@ -261,10 +261,11 @@ class InferenceApp:
     def _readiness(self) -> list[Check]:
         return [
             checks.shutting_down(self.state),
+            # Before what a dead worker cannot hold either: it is the cause.
+            checks.worker_missing(self.state),
             checks.unless("model_not_loaded", lambda: self.state.model_loaded),
             checks.unless("mlflow_not_accessible", self._mlflow_as_required),
             checks.high_error_rate(self.state),
-            checks.worker_missing(self.state),
         ]
 
     def _mlflow_as_required(self) -> bool:

@@ -87,10 +87,14 @@ def to_probabilities(outputs: NDArray[np.float32], output: Output) -> NDArray[np
     if not np.isfinite(outputs).all():
         raise NotFinite("the model returned NaN or infinity")
     if outputs.shape[1] == 1:
-        positive = outputs if output == "probabilities" else np.exp(-np.logaddexp(0, -outputs))
+        positive = (
+            np.clip(outputs, 0.0, 1.0)
+            if output == "probabilities"
+            else np.exp(-np.logaddexp(0, -outputs))
+        )
         return np.concatenate([1.0 - positive, positive], axis=1)
     if output == "probabilities":
-        return outputs
+        return np.clip(outputs, 0.0, 1.0)  # half precision may be a little above 1
     shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), dtype=np.float32)
 

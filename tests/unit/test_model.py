@@ -223,3 +223,10 @@ def test_outputs_that_are_no_numbers_raise(value: float) -> None:
     for output in ("logits", "probabilities"):
         with pytest.raises(NotFinite):
             to_probabilities(np.array([[0, value]], np.float32), output)
+
+
+def test_probabilities_that_rounding_left_beyond_one_are_brought_back() -> None:
+    told = to_probabilities(np.array([[1.0004, -0.0004]], np.float32), "probabilities")
+    assert told.tolist() == [[1.0, 0.0]]
+    binary = to_probabilities(np.array([[1.0004]], np.float32), "probabilities")
+    assert binary.tolist() == [[0.0, 1.0]]
