@@ -29,7 +29,8 @@ FORM = {"Content-Type": "multipart/form-data; boundary=frontier"}
 def server(model_store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     directory = tmp_path_factory.mktemp("requests")
     store = model_store.copy(directory)
-    with start_inference(directory, store.tracking_uri, MAX_IMAGE_PIXELS="1000000") as running:
+    env = {"MAX_IMAGE_PIXELS": "1000000"}
+    with start_inference(directory, store.tracking_uri, env=env) as running:
         running.wait_until_ready()
         yield running
 

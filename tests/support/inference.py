@@ -1,6 +1,6 @@
 """The inference service as it is deployed, for tests: started, asked, and read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ def start_inference(
     tracking_uri: str,
     *,
     model: str = COLOURS,
+    env: Mapping[str, str] | None = None,
     port: int | None = None,
-    **env: str,
 ) -> Server:
     """Start the service for a registered model; its outbox lies in the directory."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def start_inference(
         "MODEL_POLL_SECONDS": "0.2",
         "OUTBOX_PATH": str(directory / "outbox"),
     }
-    return start_service(TARGET, directory, env=settings | env, port=port)
+    return start_service(TARGET, directory, env={**settings, **(env or {})}, port=port)
 
 
 def channel(index: int) -> list[float]:
