@@ -131,7 +131,6 @@ class PredictionDatabase:
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         self._files.unguard()
         self._connection.close()
-        self._files.close()
 
     def abandon(self, failure: StoreError) -> None:
         """Close the connection to files that are lost, without a byte written to the path."""

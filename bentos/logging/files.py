@@ -5,25 +5,19 @@ and applies a write-ahead log that was left beside a file it does not belong to.
 predictions that were acknowledged (sqlite.org/howtocorrupt.html), so this module looks.
 """
 
-import fcntl
 import logging
 import os
 import sqlite3
-import struct
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from bentos.health.logs import event, get_logger
+from bentos.logging import guard
 from bentos.logging.failures import StoreError, classify
 
 _MAGIC = b"SQLite format 3\x00"
 _FREE_BYTES = 1 << 20  # with less, a commit of one batch may fail: not worth coming back for
-
-# The bytes of the database file on which every connection holds a shared lock: SHARED_FIRST and
-# SHARED_SIZE in SQLite's os.h.
-_SHARED_FIRST = 0x40000000 + 2
-_SHARED_SIZE = 510
 
 _logger = get_logger("store")
 
@@ -99,12 +93,12 @@ class DatabaseFiles:
     def guard(self) -> None:
         """Keep the closing of a connection, whoever's, from writing to the files."""
         if self._descriptor is not None:
-            _lock(self._descriptor, fcntl.F_RDLCK)
+            guard.lock(self._descriptor, guard.SHARED)
 
     def unguard(self) -> None:
         """Take the guard away: before an orderly close, after that of a lost database."""
         if self._descriptor is not None:
-            _lock(self._descriptor, fcntl.F_UNLCK)
+            guard.lock(self._descriptor, guard.NONE)
 
     def lose(self, failure: StoreError) -> None:
         """Note, after the connection was closed, that the files are lost.
@@ -116,13 +110,13 @@ class DatabaseFiles:
         if failure.reason != "corrupt":
             return
         self._suspect = True
-        if self._descriptor is not None and _lock(self._descriptor, fcntl.F_WRLCK):
+        if self._descriptor is not None and guard.lock(self._descriptor, guard.EXCLUSIVE):
             # Nobody has it open: whatever changes from here on is a repair from outside.
             self._content = _content(self._descriptor)
-            _lock(self._descriptor, fcntl.F_UNLCK)
+            guard.lock(self._descriptor, guard.NONE)
 
     def close(self) -> None:
-        """Let go of the database after its connection was closed in order."""
+        """Let go of the database for good, after its connection was closed in order."""
         self._unpin()
         if self._descriptor is not None:
             os.close(self._descriptor)
@@ -194,10 +188,10 @@ class DatabaseFiles:
         content = _content(descriptor)
         if self._condemned and content == self._content:
             raise StoreError("corrupt", f"{self.path}: is corrupt; put a good database there")
-        if self._content and content != self._content and _lock(descriptor, fcntl.F_WRLCK):
+        if self._content and content != self._content and guard.lock(descriptor, guard.EXCLUSIVE):
             # Another content came into the same file: the log at its side is the old one's.
             self._set_log_aside()
-            _lock(descriptor, fcntl.F_UNLCK)
+            guard.lock(descriptor, guard.NONE)
         fault = self._fault(descriptor)
         if fault:
             self._content, self._condemned = content, True
@@ -228,7 +222,7 @@ class DatabaseFiles:
 
     def _retire(self, descriptor: int, *, replaced: bool, deleted: bool) -> None:
         """Let go of a database whose files are no longer at the path."""
-        if not _lock(descriptor, fcntl.F_WRLCK):
+        if not guard.lock(descriptor, guard.EXCLUSIVE):
             # Whoever closes the lost database last deletes its log by name, which would be the
             # new one's: wait until all have let go.
             raise StoreError(
@@ -238,7 +232,7 @@ class DatabaseFiles:
         self._unpin()
         self._lost = False
         if not replaced:
-            _lock(descriptor, fcntl.F_UNLCK)
+            guard.lock(descriptor, guard.NONE)
             return
         message = (
             "the database was deleted while in use; an empty one takes its place"
@@ -284,19 +278,3 @@ def _inode(path: Path) -> int | None:
 def _content(descriptor: int) -> tuple[int, ...]:
     status = os.fstat(descriptor)
     return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _lock(descriptor: int, kind: int) -> bool:
-    """Lock, as an open file description, where connections lock; tell whether it was granted.
-
-    A shared lock keeps every process, this one included, from taking the exclusive one under
-    which SQLite checkpoints and deletes the log when the last connection closes: so what was
-    lost is closed without another byte written. An exclusive lock is granted only where no
-    process has the database open.
-    """
-    lock = struct.pack("hhqqi0q", kind, os.SEEK_SET, _SHARED_FIRST, _SHARED_SIZE, 0)
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, lock)
-    except BlockingIOError:
-        return False
-    return True

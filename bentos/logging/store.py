@@ -9,11 +9,9 @@ is closed, and opened anew with growing pauses until it works again.
 import asyncio
 import contextlib
 import logging
-import queue
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -22,14 +20,13 @@ from bentos.health.logs import event, get_logger
 from bentos.logging.database import PredictionDatabase, Stored
 from bentos.logging.failures import StoreError
 from bentos.logging.files import DatabaseFiles
+from bentos.logging.inbox import Inbox, Waiting
 from bentos.logging.schema import PredictionRow
 from bentos.logging.state import LoggingState
 
 CHECK_SECONDS = 1.0
 # An idle database is written to this often, to find out that it cannot be before a batch does.
 PROOF_SECONDS = 10.0
-# Predictions in one transaction: with more the first of them would wait too long for the last.
-_TRANSACTION_ROWS = 5_000
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 2.0
 
@@ -51,22 +48,7 @@ class Readers(Protocol):
     def shut(self) -> None: ...
 
 
-@dataclass(frozen=True)
-class _Waiting:
-    rows: Sequence[PredictionRow]
-    done: asyncio.Future[Stored]
-
-
-@dataclass(frozen=True)
-class _Doubt:
-    failure: StoreError
-
-
-class _Stop:
-    """Put at the end of the queue: what came before it is still stored."""
-
-
-_Outcome: TypeAlias = tuple[_Waiting, Stored | Exception]
+_Outcome: TypeAlias = tuple[Waiting, Stored | Exception]
 
 
 class Store:
@@ -93,7 +75,7 @@ class Store:
         self._files = DatabaseFiles(path)
         self._database: PredictionDatabase | None = None
         self._failure: StoreError | None = None
-        self._queue: queue.SimpleQueue[_Waiting | _Doubt | _Stop] = queue.SimpleQueue()
+        self._inbox = Inbox()
         self._waiting_rows = 0
         self._pause = _FIRST_PAUSE_SECONDS
         self._next_check = 0.0
@@ -111,7 +93,7 @@ class Store:
         """Store what waits, close the database and end the thread, in so many seconds."""
         self._stopping = True
         if self._thread.is_alive():
-            self._queue.put(_Stop())
+            self._inbox.stop()
             await asyncio.to_thread(self._thread.join, seconds)
 
     @property
@@ -128,12 +110,12 @@ class Store:
         done: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
         self._waiting_rows += len(rows)
         self._state.row.set("queue_depth", self._waiting_rows)
-        self._queue.put(_Waiting(rows, done))
+        self._inbox.put(Waiting(rows, done))
         return await done
 
     def doubt(self, failure: StoreError) -> None:
         """Tell the writer, from any thread, that a reader found the database lost."""
-        self._queue.put(_Doubt(failure))
+        self._inbox.doubt(failure)
 
     def unavailable(self) -> ServiceError | None:
         """Return the 503 with which requests are refused now, None where they are not."""
@@ -178,43 +160,24 @@ class Store:
 
     def _run(self) -> None:
         while True:
-            waiting, doubt, stop = self._take(max(0.0, self._next_check - time.monotonic()))
+            turn = self._inbox.take(self._next_check - time.monotonic())
             try:
-                if doubt is not None and self._database is not None:
-                    self._fail(doubt)
-                self._turn(waiting)
+                if turn.doubt is not None and self._database is not None:
+                    self._fail(turn.doubt)
+                self._turn(turn.waiting)
             except Exception as error:
                 # The thread outlives whatever happens to one turn of it.
                 event(_logger, logging.ERROR, "the writer failed", error=error)
-                self._tell([(one, error) for one in waiting])
+                self._tell([(one, error) for one in turn.waiting])
                 self._fail(StoreError("other", f"{type(error).__name__}: {error}"))
-            if stop:
+            if turn.stop:
                 break
         self._readers.shut()
         if self._database is not None:
             self._database.close()
+        self._files.close()
 
-    def _take(self, seconds: float) -> tuple[list[_Waiting], StoreError | None, bool]:
-        """Return all that waits, at most one transaction's worth, and what else was said."""
-        waiting: list[_Waiting] = []
-        doubt: StoreError | None = None
-        rows = 0
-        with contextlib.suppress(queue.Empty):
-            item = self._queue.get(timeout=seconds) if seconds else self._queue.get_nowait()
-            while True:
-                if isinstance(item, _Stop):
-                    return waiting, doubt, True
-                if isinstance(item, _Doubt):
-                    doubt = item.failure
-                else:
-                    waiting.append(item)
-                    rows += len(item.rows)
-                if rows >= _TRANSACTION_ROWS:
-                    break
-                item = self._queue.get_nowait()
-        return waiting, doubt, False
-
-    def _turn(self, waiting: Sequence[_Waiting]) -> None:
+    def _turn(self, waiting: Sequence[Waiting]) -> None:
         if waiting:
             if self._database is None or self._failure is not None:
                 self._give_up(waiting, self._failure or StoreError("other", "it is not open"))
@@ -251,8 +214,8 @@ class Store:
         finally:
             self._observer.transaction_ended()
 
-    def _commit(self, database: PredictionDatabase, waiting: Sequence[_Waiting]) -> None:
-        wanted: list[_Waiting] = []
+    def _commit(self, database: PredictionDatabase, waiting: Sequence[Waiting]) -> None:
+        wanted: list[Waiting] = []
         for one in waiting:
             # Nobody waits for a cancelled one any more; whoever sent it sends it again.
             if one.done.cancelled():
@@ -282,7 +245,7 @@ class Store:
         self._account(stored, time.perf_counter() - started)
         self._tell(list(zip(wanted, stored, strict=True)))
 
-    def _give_up(self, waiting: Sequence[_Waiting], failure: StoreError) -> None:
+    def _give_up(self, waiting: Sequence[Waiting], failure: StoreError) -> None:
         """Fail batches that were let in, each an error of the service."""
         for _ in waiting:
             self._state.record_error("store_failure")

@@ -375,6 +375,39 @@ def test_a_full_disk_refuses_batches_and_keeps_what_was_acknowledged(tmp_path: P
         assert acknowledged == stored_ids(path)
 
 
+def test_a_database_moved_away_while_the_disk_is_full_keeps_its_log_to_itself(
+    tmp_path: Path,
+) -> None:
+    with small_disk(tmp_path / "disk", size="8m") as disk:
+        path = disk / "predictions.db"
+        replacement = tmp_path / "replacement.db"
+        with RunningStore(replacement, tmp_path / "other-pod") as other:
+            other.wait_until_accessible()
+            other.put(row("replaced"))
+        with RunningStore(path, tmp_path / "pod") as store:
+            store.wait_until_accessible()
+            store.put(*[row() for _ in range(200)])
+            (disk / "ballast").write_bytes(b"x" * (5 << 20))
+            put_until_refused_by_a_full_disk(store)
+            path.unlink()
+            (disk / "ballast").unlink()
+            shutil.copyfile(replacement, disk / "copy.db")
+            (disk / "copy.db").replace(path)
+            store.wait_until_accessible()
+            store.put(row("after"))
+        assert stored_ids(path) == {"replaced", "after"}
+        assert check_of(path) == "ok"
+
+
+def put_until_refused_by_a_full_disk(store: RunningStore) -> None:
+    while store.state.db_accessible:
+        try:
+            store.put(*[row() for _ in range(50)])
+        except (StoreError, ServiceError):
+            break
+    store.wait_for_failure("full")
+
+
 def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "predictions.db"
     connection = sqlite3.connect(path)
