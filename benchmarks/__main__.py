@@ -64,7 +64,7 @@ def _run(options: argparse.Namespace, scratch: Path) -> int:
     inputs = pictures()
     if options.soak:
         return soak(model, minutes=options.soak, scratch=scratch, folder=FOLDER, report=_say)
-    peers = _chosen(options)
+    peers = chosen(options.only)
     python = peers_python(options.environment, _say)
     bench = Bench(
         plan=QUICK if options.quick else FULL,
@@ -106,15 +106,17 @@ def _run(options: argparse.Namespace, scratch: Path) -> int:
     return 1 if failed else 0
 
 
-def _chosen(options: argparse.Namespace) -> list[Peer]:
+def chosen(only: Sequence[str] | None) -> list[Peer]:
+    """Return the servers of these keys, all where none is named.
+
+    Raises StackError for a key that no server has.
+    """
     peers = all_peers(device=os.environ.get("DEVICE", "cpu"), workers=len(os.sched_getaffinity(0)))
-    if not options.only:
-        return peers
-    unknown = set(options.only) - {peer.key for peer in peers}
+    unknown = set(only or ()) - {peer.key for peer in peers}
     if unknown:
         known = ", ".join(peer.key for peer in peers)
         raise StackError(f"no server {', '.join(sorted(unknown))}; there are {known}")
-    return [peer for peer in peers if peer.key in options.only]
+    return [peer for peer in peers if not only or peer.key in only]
 
 
 def _measure_all(peers: Sequence[Peer], bench: Bench) -> list[PeerResult]:
