@@ -77,8 +77,12 @@ def write_verdict(
     judgements: Sequence[Judgement],
     consequences: Mapping[str, Consequences],
     settings: LoadTestSettings,
+    load_before: float,
 ) -> Path:
-    """Write everything that was found as JSON and return its path."""
+    """Write everything that was found as JSON and return its path.
+
+    `load_before` is the machine's load average before the test.
+    """
     outcomes = observations.outcomes
     content = {
         "passed": all(one.kept for one in judgements),
@@ -90,6 +94,7 @@ def write_verdict(
         },
         "kubelet": {service: asdict(found) for service, found in consequences.items()},
         "settings": settings.model_dump(mode="json", exclude={"logging_token"}),
+        "load_average_before": load_before,
         "note": "Probe times are unrounded and run from the moment a probe should have been sent.",
     }
     path = folder / VERDICT_FILE

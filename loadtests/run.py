@@ -36,6 +36,8 @@ _CSV_PREFIX = "locust"
 _HTML = "locust.html"
 # In-flight requests and the last probes are waited for, so that none goes missing.
 _STOP_SECONDS = 15
+# Load average a core beyond which other work shows in the latencies.
+_BUSY = 0.5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,11 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(BROKEN))
     try:
         _make_room(settings.reports)
+        load_before = _load_average()
         with services_under_test(settings, _say):
             if settings.ui:
                 return _serve_ui(settings)
             _run_locust(settings)
-        return _conclude(settings)
+        return _conclude(settings, load_before)
     except (BrokenRun, ManifestError) as error:
         _say(f"error: {error}")
     except KeyboardInterrupt:
@@ -115,7 +118,18 @@ def _locust(settings: LoadTestSettings, options: Sequence[str]) -> int:
         raise
 
 
-def _conclude(settings: LoadTestSettings) -> int:
+def _load_average() -> float:
+    """Return the load average, and say so where other work will be part of every latency."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > _BUSY * cores:
+        _say(
+            f"note: other work keeps this machine busy (load average {load:.1f} on {cores} cores); "
+            "the latencies will not be the services' alone"
+        )
+    return load
+
+
+def _conclude(settings: LoadTestSettings, load_before: float) -> int:
     folder = settings.reports
     try:
         observations = read_observations(folder)
@@ -125,7 +139,7 @@ def _conclude(settings: LoadTestSettings) -> int:
         subject.name: consequences_of(subject, observations) for subject in subjects(settings)
     }
     judgements = judge(observations, consequences, settings)
-    verdict = write_verdict(folder, observations, judgements, consequences, settings)
+    verdict = write_verdict(folder, observations, judgements, consequences, settings, load_before)
     chart = draw_probes(folder, observations, settings)
     draw_load(folder, folder / f"{_CSV_PREFIX}_stats_history.csv")
     _say("")
