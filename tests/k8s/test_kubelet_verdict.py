@@ -32,7 +32,6 @@ HASTE = 10
 PATIENCE = 90.0
 INFERENCE_PROBES = read_probes(PRODUCTION_MANIFEST, "inference-service").hastened(HASTE)
 LOGGING_PROBES = read_probes(PRODUCTION_MANIFEST, "logging-service").hastened(HASTE)
-STALL_SECONDS = "2"
 
 ResultT = TypeVar("ResultT")
 
@@ -114,7 +113,6 @@ def settings(tracking_uri: str, model: str = COLOURS, **changes: str) -> dict[st
         "MODEL_NAME": model,
         "MODEL_POLL_SECONDS": "0.2",
         "MLFLOW_TIMEOUT_SECONDS": "1",
-        "STALL_SECONDS": STALL_SECONDS,
         **changes,
     }
 
@@ -213,7 +211,9 @@ def clients(server: Server, count: int, statuses: set[int]) -> Iterator[None]:
 
 def test_a_pod_whose_model_is_stuck_is_restarted(model_store: ModelStore, tmp_path: Path) -> None:
     """Stuck model: only a restart helps, and it comes, after STALL_SECONDS and the patience."""
-    environment = settings(model_store.tracking_uri, MOODY, REQUEST_TIMEOUT_SECONDS="1")
+    environment = settings(
+        model_store.tracking_uri, MOODY, REQUEST_TIMEOUT_SECONDS="1", STALL_SECONDS="5"
+    )
     environment["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "true"
     with start_service(INFERENCE, tmp_path, env=environment) as server:
         with watched(server, INFERENCE_PROBES) as kubelet:
@@ -277,7 +277,7 @@ def test_a_pod_that_shuts_down_leaves_rotation_and_finishes_its_requests(
 def test_a_logging_pod_whose_database_goes_leaves_rotation_and_returns(tmp_path: Path) -> None:
     """A disk that is away is no reason for a restart."""
     directory = tmp_path / "volume"
-    environment = {"DATABASE_PATH": str(directory / "predictions.db"), "STALL_SECONDS": "2"}
+    environment = {"DATABASE_PATH": str(directory / "predictions.db")}
     with start_service(LOGGING, tmp_path, env=environment, port=free_port()) as server:
         with watched(server, LOGGING_PROBES) as kubelet:
             kubelet.wait_for(ready)
