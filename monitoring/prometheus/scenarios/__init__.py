@@ -1,7 +1,5 @@
 """Scenarios of every alert, one module an area, as sources of promtool's unit tests."""
 
-from collections.abc import Mapping, Sequence
-
 from monitoring.prometheus.scenarios import (
     inference,
     kubernetes,
@@ -14,12 +12,11 @@ from monitoring.prometheus.scenarios.story import Silence, Story
 
 Scenario = Story | Silence
 
-# By the rule file whose alerts they are about.
-SCENARIOS: Mapping[str, Sequence[Scenario]] = {
-    **objectives.SCENARIOS,
-    "targets": targets.SCENARIOS,
-    "inference": inference.SCENARIOS,
-    "logging": logging.SCENARIOS,
-    "probes": probes.SCENARIOS,
-    "kubernetes": kubernetes.SCENARIOS,
-}
+SCENARIOS: tuple[Scenario, ...] = (
+    *objectives.SCENARIOS,
+    *targets.SCENARIOS,
+    *inference.SCENARIOS,
+    *logging.SCENARIOS,
+    *probes.SCENARIOS,
+    *kubernetes.SCENARIOS,
+)

@@ -383,6 +383,26 @@ _REQUEST_SCENARIOS = (
         ),
         lingers="5m",
     ),
+    Story(
+        alert="InferenceHighErrorRate",
+        what="four of 22 requests in 5 minutes fails",
+        series=_answers(
+            good=counter((22 / 300, "30m"), (18 / 300, "20m"), (22 / 300, "2h")),
+            failed=counter((0, "30m"), (4 / 300, "20m"), (0, "2h")),
+        ),
+        onset="31m15s",
+        hold="2m",
+        over="53m30s",
+        labels=_CRITICAL_DEPLOYMENT,
+        summary="12.73% of predictions of steel-defects@production fail in namespace mlops",
+        description=(
+            "12.73% of the requests to steel-defects@production in the last 5 minutes failed for"
+            " the service's fault (limit 5%); refused input is not counted. Above 50% a pod takes"
+            " itself out of rotation."
+        ),
+        lingers="5m",
+        local=False,
+    ),
     Silence(
         alert="InferenceHighErrorRate",
         what="a client sends nonsense",

@@ -165,6 +165,18 @@ _SIZE_SCENARIOS = (
     ),
     Silence(
         alert="LoggingCommitSlow",
+        what="every commit takes just under half a second",
+        series=[
+            logging("logging_commit_duration_seconds_bucket", wave, le=bound)
+            for bound, wave in (
+                ("0.25", _STILL),
+                ("0.5", counter((10, "2h"))),
+                ("+Inf", counter((10, "2h"))),
+            )
+        ],
+    ),
+    Silence(
+        alert="LoggingCommitSlow",
         what="nothing is stored",
         series=_commits(fast=_STILL, slow=_STILL),
         kind=Kind.NO_TRAFFIC,
@@ -349,6 +361,25 @@ _REQUEST_SCENARIOS = (
             " service's fault (limit 5%); refused input is not counted."
         ),
         lingers="5m",
+    ),
+    Story(
+        alert="LoggingHighErrorRate",
+        what="four of 22 batches in 5 minutes fails",
+        series=_answers(
+            stored=counter((22 / 300, "30m"), (18 / 300, "20m"), (22 / 300, "2h")),
+            failed=counter((0, "30m"), (4 / 300, "20m"), (0, "2h")),
+        ),
+        onset="31m15s",
+        hold="2m",
+        over="53m30s",
+        labels=_CRITICAL_STORE,
+        summary="12.73% of requests to the logging service fail",
+        description=(
+            "12.73% of the batches and queries of the last 5 minutes failed for the logging"
+            " service's fault (limit 5%); refused input is not counted."
+        ),
+        lingers="5m",
+        local=False,
     ),
     Silence(
         alert="LoggingHighErrorRate",

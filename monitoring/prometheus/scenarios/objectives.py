@@ -106,12 +106,18 @@ class _Burn:
 _BURNS = (
     _Burn(
         "Fast",
-        "a fifth of the budget's multiple is bad for half an hour",
-        [(1, 0, "3h"), (1, 0.2, "28m"), (1, 0, "2h")],
+        "a fifth is bad for half an hour, then less and less",
+        [
+            (1, 0, "3h"),
+            (1, 0.2, "26m"),
+            (1, 0.08, "8m"),
+            (1, 0.065, "8m"),
+            (1, 0, "2h"),
+        ],
         few_requests=False,
         window="1h",
         onset="3h21m",
-        over="3h31m",
+        over="3h36m",
         times="16",
     ),
     _Burn(
@@ -147,11 +153,11 @@ _BURNS = (
     _Burn(
         "Slow",
         "a share is bad for a day after a busier one",
-        [(10, 0, "1d"), (1, 0.04, "24h"), (1, 0, "6h")],
+        [(10, 0, "1d"), (1, 0.04, "24h"), (1, 0.0165, "4h"), (1, 0, "6h")],
         few_requests=False,
         window="1d",
         onset="44h30m",
-        over="49h",
+        over="52h",
         times="3.932",
     ),
     _Burn(
@@ -218,6 +224,7 @@ def _burn_story(subject: _Subject, burn: _Burn) -> Story:
         ),
         lingers=_GONE[burn.window],
         local=burn.window == "1h",
+        loses_targets=not burn.few_requests,
         interval=_INTERVALS[burn.speed],
     )
 
@@ -252,7 +259,7 @@ def _absent_story(subject: _Subject) -> Story:
             Series(
                 one.metric,
                 one.labels,
-                one.wave
+                counter((0, "4h"), start=1)
                 if subject.slo == "predict-latency" and one.metric == "inference_predictions_total"
                 else counter((1, "1h"), (None, "30m"), (1, "2h")),
             )
@@ -277,11 +284,25 @@ def _absent_story(subject: _Subject) -> Story:
     )
 
 
-SCENARIOS: Mapping[str, Sequence[Story | Silence]] = {
-    subject.slo: (
-        *(_burn_story(subject, burn) for burn in _BURNS),
-        *_silences(subject),
-        _absent_story(subject),
+def _unused() -> Silence:
+    """Return a service that has answered nothing yet and therefore tells no latency."""
+    return Silence(
+        alert="InferenceLatencyObjectiveAbsent",
+        what="nobody has asked for a prediction yet",
+        series=[inference("inference_predictions_total", counter((0, "4h")))],
+        kind=Kind.NO_TRAFFIC,
+        at=("20m",),
+        interval="1m",
     )
-    for subject in _SUBJECTS
-}
+
+
+def _scenarios(subject: _Subject) -> Iterator[Story | Silence]:
+    yield from (_burn_story(subject, burn) for burn in _BURNS)
+    yield from _silences(subject)
+    yield _absent_story(subject)
+
+
+SCENARIOS: tuple[Story | Silence, ...] = (
+    *(scenario for subject in _SUBJECTS for scenario in _scenarios(subject)),
+    _unused(),
+)

@@ -144,6 +144,26 @@ _SLOW_SCENARIOS = (
     ),
     Silence(
         alert="ServingKubeletProbeSlow",
+        what="half of the probes take just under a second",
+        series=[
+            kubernetes(
+                "prober_probe_duration_seconds_bucket",
+                INFERENCE_POD,
+                wave,
+                container=INFERENCE_SERVICE,
+                probe_type="Liveness",
+                le=bound,
+            )
+            for bound, wave in (
+                ("0.5", counter((0.05, "2h"))),
+                ("1", _PROBED),
+                ("2.5", _PROBED),
+                ("+Inf", _PROBED),
+            )
+        ],
+    ),
+    Silence(
+        alert="ServingKubeletProbeSlow",
         what="nobody probes",
         series=_kubelet_durations(
             INFERENCE_POD, INFERENCE_SERVICE, "Liveness", quick=_STILL, all_=_STILL

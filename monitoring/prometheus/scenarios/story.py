@@ -105,7 +105,8 @@ class Story:
     From `onset` on, the expression holds; `hold` later the alert fires; at `over` it is gone.
     All are times of evaluations. Where every target vanishes while the alert fires, it ends
     after `lingers`, the window it looks back on; with `outlasts_targets` it fires for that very
-    reason. `local` tells it a second time without the labels that only Kubernetes gives.
+    reason. `local` tells it a second time without the labels that only Kubernetes gives,
+    `loses_targets` with all targets lost.
     """
 
     alert: str
@@ -120,6 +121,7 @@ class Story:
     lingers: str = "0s"
     outlasts_targets: bool = False
     local: bool = True
+    loses_targets: bool = True
     interval: str = "15s"
 
     def cases(self) -> Iterator[Case]:
@@ -154,6 +156,8 @@ class Story:
                 },
                 texts=None,
             )
+        if not self.loses_targets:
+            return
         yield replace(
             main,
             what=f"{self.what}, then every target is gone",

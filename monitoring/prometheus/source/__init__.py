@@ -11,8 +11,8 @@ from monitoring.prometheus.source.targets import TARGETS
 RULE_FILES = (
     *OBJECTIVE_RULES,
     TARGETS,
-    INFERENCE_RULES,
-    LOGGING_RULES,
+    *INFERENCE_RULES,
+    *LOGGING_RULES,
     PROBES,
     KUBERNETES,
 )

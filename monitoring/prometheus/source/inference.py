@@ -288,14 +288,13 @@ _OUTBOX_ALERTS = (
     ),
 )
 
-INFERENCE_RULES = RuleFile(
-    "inference",
-    (
-        INFERENCE_RECORDINGS,
-        Group("inference-model-alerts", _MODEL_ALERTS),
-        Group("inference-mlflow-alerts", _MLFLOW_ALERTS),
-        Group("inference-readiness-alerts", _READINESS_ALERTS),
-        Group("inference-request-alerts", _REQUEST_ALERTS),
-        Group("inference-outbox-alerts", _OUTBOX_ALERTS),
+INFERENCE_RULES = (
+    RuleFile("inference-model", (Group("inference-model", _MODEL_ALERTS),)),
+    RuleFile("inference-mlflow", (Group("inference-mlflow", _MLFLOW_ALERTS),)),
+    RuleFile("inference-readiness", (Group("inference-readiness", _READINESS_ALERTS),)),
+    RuleFile(
+        "inference-requests",
+        (INFERENCE_RECORDINGS, Group("inference-requests", _REQUEST_ALERTS)),
     ),
+    RuleFile("inference-outbox", (Group("inference-outbox", _OUTBOX_ALERTS),)),
 )

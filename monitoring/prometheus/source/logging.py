@@ -1,6 +1,6 @@
 """Alerts on the logging service: its database, disk, readiness, errors and queue."""
 
-from monitoring.prometheus.source.recordings import LOGGING_RECORDINGS
+from monitoring.prometheus.source.recordings import COMMIT_RECORDINGS, LOGGING_RECORDINGS
 from monitoring.prometheus.source.rule import INSTANCE, Alert, Group, RuleFile
 from monitoring.timings import LOGGING_SERVICE
 
@@ -216,13 +216,9 @@ _REQUEST_ALERTS = (
     ),
 )
 
-LOGGING_RULES = RuleFile(
-    "logging",
-    (
-        LOGGING_RECORDINGS,
-        Group("logging-database-alerts", _DATABASE_ALERTS),
-        Group("logging-disk-alerts", _DISK_ALERTS),
-        Group("logging-readiness-alerts", _READINESS_ALERTS),
-        Group("logging-request-alerts", _REQUEST_ALERTS),
-    ),
+LOGGING_RULES = (
+    RuleFile("logging-database", (COMMIT_RECORDINGS, Group("logging-database", _DATABASE_ALERTS))),
+    RuleFile("logging-disk", (Group("logging-disk", _DISK_ALERTS),)),
+    RuleFile("logging-readiness", (Group("logging-readiness", _READINESS_ALERTS),)),
+    RuleFile("logging-requests", (LOGGING_RECORDINGS, Group("logging-requests", _REQUEST_ALERTS))),
 )

@@ -139,9 +139,7 @@ def _recordings(objective: Objective) -> Iterator[Recording]:
 
 def _burns(objective: Objective, window: BurnWindow) -> str:
     def burn_rate(length: str) -> str:
-        return (
-            f'slo:burn_rate:ratio{{slo="{objective.name}",window="{length}"}} > {window.factor:g}'
-        )
+        return f'slo:burn_rate:ratio{{slo="{objective.name}",window="{length}"}} > {window.factor}'
 
     requests = f'slo:requests:increase{{slo="{objective.name}",window="{window.long}"}}'
     least = objective.least_requests(window.factor)

@@ -61,6 +61,9 @@ def _logging() -> Iterator[Recording]:
     yield Recording(
         "logging:queue_full:ratio_rate5m", f"{refused} / ({batches} + {errors} + {refused})"
     )
+
+
+def _commits() -> Iterator[Recording]:
     yield Recording(
         "logging:commit_duration_seconds:p99_rate5m",
         "histogram_quantile(0.99, "
@@ -98,5 +101,6 @@ def _probes() -> Iterator[Recording]:
 
 
 INFERENCE_RECORDINGS = Group("inference-recordings", tuple(_inference()))
+COMMIT_RECORDINGS = Group("commit-recordings", tuple(_commits()))
 LOGGING_RECORDINGS = Group("logging-recordings", tuple(_logging()))
 PROBE_RECORDINGS = Group("probe-recordings", tuple(_probes()))

@@ -11,7 +11,7 @@ from monitoring.timings import SERVICES
 Severity = Literal["critical", "warning"]
 
 RUNBOOKS_URL = "https://github.com/truthful-serving/truthful-serving/blob/main/docs/runbooks"
-DASHBOARDS = ("overview", "inference", "logging", "probes", "kubernetes")
+Dashboard = Literal["overview", "inference", "logging", "probes", "kubernetes"]
 
 SCRAPE_INTERVAL_SECONDS = 15
 
@@ -49,7 +49,7 @@ class Alert:
     """An alert with what its reader needs.
 
     `hold` is the rule's `for`. `service` routes the alert; empty where the expression's own
-    labels carry it. `dashboard` is one of DASHBOARDS.
+    labels carry it. `dashboard` shows what happened before it.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Alert:
     hold: str
     summary: str
     description: str
-    dashboard: str
+    dashboard: Dashboard
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -73,7 +73,7 @@ class Alert:
     @property
     def links(self) -> dict[str, str]:
         """Return the annotations that lead from the alert to its pages."""
-        return {"dashboard": self.dashboard, "runbook_url": f"{RUNBOOKS_URL}/{self.name}.md"}
+        return {"dashboard": f"/d/serving-{self.dashboard}", "runbook_url": f"{RUNBOOKS_URL}/{self.name}.md"}
 
     def document(self) -> dict[str, object]:
         """Return the rule as Prometheus reads it."""

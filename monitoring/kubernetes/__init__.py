@@ -1,0 +1,1 @@
+"""The Kubernetes form of rules, scrape targets and dashboards."""
