@@ -50,7 +50,8 @@ def metrics(server: Server) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A running service for the tests that break nothing."""
-    with start(tmp_path_factory.mktemp("shared"), MAX_BODY_BYTES="100000") as server:
+    directory = tmp_path_factory.mktemp("shared")
+    with start(directory, MAX_BODY_BYTES="100000", MAX_BATCH_PREDICTIONS="20") as server:
         server.wait_until_ready()
         yield server
 
@@ -114,26 +115,33 @@ class TestRoutes:
         assert by_device["of-batch"] == 1
         assert by_device["of-item"] == 1
 
-    def test_stats_add_up(self, tmp_path: Path) -> None:
-        with start(tmp_path) as server:
-            server.wait_until_ready()
-            empty = server.get("/stats").json()
-            assert (empty["total_predictions"], empty["average_inference_time_ms"]) == (0, 0.0)
-            server.post(
-                "/log",
-                json=batch(
-                    prediction(inference_time_ms=1, edge_device_id="a"),
-                    prediction(inference_time_ms=2, edge_device_id="b", defect_detected=False),
-                    prediction(inference_time_ms=6, edge_device_id="b", model_name="other"),
+    def test_stats_add_up(self, shared: Server) -> None:
+        before = shared.get("/stats").json()
+        shared.post(
+            "/log",
+            json=batch(
+                prediction(inference_time_ms=1, edge_device_id="stats-a", model_name="stats"),
+                prediction(
+                    inference_time_ms=2,
+                    edge_device_id="stats-b",
+                    model_name="stats",
+                    defect_detected=False,
                 ),
-            )
-            stats = server.get("/stats").json()
-        assert stats["total_predictions"] == 3
-        assert stats["defects_detected"] == 2
-        assert stats["normal_detections"] == 1
-        assert stats["average_inference_time_ms"] == 3
-        assert stats["by_edge_device"] == {"a": 1, "b": 2}
-        assert stats["by_model"] == {"steel-defects": 2, "other": 1}
+                prediction(inference_time_ms=6, edge_device_id="stats-b", model_name="stats"),
+            ),
+        )
+        after = shared.get("/stats").json()
+
+        assert after["total_predictions"] == before["total_predictions"] + 3
+        assert after["defects_detected"] == before["defects_detected"] + 2
+        assert after["normal_detections"] == before["normal_detections"] + 1
+        assert after["by_edge_device"]["stats-a"] == 1
+        assert after["by_edge_device"]["stats-b"] == 2
+        assert after["by_model"]["stats"] == 3
+        (model,) = [one for one in after["models"] if one["model_name"] == "stats"]
+        assert (model["predictions"], model["defects"]) == (3, 2)
+        assert model["average_inference_time_ms"] == 3
+        assert after["total_predictions"] == sum(after["by_edge_device"].values())
 
     def test_pages_follow_each_other_newest_first_and_lose_nothing(self, shared: Server) -> None:
         # Several of one moment: a cursor of time alone would skip or repeat them.
@@ -299,10 +307,9 @@ class TestBadInput:
         assert answer.status_code == 413
         assert answer.json()["reason"] == "too_large"
 
-    def test_too_many_predictions_are_a_413(self, tmp_path: Path) -> None:
-        with start(tmp_path, MAX_BATCH_PREDICTIONS="2") as server:
-            server.wait_until_ready()
-            answer = server.post("/log", json=batch(*[prediction() for _ in range(3)]))
+    def test_too_many_predictions_are_a_413(self, shared: Server) -> None:
+        answer = shared.post("/log", json=batch(*[prediction() for _ in range(21)]))
+
         assert answer.status_code == 413
         assert "MAX_BATCH_PREDICTIONS" in answer.json()["error"]
 
@@ -366,18 +373,16 @@ class TestToken:
 
 
 class TestMetrics:
-    def test_every_family_is_there_and_the_counters_stand_at_0_from_the_start(
+    def test_every_family_stands_from_the_start_moves_with_requests_and_agrees_with_ready(
         self, server: Server
     ) -> None:
         text = server.get("/metrics").text
         present = {family.name for family in text_string_to_metric_families(text)}
-        wanted = {family.name.removesuffix("_total") for family in FAMILIES}
-
-        assert wanted <= present
+        assert {family.name.removesuffix("_total") for family in FAMILIES} <= present
         assert metrics(server)["logging_predictions_total"] == 0
         assert metrics(server)["logging_errors_total"] == 0
+        assert server.get("/stats").json()["average_inference_time_ms"] == 0
 
-    def test_metrics_move_with_the_requests_and_agree_with_ready(self, server: Server) -> None:
         body = batch(prediction(), prediction(defect_detected=False))
         server.post("/log", json=body)
         server.post("/log", json=body)
@@ -507,22 +512,34 @@ class TestDatabaseFailures:
     def test_failures_beyond_half_make_it_unready_until_the_window_has_passed(
         self, tmp_path: Path
     ) -> None:
-        with start(tmp_path, ERROR_WINDOW_SECONDS="6") as server:
+        # Whoever waits for the lock when the wait for it ends has failed: many shall wait by then.
+        with start(
+            tmp_path,
+            BUSY_TIMEOUT_SECONDS="8",
+            REQUEST_TIMEOUT_SECONDS="60",
+            ERROR_WINDOW_SECONDS="15",
+        ) as server:
             server.wait_until_ready()
+            locked = threading.Barrier(41)
 
             def send(_: int) -> int:
-                body = batch(prediction())
-                return httpx.post(f"{server.url}/log", json=body, timeout=20).status_code
+                with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client:
+                    client.get("/health")
+                    locked.wait(60)
+                    return client.post("/log", json=batch(prediction())).status_code
 
-            with locked_by_another_process(database(tmp_path)), ThreadPoolExecutor(30) as pool:
-                statuses = list(pool.map(send, range(30)))
-            assert statuses.count(503) >= 20
-            server.wait_for_reason("high_error_rate", seconds=5)
+            with ThreadPoolExecutor(40) as pool:
+                statuses = [pool.submit(send, number) for number in range(40)]
+                with locked_by_another_process(database(tmp_path)):
+                    locked.wait(60)
+                    assert {one.result(60) for one in statuses} == {503}
+            server.wait_for_reason("high_error_rate", seconds=10)
             body = server.get("/ready").json()
             assert body["error_rate"] > 0.5
             assert body["errors"] >= 20
             assert metrics(server)["logging_errors_total"] == body["errors"]
-            server.wait_until_ready(seconds=15)
+            assert server.get("/health").status_code == 200
+            server.wait_until_ready(seconds=30)
 
 
 class Load:
