@@ -66,6 +66,7 @@ class ModelLoader:
         self._changed = threading.Condition()
         self._stopped = False
         self.status = LoadStatus()
+        self._loaded: LoadStatus | None = None
         self._thread = threading.Thread(target=self._run, name="loader", daemon=True)
 
     def start(self) -> None:
@@ -101,6 +102,9 @@ class ModelLoader:
     def _next(self) -> str | None:
         """Wait for a wanted version that is not served; None at the end."""
         with self._changed:
+            if self._missing() is None and self._loaded is not None:
+                # A version that failed and is no longer wanted is nothing to complain of.
+                self.status = self._loaded
             self._changed.wait_for(lambda: self._stopped or self._missing() is not None)
             return None if self._stopped else self._missing()
 
@@ -126,7 +130,7 @@ class ModelLoader:
         self._engine.install(model)
         self._state.model_is(model.identity)
         self._on_load(True, seconds)
-        self.status = LoadStatus("loaded", version, attempts)
+        self.status = self._loaded = LoadStatus("loaded", version, attempts)
         self._settle_heap()
         fields = {
             "version": version,

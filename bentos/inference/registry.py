@@ -54,7 +54,8 @@ class Registry:
         except Exception as error:
             raise RegistryUnavailable(_first_line(error)) from error
         try:
-            filters = f"name = '{self._name}'"
+            quote = '"' if "'" in self._name else "'"
+            filters = f"name = {quote}{self._name}{quote}"
             versions = client.search_model_versions(filters, max_results=1000)
         except Exception as error:
             raise RegistryUnavailable(_first_line(error)) from error
