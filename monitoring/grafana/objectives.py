@@ -4,7 +4,8 @@ They are computed from raw counters: the recorded series of the rules have no in
 and every panel shall show a chosen one.
 """
 
-from monitoring.grafana import inference
+import re
+
 from monitoring.grafana.charts import timeseries
 from monitoring.grafana.dashboard import runbook
 from monitoring.grafana.queries import increase, ratio
@@ -25,22 +26,39 @@ FACTORS = sorted(window.factor for speed in SPEEDS for window in speed.windows)
 BURN_RATE = Thresholds("green", (Threshold(FACTORS[0], "yellow"), Threshold(FACTORS[-1], "red")))
 
 
+_COUNTED = re.compile(
+    r"sum by \([^)]*\) \(increase\((?P<metric>\w+)(?:\{(?P<matchers>[^}]*)\})?\[\{window\}\]\)\)"
+)
+_MATCHER = re.compile(r'\w+(?:=~|!~|!=|=)"[^"]*"')
+
+
 def bad_share(objective: Objective, window: str) -> str:
-    """Return the share of requests within a window that broke the objective."""
-    if objective is AVAILABILITY:
-        errors = increase(inference.ERRORS, over=window)
-        return ratio(errors, f"({errors} + {increase(inference.PREDICTIONS, over=window)})")
-    within = f'le="{LATENCY_BOUND_SECONDS:g}"'
-    total = increase(f"{inference.LATENCY}_count", over=window)
-    fast = increase(f"{inference.LATENCY}_bucket", within, over=window)
-    return ratio(f"({total} - {fast})", total)
+    """Return the share of requests within a window that broke the objective.
+
+    It counts what the objective's rules count. Raises ValueError where they are written in a way
+    that is not understood here.
+    """
+    return ratio(f"({_chosen(objective.bad, window)})", f"({_chosen(objective.total, window)})")
+
+
+def _chosen(expression: str, window: str) -> str:
+    """Return an objective's expression for what the dashboard's variables choose."""
+
+    def count(found: re.Match[str]) -> str:
+        matchers = _MATCHER.findall(found["matchers"] or "")
+        return increase(found["metric"], *matchers, over=window)
+
+    chosen = _COUNTED.sub(count, expression)
+    if "{window}" in chosen:
+        raise ValueError(f"not understood: {expression}")
+    return chosen
 
 
 def objective_panels() -> tuple[Panel, ...]:
     """Return the row: what was kept, what is left, how fast it goes."""
     panels: list[Panel] = []
     for objective, good in (
-        (AVAILABILITY, "that did not fail"),
+        (AVAILABILITY, "that neither failed nor found no model"),
         (LATENCY, f"that took at most {LATENCY_BOUND_SECONDS * 1000:g} ms"),
     ):
         share = bad_share(objective, PERIOD)

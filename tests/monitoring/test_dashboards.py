@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from monitoring.grafana.dashboard import runbook
 from monitoring.grafana.external import CLUSTER_METRICS, EXTERNAL_FAMILIES
 from monitoring.grafana.generate import DIRECTORY, documents
 from monitoring.grafana.kubernetes_resources import CLAIMS
+from monitoring.grafana.objectives import bad_share
 from monitoring.grafana.queries import series
 from monitoring.prometheus.source import ALERTS
-from monitoring.prometheus.source.rule import DASHBOARDS as ALERTS_DASHBOARDS
+from monitoring.prometheus.source.objectives import OBJECTIVES, Objective
 from monitoring.timings import INFERENCE_SERVICE, SERVICES
 from tests.monitoring import promql
 from tests.monitoring.dashboards_lint import (
@@ -319,7 +321,10 @@ def test_a_runbook_of_an_unknown_alert_is_refused() -> None:
 
 
 def test_dashboards_that_alerts_name_exist() -> None:
-    assert {f"{name}.json" for name in ALERTS_DASHBOARDS} == documents().keys()
+    assert {f"{alert.dashboard}.json" for alert in ALERTS.values()} == documents().keys()
+    for alert in ALERTS.values():
+        uid = load(DIRECTORY / f"{alert.dashboard}.json")["uid"]
+        assert alert.links["dashboard"] == f"/d/{uid}"
 
 
 @pytest.mark.parametrize(
@@ -329,6 +334,26 @@ def test_dashboards_that_alerts_name_exist() -> None:
 def test_a_selector_of_an_unknown_metric_or_label_is_refused(metric: str, matcher: str) -> None:
     with pytest.raises(KeyError):
         series(metric, matcher)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: objective.name)
+def test_the_overview_counts_for_an_objective_what_the_rules_count(objective: Objective) -> None:
+    def counted(expression: str) -> set[tuple[str, frozenset[promql.Matcher]]]:
+        return {
+            (
+                selector.name,
+                frozenset(each for each in selector.matchers if "$" not in each.value),
+            )
+            for selector in promql.selectors(expression)
+        }
+
+    rules = f"({objective.bad}) / ({objective.total})".replace("{window}", "1h")
+    assert counted(bad_share(objective, "1h")) == counted(rules)
+
+
+def test_an_objective_written_in_another_way_is_refused() -> None:
+    with pytest.raises(ValueError, match="not understood"):
+        bad_share(replace(OBJECTIVES[0], bad="sum(rate(inference_errors_total[{window}]))"), "1h")
 
 
 def test_the_kubernetes_dashboard_selects_the_workloads_and_volumes_of_the_manifests() -> None:

@@ -133,6 +133,7 @@ def test_every_variable_offers_values(world: World) -> None:
             )
 
 
+@pytest.mark.parametrize("world", [1], indirect=True, ids=["one-worker"])
 def test_every_dashboard_is_drawn_with_its_panels_in_colour(world: World, tmp_path: Path) -> None:
     options = ["--prometheus", world.prometheus, "--out", str(tmp_path)]
     options += ["--last", f"{RANGE_SECONDS}s", "--scrape-interval", f"{SCRAPE_SECONDS}s"]
