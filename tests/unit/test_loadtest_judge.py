@@ -170,6 +170,15 @@ def test_dropped_arrivals_are_judged_in_open_loop_only() -> None:
     assert broken(opened) == {"POST /predict dropped before sending"}
 
 
+def test_arrivals_that_were_never_sent_do_not_dilute_the_errors() -> None:
+    outcomes: dict[str, dict[Outcome, int]] = {
+        "POST /predict": {"succeeded": 90, "failed": 1, "dropped": 100}
+    }
+    judgement = judged(sound(), outcomes=outcomes, rate=5.0)["POST /predict failed"]
+    assert judgement.value == pytest.approx(100 / 91)
+    assert judgement.samples == 91
+
+
 def test_a_soak_is_judged_by_its_worst_minute() -> None:
     samples = [probe(at / 10, path=path) for at in range(12_000) for path in ("/health", "/ready")]
     samples += [probe(at, path="/metrics") for at in range(1_200)]

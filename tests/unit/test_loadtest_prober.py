@@ -177,6 +177,31 @@ def test_an_answer_is_read_however_it_ends(conversation: Conversation, status: i
     assert {answer.status for answer in answers} == {status}
 
 
+def test_an_answer_is_whole_with_its_last_byte_and_not_before() -> None:
+    def dawdle(connection: socket.socket) -> None:
+        connection.sendall(OK[:-1])
+        threading.Event().wait(0.1)
+        connection.sendall(OK[-1:])
+
+    with listening(dawdle) as listener:
+        answers = probed(listener.url)
+    assert {answer.status for answer in answers} == {200}
+    assert all(answer.latency >= 0.1 for answer in answers)
+
+
+def test_an_answer_is_whole_though_the_server_keeps_the_connection() -> None:
+    released = threading.Event()
+
+    def keep(connection: socket.socket) -> None:
+        connection.sendall(OK)
+        released.wait(20)
+
+    with listening(keep) as listener:
+        answers = probed(listener.url)
+        released.set()
+    assert {answer.status for answer in answers} == {200}
+
+
 @pytest.mark.parametrize("garbage", [b"", b"SSH-2.0-x\r\n", b"HTTP/1.1 okay\r\n\r\n"])
 def test_what_is_no_http_is_no_answer(garbage: bytes) -> None:
     with listening(says(garbage)) as listener:

@@ -53,6 +53,8 @@ def test_a_failing_readiness_takes_the_pod_out_and_kills_nothing() -> None:
 
 def test_probes_at_the_manifests_period_are_replayed_as_they_are() -> None:
     assert found(samples(bad_from=103, bad_until=106, every=1.0)) == (1, 0)
+    # The container was ready before its first probe.
+    assert found(samples(bad_from=100, bad_until=106, kind="readiness", every=1.0)) == (0, 1)
 
 
 def test_a_tick_that_was_never_sent_says_nothing_of_the_service() -> None:
