@@ -284,12 +284,13 @@ def _absent_story(subject: _Subject) -> Story:
     )
 
 
-def _unused() -> Silence:
-    """Return a service that has answered nothing yet and therefore tells no latency."""
+def _unused(subject: _Subject) -> Silence:
+    """Return a service that has answered nothing yet, and told no latency."""
+    unasked = (one for one in subject.series([(0, 0, "4h")]) if "duration" not in one.metric)
     return Silence(
-        alert="InferenceLatencyObjectiveAbsent",
+        alert=f"Inference{subject.title}ObjectiveAbsent",
         what="nobody has asked for a prediction yet",
-        series=[inference("inference_predictions_total", counter((0, "4h")))],
+        series=list(unasked),
         kind=Kind.NO_TRAFFIC,
         at=("20m",),
         interval="1m",
@@ -300,9 +301,9 @@ def _scenarios(subject: _Subject) -> Iterator[Story | Silence]:
     yield from (_burn_story(subject, burn) for burn in _BURNS)
     yield from _silences(subject)
     yield _absent_story(subject)
+    yield _unused(subject)
 
 
-SCENARIOS: tuple[Story | Silence, ...] = (
-    *(scenario for subject in _SUBJECTS for scenario in _scenarios(subject)),
-    _unused(),
+SCENARIOS: tuple[Story | Silence, ...] = tuple(
+    scenario for subject in _SUBJECTS for scenario in _scenarios(subject)
 )

@@ -73,7 +73,10 @@ class Alert:
     @property
     def links(self) -> dict[str, str]:
         """Return the annotations that lead from the alert to its pages."""
-        return {"dashboard": f"/d/serving-{self.dashboard}", "runbook_url": f"{RUNBOOKS_URL}/{self.name}.md"}
+        return {
+            "dashboard": f"/d/serving-{self.dashboard}",
+            "runbook_url": f"{RUNBOOKS_URL}/{self.name}.md",
+        }
 
     def document(self) -> dict[str, object]:
         """Return the rule as Prometheus reads it."""
