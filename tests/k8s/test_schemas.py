@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import kubernetes_validate  # type: ignore[import-untyped]
+import kubernetes_validate
 import pytest
 
 from tests.k8s.manifests import OVERLAYS, Object, named, rendered
@@ -40,47 +40,38 @@ def test_every_object_is_valid(overlay: str, version: str) -> None:
         validate(item, version)
 
 
-def broken(kind: str, name: str, *path: str | int, value: object) -> Object:
-    """Return a production object with one value changed or added."""
-    item = deepcopy(named(kind, name, rendered("production")))
-    inner: Any = item
+CONTAINER = ("spec", "template", "spec", "containers", 0)
+POLICY = "mlops-logging-service-single-writer"
+WRONG: list[tuple[str, str, tuple[str | int, ...], object]] = [
+    ("Deployment", "inference-service", (*CONTAINER, "readynessProbe"), {}),
+    ("Deployment", "inference-service", (*CONTAINER, "livenessProbe", "periodSeconds"), "ten"),
+    ("PodDisruptionBudget", "inference-service", ("spec", "unhealthyPods"), "Always"),
+    ("HorizontalPodAutoscaler", "inference-service", ("spec", "maxReplicas"), None),
+    ("StatefulSet", "logging-service", ("spec", "selector", "matchLabel"), {}),
+    ("NetworkPolicy", "logging-service", ("spec", "ingres"), []),
+    ("ValidatingAdmissionPolicy", POLICY, ("spec", "validations", 0, "expresion"), "true"),
+]
+
+
+def changed(item: Object, path: tuple[str | int, ...], value: object) -> Object:
+    """Return a copy of an object with one value changed or added."""
+    copy = deepcopy(item)
+    inner: Any = copy
     for step in path[:-1]:
         inner = inner[step]
     inner[path[-1]] = value
-    return item
-
-
-CONTAINER = ("spec", "template", "spec", "containers", 0)
+    return copy
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize(
-    "item",
-    [
-        broken("Deployment", "inference-service", *CONTAINER, "readynessProbe", value={}),
-        broken(
-            "Deployment",
-            "inference-service",
-            *(*CONTAINER, "livenessProbe", "periodSeconds"),
-            value="ten",
-        ),
-        broken("PodDisruptionBudget", "inference-service", "spec", "unhealthyPods", value="Always"),
-        broken("HorizontalPodAutoscaler", "inference-service", "spec", "maxReplicas", value=None),
-        broken("StatefulSet", "logging-service", "spec", "selector", "matchLabel", value={}),
-        broken("NetworkPolicy", "logging-service", "spec", "ingres", value=[]),
-        broken(
-            "ValidatingAdmissionPolicy",
-            "mlops-logging-service-single-writer",
-            *("spec", "validations", 0, "expresion"),
-            value="true",
-        ),
-    ],
-    ids=lambda item: item["kind"],
-)
-def test_a_wrong_object_is_refused(item: Object, version: str) -> None:
+@pytest.mark.parametrize(("kind", "name", "path", "value"), WRONG, ids=lambda part: str(part)[:30])
+def test_a_wrong_object_is_refused(
+    kind: str, name: str, path: tuple[str | int, ...], value: object, version: str
+) -> None:
     """The negative control: misspelt fields at several depths, a wrong type, a missing value."""
+    wrong = changed(named(kind, name, rendered("production")), path, value)
     with pytest.raises(jsonschema.ValidationError):
-        validate(item, version)
+        validate(wrong, version)
 
 
 MONITOR = {
@@ -121,10 +112,5 @@ def test_a_wrong_object_of_the_operator_is_refused(
     item: Object, path: tuple[str | int, ...], value: object
 ) -> None:
     """The negative control of the derived schemas."""
-    wrong: Any = deepcopy(item)
-    inner = wrong
-    for step in path[:-1]:
-        inner = inner[step]
-    inner[path[-1]] = value
     with pytest.raises(jsonschema.ValidationError):
-        validate(wrong, VERSIONS[0])
+        validate(changed(item, path, value), VERSIONS[0])
