@@ -27,8 +27,10 @@ PODS: Mapping[str, str] = {
     f"{LOGGING_SERVICE}-0": LOGGING_SERVICE,
 }
 MIB = 2**20
-# One of the pods crashes as often as this, and comes back.
-CRASH_SECONDS = 45
+# One of the pods crashes as often as this and waits for its restart so long, so that every
+# quarter of a minute shows some of it.
+CRASH_SECONDS = 20
+WAIT_SECONDS = 8
 Sample = tuple[Mapping[str, str], float]
 
 
@@ -75,7 +77,7 @@ def _samples(family: Family, age: float) -> Iterator[Sample]:
 
 
 def _of_pod(metric: str, number: int, age: float) -> list[Sample]:
-    waits = number == 1 and age % CRASH_SECONDS < 8
+    waits = number == 1 and age % CRASH_SECONDS < WAIT_SECONDS
     restarts = age // CRASH_SECONDS if number == 1 else 0.0
     cores = 0.4 - 0.1 * number
     resources = (("cpu", "core", 1.0), ("memory", "byte", 2048.0 * MIB))
