@@ -98,6 +98,9 @@ def apply(overlay: str) -> None:
     for item in sorted(objects, key=lambda item: item["kind"] == "Deployment"):
         if item["kind"] in _WORKLOADS:
             name = f"{item['kind'].lower()}/{item['metadata']['name']}"
+            print(f"waiting for {name}", flush=True)
+            if item["kind"] == "Deployment":
+                print("its pods turn ready when MLflow answers and has the model", flush=True)
             wait = ["rollout", "status", name, "-n", NAMESPACE, f"--timeout={ROLLOUT_SECONDS}s"]
             try:
                 run(wait)
