@@ -1,0 +1,55 @@
+"""An MLflow server that containers reach, on the machine's address in their network."""
+
+import os
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from tests.support.models import ModelStore
+from tests.support.servers import Server, wait_until
+
+# The port that the rendered manifests' tracking URI names.
+PORT = 5000
+_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+
+
+class NetworkRegistry:
+    """Serves a store's registry and artifacts at an address; its hosts are also names of it."""
+
+    def __init__(self, store: ModelStore, artifacts: Path, *, address: str, host: str) -> None:
+        self.tracking_uri = f"http://{address}:{PORT}"
+        command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
+        command += ["--backend-store-uri", store.tracking_uri]
+        command += ["--artifacts-destination", str(artifacts)]
+        command += ["--host", address, "--port", str(PORT)]
+        command += ["--allowed-hosts", f"{address}:{PORT},{host}:{PORT}"]
+        environment = {key: os.environ[key] for key in _INHERITED if key in os.environ}
+        environment |= {
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        }
+        log = store.directory / "mlflow.log"
+        self._server = Server(command, port=PORT, environment=environment, log_path=log)
+
+    def __enter__(self) -> Self:
+        try:
+            wait_until(
+                lambda: httpx.get(f"{self.tracking_uri}/health", trust_env=False).is_success,
+                "MLflow answers",
+                describe=lambda: self._server.log[-3_000:],
+            )
+        except AssertionError:
+            self._server.kill()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._server.kill()

@@ -1,0 +1,211 @@
+"""Both services in containers, as a careful cluster runs them.
+
+The user id is arbitrary, the root file system read-only, no capability is left, and a volume
+stands only where one is named. A real MLflow server is on the machine.
+"""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from bentos.health.probes import HEALTH_PATH, READY_PATH
+from bentos.inference.app import PREDICT_IMAGE_PATH, PREDICT_PATH
+from bentos.logging.metrics import LOG_PATH, PREDICTIONS_PATH
+from tests.images.building import BuiltImages
+from tests.images.containers import (
+    ARBITRARY_USER,
+    Container,
+    start_inference,
+    start_logging,
+    unready_reason,
+)
+from tests.images.engine import Engine
+from tests.images.registry import NetworkRegistry
+from tests.support.images import colour_file
+from tests.support.models import COLOURS, MOODY, point_alias, remove_alias
+from tests.support.predictions import batch, prediction
+
+# Where a pod may write: volumes, and the kernel's own.
+VOLUMES = {"/tmp", "/var/lib/outbox", "/var/lib/predictions", "/dev/shm", "/dev/mqueue"}
+# Exit within the grace period of the manifests, and then some for a busy machine.
+GRACE_SECONDS = 60.0
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def inference(
+    engine: Engine, images: BuiltImages, registry: NetworkRegistry, logging_container: Container
+) -> Iterator[Container]:
+    """The inference service with the colour model, ready, started anew when it ends."""
+    container = start_inference(
+        engine,
+        images.inference.name,
+        "inference",
+        restart="always",
+        tracking_uri=registry.tracking_uri,
+        MODEL_NAME=COLOURS,
+        LOGGING_URL=logging_container.url,
+    )
+    try:
+        container.wait_for(READY_PATH, 200)
+        yield container
+    finally:
+        container.close()
+
+
+def test_a_container_is_alive_at_once_and_ready_when_its_model_is_there(
+    engine: Engine, images: BuiltImages, registry: NetworkRegistry
+) -> None:
+    remove_alias(registry.tracking_uri, COLOURS)
+    container = start_inference(
+        engine,
+        images.inference.name,
+        "early",
+        tracking_uri=registry.tracking_uri,
+        MODEL_NAME=COLOURS,
+    )
+    try:
+        container.wait_for(HEALTH_PATH, 200)
+        container.wait_for(READY_PATH, 503, "model_not_loaded")
+        point_alias(registry.tracking_uri, COLOURS, "1")
+        container.wait_for(READY_PATH, 200)
+        assert container.get(READY_PATH).json()["model"]["version"] == "1"
+        assert container.get(HEALTH_PATH).status_code == 200
+    finally:
+        point_alias(registry.tracking_uri, COLOURS, "1")
+        container.close()
+
+
+def test_a_predicted_image_stands_in_the_logging_containers_database(
+    inference: Container, logging_container: Container
+) -> None:
+    files = {"image": ("green.png", colour_file((0, 255, 0)), "image/png")}
+    answer = inference.http.post(inference.url + PREDICT_IMAGE_PATH, files=files)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["class"] == 1
+    wanted = answer.json()["prediction_id"]
+
+    def stored() -> bool:
+        page = logging_container.get(PREDICTIONS_PATH).json()
+        return wanted in [row["prediction_id"] for row in page["predictions"]]
+
+    logging_container.wait_until(stored, "the prediction in the database")
+
+
+@pytest.mark.parametrize("name", ["inference", "logging_container"])
+def test_a_container_has_an_arbitrary_user_and_no_rights(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    container: Container = request.getfixturevalue(name)
+    status = dict(
+        line.split(":\t", 1)
+        for line in container.python("print(open('/proc/1/status').read())").splitlines()
+        if ":\t" in line
+    )
+    assert set(status["Uid"].split()) == {ARBITRARY_USER}
+    assert {int(status[name], 16) for name in ("CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
+    assert status["NoNewPrivs"] == "1"
+
+
+@pytest.mark.parametrize("name", ["inference", "logging_container"])
+def test_nothing_but_the_volumes_can_be_written_to(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    container: Container = request.getfixturevalue(name)
+    code = (
+        "import json, os\n"
+        "found = []\n"
+        "for root, names, _ in os.walk('/'):\n"
+        "    names[:] = [n for n in names if os.path.join(root, n) not in ('/proc', '/sys')]\n"
+        "    if os.access(root, os.W_OK):\n"
+        "        found.append(root)\n"
+        "        names.clear()\n"
+        "print(json.dumps(found))"
+    )
+    found = set(json.loads(container.python(code)))
+    assert "/tmp" in found
+    assert found <= VOLUMES
+
+
+def test_a_container_whose_only_worker_dies_ends_and_comes_back_ready(
+    inference: Container,
+) -> None:
+    started = inference.state["StartedAt"]
+    inference.kill_a_worker()
+    inference.wait_until(lambda: inference.state["StartedAt"] != started, "a second start")
+    inference.wait_for(READY_PATH, 200)
+    assert inference.described["RestartCount"] == 1
+
+
+def test_a_dead_worker_of_two_makes_the_container_unready_and_then_not_alive(
+    engine: Engine, images: BuiltImages, registry: NetworkRegistry
+) -> None:
+    container = start_inference(
+        engine,
+        images.inference.name,
+        "pair",
+        tracking_uri=registry.tracking_uri,
+        MODEL_NAME=COLOURS,
+        WORKERS="2",
+        WORKER_GRACE_SECONDS="3",
+    )
+    try:
+        container.wait_for(READY_PATH, 200)
+        assert len(container.workers()) == 2
+        container.kill_a_worker()
+        container.wait_for(READY_PATH, 503, "worker_missing")
+        container.wait_for(HEALTH_PATH, 500, "worker_dead")
+        assert container.state["Running"]
+    finally:
+        container.close()
+
+
+def test_sigterm_finishes_requests_in_flight_and_ends_within_the_grace(
+    engine: Engine, images: BuiltImages, registry: NetworkRegistry
+) -> None:
+    container = start_inference(
+        engine,
+        images.inference.name,
+        "leaving",
+        tracking_uri=registry.tracking_uri,
+        MODEL_NAME=MOODY,
+        MLFLOW_ALLOW_PICKLE_DESERIALIZATION="true",
+        MAX_BATCH_SIZE="1",
+    )
+    try:
+        container.wait_for(READY_PATH, 200)
+        url = container.url + PREDICT_PATH
+        with ThreadPoolExecutor() as threads:
+            # The model takes seconds for the first: all are in flight when the end comes.
+            flights = [
+                threads.submit(container.http.post, url, json={"data": [seconds, 0.0]})
+                for seconds in (6.0, 0.0, 0.0)
+            ]
+            container.wait_until(
+                lambda: container.metric("inference_queue_depth") >= 2, "requests in flight"
+            )
+            container.terminate()
+            container.wait_until(
+                lambda: unready_reason(container) == "shutting_down", "/ready shutting_down"
+            )
+            answers = [flight.result() for flight in flights]
+        assert [answer.status_code for answer in answers] == [200, 200, 200]
+        assert container.wait(seconds=GRACE_SECONDS) == 0
+    finally:
+        container.close()
+
+
+def test_the_database_outlives_its_container(engine: Engine, images: BuiltImages) -> None:
+    body = batch(prediction())
+    for stored in (1, 0):
+        container = start_logging(engine, images.logging.name, name="kept")
+        try:
+            container.wait_for(READY_PATH, 200)
+            answer = container.http.post(container.url + LOG_PATH, json=body)
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["predictions_stored"] == stored
+        finally:
+            container.close()
