@@ -111,7 +111,7 @@ def chosen(only: Sequence[str] | None) -> list[Peer]:
 
     Raises StackError for a key that no server has.
     """
-    peers = all_peers(device=os.environ.get("DEVICE", "cpu"), workers=len(os.sched_getaffinity(0)))
+    peers = all_peers(workers=len(os.sched_getaffinity(0)))
     unknown = set(only or ()) - {peer.key for peer in peers}
     if unknown:
         known = ", ".join(peer.key for peer in peers)
@@ -158,8 +158,7 @@ def _say(line: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure this project beside other servers of the same MLflow model. "
-        "DEVICE=cuda adds this project on a GPU.",
+        description="Measure this project beside other servers of the same MLflow model.",
     )
     add = parser.add_argument
     add("--quick", action="store_true", help="one short round, to see that everything runs")

@@ -3,7 +3,7 @@
 import math
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from loadtests.prober import Answer
 
 _PORTS = 3
 _LOADS_EVERY_SECONDS = 2.0
+_WORTH_NAMING = 0.05
 # Servers compute in another order of additions; a class may not differ for that, nor this much.
 _SAME_CONFIDENCE = 1e-3
 
@@ -147,19 +148,21 @@ def _measure(
 
     driven(call, many, plan.warm_up)
     rates = []
+    notes: list[str] = []
     cpu = math.nan
     for clients in plan.clients:
         before = server.cpu_seconds()
         rates.append(driven(call, clients, plan.rate))
         report(f"{clients:3} clients: {rates[-1].requests_per_second:6.0f} requests/s")
         if clients == many and rates[-1].requests:
-            cpu = (server.cpu_seconds() - before) / rates[-1].requests * 1e6
+            used = _difference(before, server.cpu_seconds())
+            cpu = sum(used) / rates[-1].requests * 1e6
+            notes += _shares(used, many)
     binary, image = peer.binary_call(picture.pixels), peer.image_call(picture.png)
     binary_rate = driven(binary, many, plan.rate) if binary else None
     image_rate = driven(image, many, plan.rate) if image else None
     loaded = _probe_under(peer, server, call, plan, scratch)
     extra: dict[str, Sequence[Answer]] = {}
-    notes: list[str] = []
     large = peer.image_call(large_png()) if peer.probed_further else None
     if large is not None:
         extra["images of 500 kB"] = _probe_under(peer, server, large, plan, scratch)
@@ -179,6 +182,19 @@ def _measure(
         memory=server.memory(),
         notes=notes,
     )
+
+
+def _difference(before: Mapping[int, float], after: Mapping[int, float]) -> list[float]:
+    return sorted((used - before.get(pid, 0.0) for pid, used in after.items()), reverse=True)
+
+
+def _shares(used: Sequence[float], clients: int) -> list[str]:
+    """Return how several processes share the work, in words; nothing where one does it all."""
+    busy = [share for one in used if (share := one / (sum(used) or 1)) >= _WORTH_NAMING]
+    if len(busy) < 2:
+        return []
+    shares = ", ".join(f"{share:.0%}" for share in busy)
+    return [f"its processes' shares of the processor time under {clients} clients: {shares}"]
 
 
 def _probe_under(

@@ -112,14 +112,14 @@ class Server:
                 pss, rss, count = pss + info.pss, rss + info.rss, count + 1
         return Memory(pss=pss, rss=rss, processes=count)
 
-    def cpu_seconds(self) -> float:
-        """Return the processor time that its processes have used."""
-        total = 0.0
+    def cpu_seconds(self) -> dict[int, float]:
+        """Return the processor time that each of its processes has used, by process id."""
+        used = {}
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 times = process.cpu_times()
-                total += times.user + times.system
-        return total
+                used[process.pid] = times.user + times.system
+        return used
 
     def stop(self) -> None:
         """Ask it to end, and end what is left after a while."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from benchmarks.generator import Driven
 from benchmarks.probing import Probed
+from benchmarks.reach import targets
 from benchmarks.results import PeerResult, Results
 
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
@@ -32,6 +33,7 @@ def tables(results: Results) -> str:
             "### Start and memory\n\n"
             "From the start of the process to the first 200; memory of all processes after the "
             "load, shared pages shared out (PSS) and counted for each (RSS).\n\n" + _start(results),
+            "### Reach\n\n" + _reach(results),
             _notes(results),
         ]
     ).strip()
@@ -132,6 +134,17 @@ def _start(results: Results) -> str:
             ("processes", lambda peer: str(peer.processes)),
         ],
     )
+
+
+def _reach(results: Results) -> str:
+    rows = ["| one run, 16 clients | reach | found | |", "|---|--:|--:|---|"]
+    for target in targets(results):
+        sign = "at most" if target.most else "at least"
+        value = "not measured" if target.value is None else f"{target.value:.2f}{target.unit}"
+        mark = "reached" if target.reached else "**missed**"
+        bound = f"{sign} {target.bound:g}{target.unit}"
+        rows.append(f"| {target.what} | {bound} | {value} | {mark} |")
+    return "\n".join(rows)
 
 
 def _notes(results: Results) -> str:

@@ -7,13 +7,13 @@ from benchmarks.peers.this_project import ThisProject
 from benchmarks.peers.triton import Triton
 
 
-def all_peers(*, device: str, workers: int) -> list[Peer]:
-    """Return every server; this project with one worker, with several, and on `device`."""
-    ours = [ThisProject(), ThisProject(workers=workers)] if workers > 1 else [ThisProject()]
-    if device != "cpu":
-        ours.append(ThisProject(device=device))
+def all_peers(*, workers: int) -> list[Peer]:
+    """Return every server; this project with one worker, with several, and on a GPU."""
+    several = [ThisProject(workers=workers)] if workers > 1 else []
     return [
-        *ours,
+        ThisProject(),
+        *several,
+        ThisProject(device="cuda"),
         Triton(),
         MlServer(),
         PlainFastApi(),

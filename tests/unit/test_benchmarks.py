@@ -23,6 +23,7 @@ from benchmarks.peers.triton import Triton
 from benchmarks.plan import FULL, QUICK
 from benchmarks.probing import summarize
 from benchmarks.process import Memory, Server, ServerFailed
+from benchmarks.reach import targets
 from benchmarks.results import Machine, PeerResult, Results, joined, load, store
 from benchmarks.soak import Sample, growth_per_hour
 from benchmarks.table import BEGIN, END, MarkersMissing, tables, write_page
@@ -223,6 +224,18 @@ def test_every_table_has_as_many_cells_as_its_head() -> None:
         assert line.count("|") == width, line
 
 
+def test_a_target_is_missed_where_it_was_not_measured() -> None:
+    found = {target.what: target for target in targets(results())}
+    against_triton = found["JSON, as many workers as cores against Triton"]
+    assert (against_triton.value, against_triton.reached) == (2.0, True)
+    against_mlserver = found["JSON, one worker against MLServer"]
+    assert (against_mlserver.value, against_mlserver.reached) == (None, False)
+    assert found["probe p99, saturated"].reached
+    assert not replace(found["probe p99, saturated"], value=3.01).reached
+    assert not found["probe p99.9, images of 500 kB"].reached
+    assert "not measured | **missed**" in tables(results())
+
+
 def test_a_page_keeps_what_stands_around_its_markers(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"# Head\n\n{BEGIN}\nold\n{END}\n\ntail\n")
@@ -250,11 +263,11 @@ def test_growth_is_the_slope_of_memory() -> None:
 
 
 def test_every_server_has_a_key_and_a_title_of_its_own() -> None:
-    peers = all_peers(device="cuda", workers=2)
+    peers = all_peers(workers=2)
     assert len({peer.key for peer in peers}) == len({peer.title for peer in peers}) == len(peers)
-    alone = [peer.key for peer in all_peers(device="cpu", workers=1)]
+    alone = [peer.key for peer in all_peers(workers=1)]
     assert alone[0] == "this-project-1"
-    assert len(alone) == len(peers) - 2
+    assert len(alone) == len(peers) - 1
 
 
 def test_every_server_is_sent_the_same_numbers() -> None:
@@ -267,7 +280,7 @@ def test_every_server_is_sent_the_same_numbers() -> None:
             return [one for value in content for one in numbers(value)]
         return [content] if isinstance(content, float) else []
 
-    for peer in all_peers(device="cpu", workers=2):
+    for peer in all_peers(workers=2):
         call = peer.json_call(PIXELS)
         assert numbers(json.loads(call.body)) == wanted
         assert 25_000 < len(call.body) < 35_000
