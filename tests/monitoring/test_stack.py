@@ -103,13 +103,17 @@ def test_it_starts_on_the_repository_s_files_and_ctrl_c_stops_all(tmp_path: Path
             ]
 
         wait_until(alertmanager_is_known, "Prometheus knows its Alertmanager")
-        targets = get(f"{prometheus}/targets")["data"]["activeTargets"]
-        scraped = {target["labels"]["job"]: target["scrapeUrl"] for target in targets}
-        for job, variable in (
-            (INFERENCE_SERVICE, "INFERENCE_PORT"),
-            (LOGGING_SERVICE, "LOGGING_PORT"),
-        ):
-            assert scraped[job] == f"http://127.0.0.1:{ports[variable]}/metrics"
+        expected = {
+            INFERENCE_SERVICE: f"http://127.0.0.1:{ports['INFERENCE_PORT']}/metrics",
+            LOGGING_SERVICE: f"http://127.0.0.1:{ports['LOGGING_PORT']}/metrics",
+        }
+
+        def services_are_scraped() -> bool:
+            targets = get(f"{prometheus}/targets")["data"]["activeTargets"]
+            return {each["labels"]["job"]: each["scrapeUrl"] for each in targets} == expected
+
+        wait_until(services_are_scraped, "both services are scraped on their ports")
+        for job in expected:
             assert f"{job} does not answer" in running.log.read_text()
         for name in ("prometheus", "alertmanager"):
             assert running.url(name) in running.log.read_text()
