@@ -47,10 +47,16 @@ def server(shared: Server) -> Server:
     shared.wait_until_ready()
     shared.wait_for_status("/health", 200)
     shared.wait_until(lambda: predict(shared, FINE).status_code == 200, "the model is free")
-    shared.wait_until(
-        lambda: metric(shared, "inference_error_ratio") == 0, "earlier errors left the window"
-    )
     return shared
+
+
+@pytest.fixture
+def calm(server: Server) -> Server:
+    """The service once the errors of earlier tests have left the window."""
+    server.wait_until(
+        lambda: metric(server, "inference_error_ratio") == 0, "earlier errors left the window"
+    )
+    return server
 
 
 def test_a_model_that_fails_is_a_500_in_the_one_shape(server: Server) -> None:
@@ -121,11 +127,11 @@ def test_more_than_half_of_failures_makes_the_service_unready_and_it_recovers_by
     assert metric(server, "inference_unready", reason="high_error_rate") == 0
 
 
-def test_slow_clients_are_refused_and_never_make_the_service_unready(server: Server) -> None:
-    errors = ready(server)["errors"]
+def test_slow_clients_are_refused_and_never_make_the_service_unready(calm: Server) -> None:
+    errors = ready(calm)["errors"]
 
     def dawdle(_: int) -> bytes:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        with socket.create_connection(("127.0.0.1", calm.port), timeout=30) as connection:
             connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
             answer = b""
             while part := connection.recv(4_096):  # until the service closes the connection
@@ -136,16 +142,16 @@ def test_slow_clients_are_refused_and_never_make_the_service_unready(server: Ser
         answers = list(pool.map(dawdle, range(25)))
     assert {answer.split(b"\r\n")[0] for answer in answers} == {b"HTTP/1.1 408 Request Timeout"}
     assert all(b'"reason":"body_timeout"' in answer for answer in answers)
-    assert server.get("/ready").status_code == 200
-    assert ready(server)["errors"] == errors
+    assert calm.get("/ready").status_code == 200
+    assert ready(calm)["errors"] == errors
 
 
-def test_probes_answer_while_the_model_is_busy(server: Server) -> None:
+def test_probes_answer_while_the_model_is_busy(calm: Server) -> None:
     answers = 0
     with ThreadPoolExecutor(1) as pool:
-        busy = pool.submit(predict, server, sleeps(1.2))
+        busy = pool.submit(predict, calm, sleeps(1.2))
         while not busy.done():
-            assert httpx.get(f"{server.url}/ready", trust_env=False).status_code == 200
-            assert httpx.get(f"{server.url}/health", trust_env=False).status_code == 200
+            assert httpx.get(f"{calm.url}/ready", trust_env=False).status_code == 200
+            assert httpx.get(f"{calm.url}/health", trust_env=False).status_code == 200
             answers += 1
     assert answers > 1
