@@ -135,9 +135,10 @@ class LoggingApp:
         limit = self._settings.max_batch_predictions
         if len(body) < _LARGE_BODY_BYTES:
             return await parse_batch(body, max_predictions=limit, request_id=request_id)
-        # Clients that were answered together send their next batches together: parsed one by one,
-        # with a look at the sockets in between, they keep no probe waiting for all of them.
+        # Clients that were answered together send their next batches together. Each gives way to
+        # the event loop once while the others wait for it, so that no probe waits for all of them.
         async with self._parsing:
+            await asyncio.sleep(0)
             return await parse_batch(body, max_predictions=limit, request_id=request_id)
 
     def _routes(self) -> list[Route]:
