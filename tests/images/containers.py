@@ -1,5 +1,6 @@
 """A running container as a test sees it: its probes, its log, its workers, its end."""
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from tests.support.servers import wait_until
 
 INFERENCE_PORT = int(InferenceSettings.model_fields["inference_port"].default)
 LOGGING_PORT = int(LoggingSettings.model_fields["logging_port"].default)
+# What the kernel lets any process write to.
+KERNEL_DIRECTORIES = frozenset({"/dev/shm", "/dev/mqueue"})
 # No user of the image, and of no group but 0, as clusters that give out user ids do it.
 ARBITRARY_USER = "23456"
 START_SECONDS = 90.0
@@ -28,10 +31,14 @@ _HOMES = {"HOME": "/tmp", "BENTOML_HOME": "/tmp/bentoml"}
 class Container:
     """A service in a container, asked at the container's own address."""
 
-    def __init__(self, engine: Engine, name: str, *, port: int) -> None:
+    def __init__(
+        self, engine: Engine, name: str, *, port: int, address_of: str | None = None
+    ) -> None:
         self._engine = engine
         self.name = name
         self._port = port
+        # In a pod the address is the infrastructure container's.
+        self._address_of = address_of or name
         self.http = httpx.Client(timeout=20.0, trust_env=False)
 
     @property
@@ -47,10 +54,16 @@ class Container:
     @property
     def url(self) -> str:
         """Where the service is; a restart may move it."""
-        address = self.described["NetworkSettings"]["Networks"][NETWORK]["IPAddress"]
+        return f"http://{self.address}:{self._port}"
+
+    @property
+    def address(self) -> str:
+        """Its address in the network; httpx.ConnectError while it has none."""
+        described = self._engine.inspect("container", "inspect", self._address_of)
+        address = described["NetworkSettings"]["Networks"][NETWORK]["IPAddress"]
         if not address:
             raise httpx.ConnectError(f"{self.name} has no address")
-        return f"http://{address}:{self._port}"
+        return str(address)
 
     def get(self, path: str) -> httpx.Response:
         """Send a GET request."""
@@ -108,6 +121,25 @@ class Container:
     def python(self, code: str) -> str:
         """Run Python inside and return what it printed."""
         return self._engine.run("exec", self.name, "python", "-c", code).stdout
+
+    def writable_directories(self) -> set[str]:
+        """Return the topmost directories that its user may write to."""
+        code = (
+            "import json, os\n"
+            "found = []\n"
+            "for root, names, _ in os.walk('/'):\n"
+            "    names[:] = [n for n in names if os.path.join(root, n) not in ('/proc', '/sys')]\n"
+            "    if os.access(root, os.W_OK):\n"
+            "        found.append(root)\n"
+            "        names.clear()\n"
+            "print(json.dumps(found))"
+        )
+        return set(json.loads(self.python(code)))
+
+    def process_status(self) -> dict[str, str]:
+        """Return what the kernel says of its first process: user, capabilities."""
+        lines = self.python("print(open('/proc/1/status').read())").splitlines()
+        return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
 
     def terminate(self) -> None:
         """Ask for an orderly end, as Kubernetes does, and do not wait for it."""

@@ -4,7 +4,6 @@ The user id is arbitrary, the root file system read-only, no capability is left,
 stands only where one is named. A real MLflow server is on the machine.
 """
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,6 +15,7 @@ from bentos.logging.metrics import LOG_PATH, PREDICTIONS_PATH
 from tests.images.building import BuiltImages
 from tests.images.containers import (
     ARBITRARY_USER,
+    KERNEL_DIRECTORIES,
     Container,
     start_inference,
     start_logging,
@@ -27,8 +27,7 @@ from tests.support.images import colour_file
 from tests.support.models import COLOURS, MOODY, point_alias, remove_alias
 from tests.support.predictions import batch, prediction
 
-# Where a pod may write: volumes, and the kernel's own.
-VOLUMES = {"/tmp", "/var/lib/outbox", "/var/lib/predictions", "/dev/shm", "/dev/mqueue"}
+VOLUMES = {"/tmp", "/var/lib/outbox", "/var/lib/predictions"}
 # Exit within the grace period of the manifests, and then some for a busy machine.
 GRACE_SECONDS = 60.0
 
@@ -100,11 +99,7 @@ def test_a_container_has_an_arbitrary_user_and_no_rights(
     name: str, request: pytest.FixtureRequest
 ) -> None:
     container: Container = request.getfixturevalue(name)
-    status = dict(
-        line.split(":\t", 1)
-        for line in container.python("print(open('/proc/1/status').read())").splitlines()
-        if ":\t" in line
-    )
+    status = container.process_status()
     assert set(status["Uid"].split()) == {ARBITRARY_USER}
     assert {int(status[name], 16) for name in ("CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
     assert status["NoNewPrivs"] == "1"
@@ -115,19 +110,9 @@ def test_nothing_but_the_volumes_can_be_written_to(
     name: str, request: pytest.FixtureRequest
 ) -> None:
     container: Container = request.getfixturevalue(name)
-    code = (
-        "import json, os\n"
-        "found = []\n"
-        "for root, names, _ in os.walk('/'):\n"
-        "    names[:] = [n for n in names if os.path.join(root, n) not in ('/proc', '/sys')]\n"
-        "    if os.access(root, os.W_OK):\n"
-        "        found.append(root)\n"
-        "        names.clear()\n"
-        "print(json.dumps(found))"
-    )
-    found = set(json.loads(container.python(code)))
+    found = container.writable_directories()
     assert "/tmp" in found
-    assert found <= VOLUMES
+    assert found <= VOLUMES | KERNEL_DIRECTORIES
 
 
 def test_a_container_whose_only_worker_dies_ends_and_comes_back_ready(
