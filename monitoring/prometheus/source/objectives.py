@@ -116,8 +116,6 @@ OBJECTIVES = (AVAILABILITY, LATENCY)
 
 def _recordings(objective: Objective) -> Iterator[Recording]:
     slo = {"slo": objective.name}
-    yield Recording("slo:objective:ratio", f"vector({objective.target:g})", slo)
-    yield Recording("slo:error_budget:ratio", f"vector({objective.budget:g})", slo)
     for window in WINDOWS:
         labels = {**slo, "window": window}
         selector = f'slo="{objective.name}",window="{window}"'

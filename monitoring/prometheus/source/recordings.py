@@ -36,13 +36,12 @@ def _inference() -> Iterator[Recording]:
         "inference:queue_full:ratio_rate5m",
         f"{refused} / ({predictions} + {errors} + {refused})",
     )
-    for name, quantile in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
-        yield Recording(
-            f"inference:prediction_duration_seconds:{name}_rate5m",
-            f"histogram_quantile({quantile}, "
-            + _total("inference_prediction_duration_seconds_bucket", "rate", f"{DEPLOYMENT}, le")
-            + ")",
-        )
+    yield Recording(
+        "inference:prediction_duration_seconds:p99_rate5m",
+        "histogram_quantile(0.99, "
+        + _total("inference_prediction_duration_seconds_bucket", "rate", f"{DEPLOYMENT}, le")
+        + ")",
+    )
 
 
 def _logging() -> Iterator[Recording]:
