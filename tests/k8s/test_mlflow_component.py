@@ -102,3 +102,12 @@ def test_the_server_is_of_the_clients_version() -> None:
     requirements = (ROOT / "requirements" / "inference.in").read_text()
     (pinned,) = re.findall(r"^mlflow[\w-]*==([\d.]+)$", requirements, re.MULTILINE)
     assert image.endswith(f":v{pinned}")
+
+
+def test_the_server_listens_where_the_container_says() -> None:
+    """On its declared port, for the whole pod network."""
+    container = workload("mlflow", rendered("local")).container
+    (port,) = container["ports"]
+    words = command(container, environment(container, rendered("local")))
+    assert f"--port={port['containerPort']}" in words
+    assert "--host=0.0.0.0" in words

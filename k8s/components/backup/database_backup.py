@@ -109,7 +109,6 @@ def set_aside(database: Path) -> Path | None:
     try:
         with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True, timeout=2)) as db:
             # Leaving WAL mode needs the file for oneself and folds the log into it.
-            db.execute("PRAGMA locking_mode=EXCLUSIVE")
             db.execute("PRAGMA journal_mode=DELETE")
             db.execute("BEGIN EXCLUSIVE")
             db.execute("ROLLBACK")
