@@ -96,7 +96,7 @@ def _run(options: argparse.Namespace, scratch: Path) -> int:
     _say(tables(results))
     _say(f"\nstored in {path}")
     if options.publish:
-        write_page(PAGE, results)
+        write_page(PAGE, results, CHART)
         draw(results, CHART)
         _say(f"written to {PAGE.relative_to(ROOT)} and {CHART.relative_to(ROOT)}")
     missing = {peer.key for peer in peers if peer.unavailable()}

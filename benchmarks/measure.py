@@ -86,6 +86,8 @@ def start(peer: Peer, site: Site) -> Server:
         "BENTOML_DO_NOT_TRACK": "True",
         "LOG_LEVEL": "WARNING",
         MODEL_VARIABLE: str(site.model.files),
+        # MLflow makes a store in the working directory where it is told of none.
+        "MLFLOW_TRACKING_URI": site.model.tracking_uri,
         **launch.environment,
     }
     return Server(

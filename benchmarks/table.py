@@ -10,6 +10,7 @@ from benchmarks.results import PeerResult, Results
 
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 _NONE = "-"
+_CHART_SHOWS = "Rates side by side and by clients, probes under load, response times"
 
 Column = tuple[str, Callable[[PeerResult], str]]
 
@@ -39,14 +40,15 @@ def tables(results: Results) -> str:
     ).strip()
 
 
-def write_page(page: Path, results: Results) -> None:
-    """Put the tables between the markers of a page; MarkersMissing where it has none."""
+def write_page(page: Path, results: Results, chart: Path) -> None:
+    """Put chart and tables between the markers of a page; MarkersMissing where it has none."""
     text = page.read_text()
     if BEGIN not in text or END not in text:
         raise MarkersMissing(f"{page} has no {BEGIN} and {END}")
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
-    page.write_text(f"{head}{BEGIN}\n\n{tables(results)}\n\n{END}{tail}")
+    picture = f"![{_CHART_SHOWS}]({chart.relative_to(page.parent)})"
+    page.write_text(f"{head}{BEGIN}\n\n{picture}\n\n{tables(results)}\n\n{END}{tail}")
 
 
 def _context(results: Results) -> str:

@@ -239,16 +239,16 @@ def test_a_target_is_missed_where_it_was_not_measured() -> None:
 def test_a_page_keeps_what_stands_around_its_markers(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"# Head\n\n{BEGIN}\nold\n{END}\n\ntail\n")
-    write_page(page, results())
-    write_page(page, results())
+    write_page(page, results(), tmp_path / "chart.png")
+    write_page(page, results(), tmp_path / "chart.png")
     text = page.read_text()
     assert text.startswith("# Head\n")
     assert text.endswith(f"{END}\n\ntail\n")
     assert "old" not in text
-    assert text.count(BEGIN) == 1
+    assert text.count(BEGIN) == text.count("](chart.png)") == 1
     page.write_text("# Head\n")
     with pytest.raises(MarkersMissing):
-        write_page(page, results())
+        write_page(page, results(), tmp_path / "chart.png")
 
 
 def test_the_chart_is_drawn_without_the_servers_that_failed(tmp_path: Path) -> None:
