@@ -16,7 +16,6 @@ TORCH_VERSION := $(shell sed -n 's/^torch==\([0-9.]*\).*/\1/p' requirements/infe
 
 BACKEND ?= docker
 OVERLAY ?= local
-NAMESPACE ?= mlops
 
 export BENTOML_DO_NOT_TRACK := True
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -68,17 +67,14 @@ render: $(STAMP) ## Write the generated rules, dashboards, manifests and pages a
 	$(BIN)/python -m monitoring.prometheus.generate
 	$(BIN)/python -m monitoring.grafana.generate
 	$(BIN)/python -m monitoring.kubernetes.generate
+	$(BIN)/python -m k8s.render
 	$(BIN)/python -m docs.generate
-	kubectl kustomize k8s/overlays/production > k8s/deployment-production.yaml
 
-deploy: ## kubectl apply -k k8s/overlays/OVERLAY, and wait for the rollout
-	@kubectl version >/dev/null 2>&1 || { echo "no cluster: kubectl cannot reach one (kubectl config get-contexts)" >&2; exit 1; }
-	kubectl apply -k k8s/overlays/$(OVERLAY)
-	kubectl rollout status --namespace $(NAMESPACE) --timeout 10m statefulset/logging-service
-	kubectl rollout status --namespace $(NAMESPACE) --timeout 15m deployment/inference-service
+deploy: $(STAMP) ## kubectl apply -k k8s/overlays/OVERLAY, and wait for the rollout
+	$(BIN)/python -m k8s.deploy apply --overlay $(OVERLAY)
 
-undeploy: ## Remove what deploy made; the volumes of the database stay
-	kubectl delete -k k8s/overlays/$(OVERLAY) --ignore-not-found
+undeploy: $(STAMP) ## Remove what deploy made; the namespace and the volumes stay
+	$(BIN)/python -m k8s.deploy delete --overlay $(OVERLAY)
 
 ##@ Watch it
 .PHONY: monitoring loadtest bench

@@ -30,20 +30,22 @@ class Lifecycle:
     def __init__(
         self,
         state: ServiceState,
-        verdict: Callable[[], Verdict],
+        readiness: Callable[[], Verdict],
         *,
+        liveness: Callable[[], Verdict] = Verdict,
         drain_seconds: float,
         shutdown_seconds: int,
         on_beat: Callable[[], None] = lambda: None,
     ) -> None:
         self._state = state
-        self._verdict = verdict
+        self._readiness = readiness
+        self._liveness = liveness
         self._drain_seconds = drain_seconds
         self._shutdown_seconds = shutdown_seconds
         self._on_beat = on_beat
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._said: tuple[str, ...] | None = None
+        self._said: dict[str, Verdict] = {}
 
     def start(self) -> None:
         """Begin to beat and take over the stop signals; call it on the event loop."""
@@ -63,18 +65,21 @@ class Lifecycle:
         while True:
             self._state.row.set("heartbeat", time.monotonic())
             self._on_beat()
-            self._tell(self._verdict())
+            self._tell("healthy", "unhealthy", self._liveness(), logging.ERROR)
+            self._tell("ready", "not ready", self._readiness(), logging.WARNING)
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
-    def _tell(self, verdict: Verdict) -> None:
-        if verdict.reasons == self._said:
+    def _tell(self, passed: str, failed: str, verdict: Verdict, level: int) -> None:
+        """Log a verdict when its reasons change, not at every probe."""
+        known = self._said.get(passed)
+        if known is not None and known.reasons == verdict.reasons:
             return
-        self._said = verdict.reasons
+        self._said[passed] = verdict
         if verdict.passed:
-            event(_logger, logging.INFO, "ready")
+            event(_logger, logging.INFO, passed)
         else:
             fields = {"reason": verdict.reason, "reasons": verdict.reasons, **verdict.details}
-            event(_logger, logging.WARNING, "not ready", fields)
+            event(_logger, level, failed, fields)
 
     def _chain(self, number: signal.Signals) -> None:
         """Put the drain before the server's own handler of a signal."""

@@ -94,6 +94,7 @@ class InferenceApp:
         self._lifecycle = Lifecycle(
             self.state,
             self.probes.readiness_verdict,
+            liveness=self.probes.live,
             drain_seconds=settings.drain_seconds,
             shutdown_seconds=settings.shutdown_seconds,
             on_beat=lambda: self.state.row.set("queue_depth", self._engine.waiting),
