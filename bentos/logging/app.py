@@ -25,6 +25,7 @@ from bentos.logging.reader import Reader
 from bentos.logging.settings import LoggingSettings
 from bentos.logging.state import LoggingState
 from bentos.logging.store import Store
+from bentos.logging.turns import Turns
 
 SERVICE_NAME = "logging-service"
 # The oldest proof that still counts: a check a second, and one that may wait for a lock.
@@ -66,6 +67,7 @@ class LoggingApp:
             self._reader,
             busy_timeout_seconds=settings.busy_timeout_seconds,
             queue_rows=settings.write_queue_rows,
+            turns=Turns(directory) if settings.workers > 1 else None,
         )
         self.probes = Probes(
             service=SERVICE_NAME,
@@ -79,6 +81,7 @@ class LoggingApp:
         self._lifecycle = Lifecycle(
             self.state,
             self.probes.readiness_verdict,
+            liveness=self.probes.live,
             drain_seconds=settings.drain_seconds,
             shutdown_seconds=settings.shutdown_seconds,
         )

@@ -3,7 +3,8 @@
 import contextlib
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,9 +67,19 @@ class PredictionDatabase:
     is in the database; where the failure is a loss of the files, close it with `abandon`.
     """
 
-    def __init__(self, files: DatabaseFiles, *, busy_timeout_seconds: float) -> None:
-        """Open the database, made and brought up to date where that is needed."""
+    def __init__(
+        self,
+        files: DatabaseFiles,
+        *,
+        busy_timeout_seconds: float,
+        turn: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
+        """Open the database, made and brought up to date where that is needed.
+
+        `turn` is entered around whatever writes.
+        """
         self._files = files
+        self._turn = turn
         self._path: Path = files.path
         self._proved_at = 0.0
         files.prepare()
@@ -81,7 +92,7 @@ class PredictionDatabase:
                 check_same_thread=False,
             )
         try:
-            with self._failures():
+            with self._failures(), turn():
                 configure(self._connection)
                 migrate(sqlite_utils.Database(self._connection, execute_plugins=False))
             files.require_writable()
@@ -153,15 +164,16 @@ class PredictionDatabase:
 
     @contextlib.contextmanager
     def _transaction(self, *, keep: bool = True) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._connection.execute("COMMIT" if keep else "ROLLBACK")
-        except BaseException:
-            if self._connection.in_transaction:
-                with contextlib.suppress(sqlite3.Error):
-                    self._connection.execute("ROLLBACK")
-            raise
+        with self._turn():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT" if keep else "ROLLBACK")
+            except BaseException:
+                if self._connection.in_transaction:
+                    with contextlib.suppress(sqlite3.Error):
+                        self._connection.execute("ROLLBACK")
+                raise
 
     def _sort_out(
         self, batches: Sequence[Sequence[PredictionRow]]

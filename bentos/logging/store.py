@@ -11,7 +11,8 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -23,6 +24,7 @@ from bentos.logging.files import DatabaseFiles
 from bentos.logging.inbox import Inbox, Waiting
 from bentos.logging.schema import PredictionRow
 from bentos.logging.state import LoggingState
+from bentos.logging.turns import Turns
 
 CHECK_SECONDS = 1.0
 # An idle database is written to this often, to find out that it cannot be before a batch does.
@@ -64,6 +66,7 @@ class Store:
         busy_timeout_seconds: float,
         queue_rows: int,
         check_seconds: float = CHECK_SECONDS,
+        turns: Turns | None = None,
     ) -> None:
         self._path = path
         self._state = state
@@ -72,6 +75,9 @@ class Store:
         self._busy_timeout_seconds = busy_timeout_seconds
         self._queue_rows = queue_rows
         self._check_seconds = check_seconds
+        self._write_turn: Callable[[], AbstractContextManager[None]] = (
+            turns.turn if turns is not None else contextlib.nullcontext
+        )
         self._files = DatabaseFiles(path)
         self._database: PredictionDatabase | None = None
         self._failure: StoreError | None = None
@@ -193,7 +199,7 @@ class Store:
     def _open(self) -> None:
         try:
             database = PredictionDatabase(
-                self._files, busy_timeout_seconds=self._busy_timeout_seconds
+                self._files, busy_timeout_seconds=self._busy_timeout_seconds, turn=self._write_turn
             )
         except StoreError as failure:
             self._fail(failure)
