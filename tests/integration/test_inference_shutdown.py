@@ -1,9 +1,7 @@
 """An orderly end: drain, requests in flight, and the outbox."""
 
-import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -13,6 +11,7 @@ from bentos.inference.outbox import outbox_path
 from tests.support.inference import metric, predict, start_inference
 from tests.support.log_server import LogServer, Reply
 from tests.support.models import MOODY, ModelStore
+from tests.support.outboxes import rows_in
 from tests.support.servers import Server
 
 FINE = (0.0, 0.0)
@@ -38,9 +37,8 @@ def logging() -> Iterator[LogServer]:
         yield running
 
 
-def in_outbox(directory: Path) -> int:
-    with closing(sqlite3.connect(outbox_path(directory / "outbox", 1))) as connection:
-        return int(connection.execute("SELECT count(*) FROM outbox").fetchone()[0])
+def in_outbox(directory: Path) -> int | None:
+    return rows_in(outbox_path(directory / "outbox", 1))
 
 
 def test_sigterm_drains_answers_what_is_in_flight_and_loses_no_prediction(

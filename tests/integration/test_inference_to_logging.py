@@ -12,6 +12,7 @@ from bentos.inference.outbox import outbox_path
 from tests.support.images import colour_file
 from tests.support.inference import channel, metric, predict, start_inference
 from tests.support.models import COLOUR_CLASSES, COLOURS, ModelStore
+from tests.support.outboxes import rows_in
 from tests.support.servers import Server, free_port, start_service
 
 LOGGING_TARGET = "bentos.logging.service:LoggingService"
@@ -78,11 +79,9 @@ class World:
         assert len(found) == len(rows)
         return found
 
-    def on_disk(self) -> int:
+    def on_disk(self) -> int | None:
         """Return how many predictions wait in the outbox's file."""
-        path = outbox_path(self.directory / "outbox", 1)
-        with closing(sqlite3.connect(path)) as connection:
-            return int(connection.execute("SELECT count(*) FROM outbox").fetchone()[0])
+        return rows_in(outbox_path(self.directory / "outbox", 1))
 
     def wait_stored(self, ids: set[str]) -> None:
         self.logging.wait_until(lambda: ids <= set(self.rows()), f"{len(ids)} rows")

@@ -1,7 +1,6 @@
 """Predictions on their way to a logging service that fails, hangs, refuses or is gone."""
 
 import logging
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from bentos.inference.handover import Destination, Handover
 from bentos.inference.outbox import Outbox, outbox_path
 from bentos.inference.state import InferenceState
 from tests.support.log_server import REFUSAL, LogServer, Reply
+from tests.support.outboxes import rows_in
 from tests.support.servers import wait_until
 
 TOKEN = "a-token"
@@ -79,12 +79,8 @@ class Pod:
     def wait_stored(self, count: int) -> None:
         self.wait(lambda: len(self.server.stored) >= count, f"{count} stored")
 
-    def on_disk(self) -> int:
-        connection = sqlite3.connect(self.path)
-        try:
-            return int(connection.execute("SELECT count(*) FROM outbox").fetchone()[0])
-        finally:
-            connection.close()
+    def on_disk(self) -> int | None:
+        return rows_in(self.path)
 
 
 @pytest.fixture
