@@ -23,6 +23,7 @@ def engine() -> Iterator[Engine]:
         if os.environ.get("CI") == "true":
             pytest.fail(words)
         pytest.skip(words)
+    Engine.sweep()
     made = Engine()
     try:
         yield made

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.images.base_image import CA_BUNDLE, ENVIRONMENT
 
 TOOLS = ("podman", "buildah", "runc", "iptables", "debootstrap")
@@ -21,6 +23,7 @@ HELPERS = (Path("/usr/lib/podman/netavark"), Path("/usr/libexec/podman/catatonit
 PACKAGES = "podman buildah runc netavark iptables catatonit debootstrap"
 NETWORK = "services"
 
+_PREFIX = "images-test-"
 _COMMAND_SECONDS = 120.0
 _MOST_PROCESSES = 32_768
 
@@ -37,8 +40,8 @@ def missing() -> list[str]:
 class Engine:
     """One storage of images and containers, and the network the containers are on."""
 
-    def __init__(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="images-test-"))
+    def __init__(self, directory: Path | None = None) -> None:
+        self.directory = directory or Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
         self._storage = self.directory / "storage.conf"
         self._storage.write_text(
             "[storage]\n"
@@ -51,7 +54,8 @@ class Engine:
         volumes = f'volumes = ["{CA_BUNDLE}:{CA_BUNDLE}:ro"]\n' if CA_BUNDLE.exists() else ""
         self._for_builds = self._settings("build.conf", volumes)
         self._for_runs = self._settings("run.conf", "")
-        self.run("network", "create", "--disable-dns", NETWORK)
+        if directory is None:
+            self.run("network", "create", "--disable-dns", NETWORK)
 
     def _settings(self, name: str, volumes: str) -> Path:
         path = self.directory / name
@@ -138,10 +142,18 @@ class Engine:
         """Remove a container, running or not."""
         self.run("rm", "--force", "--time=0", "--volumes", name)
 
+    @staticmethod
+    def sweep() -> None:
+        """Take away what runs left that were killed before they could."""
+        for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+            pid = left.name.removeprefix(_PREFIX).partition("-")[0]
+            if pid.isdigit() and not psutil.pid_exists(int(pid)):
+                Engine(left).close()
+
     def close(self) -> None:
         """Remove containers, networks, mounts and files."""
         try:
-            self.run("pod", "rm", "--all", "--force", check=False)
+            self.run("pod", "rm", "--all", "--force", "--time=0", check=False)
             self.run("rm", "--all", "--force", "--time=0", "--volumes", check=False)
             self.run("network", "rm", "--force", NETWORK, check=False)
         finally:

@@ -107,7 +107,7 @@ def directory(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Itera
     secret.write_text(json.dumps({"token": base64.b64encode(TOKEN.encode()).decode()}))
     engine.run("secret", "create", "logging-token", str(secret))
     yield made
-    engine.run("pod", "rm", "--all", "--force")
+    engine.run("pod", "rm", "--all", "--force", "--time=0")
 
 
 @pytest.fixture(scope="module")
