@@ -88,7 +88,8 @@ class LoggingState(ServiceState):
         self, *, batches: int, predictions: int, defects: int, duplicates: int
     ) -> None:
         """Count what one transaction stored."""
-        self.record_predictions(predictions, time.time())
+        if predictions:
+            self.record_predictions(predictions, time.time())
         self.row.add("defect_count", defects)
         self.row.add("duplicate_count", duplicates)
         self.row.add("batch_count", batches)

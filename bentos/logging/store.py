@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from bentos.health.http import ServiceError
 from bentos.health.logs import event, get_logger
@@ -25,6 +25,7 @@ from bentos.logging.inbox import Inbox, Waiting
 from bentos.logging.schema import PredictionRow
 from bentos.logging.state import LoggingState
 from bentos.logging.turns import Turns
+from bentos.logging.watchers import Observer, Readers
 
 CHECK_SECONDS = 1.0
 # An idle database is written to this often, to find out that it cannot be before a batch does.
@@ -33,21 +34,6 @@ _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 2.0
 
 _logger = get_logger("store")
-
-
-class Observer(Protocol):
-    """What is told of the writer's work, from its thread."""
-
-    def transaction_started(self) -> None: ...
-    def transaction_ended(self) -> None: ...
-    def committed(self, *, predictions: int, seconds: float) -> None: ...
-
-
-class Readers(Protocol):
-    """Whoever else in the process has the database open, told from the writer's thread."""
-
-    def admit(self) -> None: ...
-    def shut(self) -> None: ...
 
 
 _Outcome: TypeAlias = tuple[Waiting, Stored | Exception]
@@ -82,6 +68,7 @@ class Store:
         self._database: PredictionDatabase | None = None
         self._failure: StoreError | None = None
         self._inbox = Inbox()
+        self._unsettled: set[Waiting] = set()
         self._waiting_rows = 0
         self._pause = _FIRST_PAUSE_SECONDS
         self._next_check = 0.0
@@ -113,11 +100,12 @@ class Store:
         Raises ServiceError 503 or 429 where it was not even tried, StoreError where it failed.
         """
         self._admit(len(rows))
-        done: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
+        waiting = Waiting(rows, asyncio.get_running_loop().create_future())
+        self._unsettled.add(waiting)
         self._waiting_rows += len(rows)
         self._state.row.set("queue_depth", self._waiting_rows)
-        self._inbox.put(Waiting(rows, done))
-        return await done
+        self._inbox.put(waiting)
+        return await waiting.done
 
     def doubt(self, failure: StoreError) -> None:
         """Tell the writer, from any thread, that a reader found the database lost."""
@@ -150,8 +138,11 @@ class Store:
     def _settle(self, outcomes: Sequence[_Outcome]) -> None:
         """Answer requests, on the event loop."""
         for waiting, outcome in outcomes:
+            if waiting not in self._unsettled:
+                continue  # a turn that failed after it had told some tells all
+            self._unsettled.remove(waiting)
             self._waiting_rows -= len(waiting.rows)
-            if waiting.done.done():
+            if waiting.done.cancelled():
                 continue
             if isinstance(outcome, Exception):
                 waiting.done.set_exception(outcome)
@@ -173,9 +164,8 @@ class Store:
                 self._turn(turn.waiting)
             except Exception as error:
                 # The thread outlives whatever happens to one turn of it.
-                event(_logger, logging.ERROR, "the writer failed", error=error)
                 self._tell([(one, error) for one in turn.waiting])
-                self._fail(StoreError("other", f"{type(error).__name__}: {error}"))
+                self._fail(StoreError("other", f"{type(error).__name__}: {error}"), cause=error)
             if turn.stop:
                 break
         self._readers.shut()
@@ -277,7 +267,7 @@ class Store:
         if settled:
             self._pause = _FIRST_PAUSE_SECONDS
 
-    def _fail(self, failure: StoreError) -> None:
+    def _fail(self, failure: StoreError, *, cause: Exception | None = None) -> None:
         known, self._failure = self._failure, failure
         self._state.record_store_error(failure.reason)
         self._state.database_fails(failure.reason)
@@ -287,6 +277,7 @@ class Store:
                 logging.ERROR,
                 "the database is not accessible",
                 {"reason": failure.reason, "error": failure.message},
+                error=cause,
             )
         database = self._database
         if database is not None and failure.reason != "busy":

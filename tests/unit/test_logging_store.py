@@ -119,6 +119,19 @@ def test_a_row_that_the_schema_refuses_fails_its_batch_as_a_whole(store: Running
     assert store.state.db_accessible
 
 
+def test_a_failure_of_the_code_itself_fails_what_waits_and_is_recovered_from(
+    store: RunningStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store.state, "record_stored", None)
+    with pytest.raises(TypeError):
+        store.put(row("stored but not acknowledged"))
+    monkeypatch.undo()
+    store.wait_until_accessible()
+
+    assert store.put(row("later")).predictions == 1
+    assert store.state.row.get("queue_depth") == 0
+
+
 def test_a_full_queue_refuses_with_429_and_a_large_batch_is_let_in_alone(tmp_path: Path) -> None:
     path = tmp_path / "predictions.db"
     with RunningStore(
