@@ -41,7 +41,7 @@ class House:
         routes = [
             Route(
                 "POST",
-                "/work",
+                "/task",
                 self._handle,
                 on_failure=self.failures.append,
                 on_refusal=self.refusals.append,
@@ -110,23 +110,23 @@ def raising(error: Exception) -> Callable[[Request], Awaitable[Response]]:
 
 
 def test_a_route_of_the_service_is_answered_at_the_door(house: House) -> None:
-    answer = house.ask("/work", chunk(b"abc"))
+    answer = house.ask("/task", chunk(b"abc"))
     assert answer.status == 200
     assert answer.json == {"got": 3}
     assert answer.headers[b"content-length"] == b"9"
-    assert house.requests("/work", 200) == 1
+    assert house.requests("/task", 200) == 1
     assert (house.failures, house.refusals) == ([], [])
 
 
 def test_what_is_no_route_goes_through_and_makes_no_series(house: House) -> None:
-    for path in ("/", "/work/", "/WORK", "/docs.json", "/zzz123"):
+    for path in ("/", "/task/", "/TASK", "/docs.json", "/zzz123"):
         assert house.ask(path).status == 418
     assert b"zzz123" not in house.metrics.exposition()
 
 
 def test_before_the_service_is_up_everything_goes_through(house: House) -> None:
     house.door = None
-    assert house.ask("/work").status == 418
+    assert house.ask("/task").status == 418
 
 
 def test_other_scopes_than_http_go_through(house: House) -> None:
@@ -143,7 +143,7 @@ def test_other_scopes_than_http_go_through(house: House) -> None:
 
 
 def test_the_wrong_method_is_a_405_that_names_the_right_one(house: House) -> None:
-    answer = house.ask("/work", method="GET")
+    answer = house.ask("/task", method="GET")
     assert answer.status == 405
     assert answer.headers[b"allow"] == b"POST"
     assert answer.json["reason"] == "method_not_allowed"
@@ -155,7 +155,7 @@ def test_head_is_answered_as_get_without_a_body(house: House) -> None:
     answer = house.ask("/ready", method="HEAD")
     assert (answer.status, answer.body) == (200, b"")
     assert answer.headers[b"content-length"] == b"9"
-    assert house.ask("/work", method="HEAD").status == 405
+    assert house.ask("/task", method="HEAD").status == 405
 
 
 def test_a_handler_that_takes_too_long_is_a_504_and_a_failure(house: House) -> None:
@@ -164,14 +164,14 @@ def test_a_handler_that_takes_too_long_is_a_504_and_a_failure(house: House) -> N
         raise AssertionError
 
     house.handler = slow
-    answer = house.ask("/work")
+    answer = house.ask("/task")
     assert answer.status == 504
     assert answer.json == {"error": "no answer within 0.2 seconds", "reason": "timeout"}
     assert house.failures == ["timeout"]
 
 
 def test_a_client_too_slow_to_send_its_body_is_refused_and_no_failure(house: House) -> None:
-    answer = house.ask("/work", chunk(b"x", more=True))
+    answer = house.ask("/task", chunk(b"x", more=True))
     assert answer.status == 408
     assert answer.json["reason"] == "body_timeout"
     assert answer.headers[b"connection"] == b"close"
@@ -179,7 +179,7 @@ def test_a_client_too_slow_to_send_its_body_is_refused_and_no_failure(house: Hou
 
 
 def test_a_client_too_slow_to_send_what_is_too_large_is_no_failure_either(house: House) -> None:
-    answer = house.ask("/work", chunk(b"x", more=True), headers={"Content-Length": "1000"})
+    answer = house.ask("/task", chunk(b"x", more=True), headers={"Content-Length": "1000"})
     assert answer.status == 408
     assert house.failures == []
 
@@ -191,7 +191,7 @@ def test_a_bug_is_a_500_without_a_word_of_it(
     logger = logging.getLogger("bentos")
     logger.propagate = True
     with caplog.at_level(logging.INFO, logger="bentos"):
-        answer = house.ask("/work")
+        answer = house.ask("/task")
     assert answer.status == 500
     assert answer.json["reason"] == "internal_error"
     assert b"secret" not in answer.body
@@ -212,23 +212,23 @@ def test_only_failures_of_the_service_count_as_such(
     house: House, status: int, counted: str
 ) -> None:
     house.handler = raising(ServiceError(status, "why", "because"))
-    assert house.ask("/work").status == status
+    assert house.ask("/task").status == status
     assert house.failures == (["why"] if counted == "failure" else [])
     assert house.refusals == (["why"] if counted == "refusal" else [])
-    assert house.requests("/work", status) == 1
+    assert house.requests("/task", status) == 1
 
 
 def test_a_client_that_leaves_gets_nothing_and_counts_nowhere(house: House) -> None:
-    answer = house.ask("/work", chunk(b"x", more=True), DISCONNECT)
+    answer = house.ask("/task", chunk(b"x", more=True), DISCONNECT)
     assert answer.status == 0
     assert (house.failures, house.refusals) == ([], [])
-    assert house.requests("/work", 200) == 0
+    assert house.requests("/task", 200) == 0
 
 
 def test_a_request_id_comes_back_and_a_probe_has_none(house: House) -> None:
-    answer = house.ask("/work", headers={"X-Request-ID": "abc"})
+    answer = house.ask("/task", headers={"X-Request-ID": "abc"})
     assert answer.headers[b"x-request-id"] == b"abc"
-    assert len(house.ask("/work").headers[b"x-request-id"]) == 32
+    assert len(house.ask("/task").headers[b"x-request-id"]) == 32
     assert b"x-request-id" not in house.ask("/ready", method="GET").headers
 
 
@@ -243,8 +243,8 @@ def test_a_probe_is_timed_by_the_status_it_got(house: House) -> None:
 
 
 def test_the_series_of_a_route_stand_at_zero_from_the_start(house: House) -> None:
-    assert house.requests("/work", 200) == 0
-    assert house.requests("/work", 500) == 0
+    assert house.requests("/task", 200) == 0
+    assert house.requests("/task", 500) == 0
     assert house.requests("/ready", 503) == 0
 
 
@@ -262,7 +262,7 @@ def levels_of(
 def test_requests_are_logged_at_the_level_they_deserve(
     house: House, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def level(handler: Any, path: str = "/work", method: str = "POST") -> int:
+    def level(handler: Any, path: str = "/task", method: str = "POST") -> int:
         (one,) = levels_of(house, caplog, handler, path, method)
         return one
 

@@ -179,7 +179,7 @@ def work(directory: Path, seconds: float) -> bytes:
     """Run in a worker's process: observe, and tell the metrics of the pod."""
     metrics = Metrics(directory, (*SHARED_FAMILIES, DURATION))
     metrics.histograms[DURATION.name].labels("s").observe(seconds)
-    metrics.counters[HTTP_REQUESTS.name].labels("s", "/work", "200").inc()
+    metrics.counters[HTTP_REQUESTS.name].labels("s", "/task", "200").inc()
     return metrics.exposition()
 
 
@@ -200,7 +200,7 @@ def test_histograms_and_requests_are_the_pods_and_outlive_their_worker(
     def count(text: bytes) -> tuple[float, float]:
         return (
             value(text, f"{DURATION.name}_count", service="s"),
-            value(text, HTTP_REQUESTS.name, service="s", route="/work", status="200"),
+            value(text, HTTP_REQUESTS.name, service="s", route="/task", status="200"),
         )
 
     with child(work, several_workers, 0.05) as one:
