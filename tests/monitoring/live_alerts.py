@@ -1,0 +1,278 @@
+"""A real Prometheus on the repository's rules, a real Alertmanager and who it notifies.
+
+The rules are the shipped ones with their windows and `for` cut to seconds, so that a test need
+not wait for the real ones; expressions, labels, texts, routes and inhibitions are as they are.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Condition, Thread
+from typing import Any
+
+import httpx
+import yaml
+
+from monitoring.components import Component, RunningComponents, find_program
+from monitoring.prometheus.source.rule import duration, seconds
+from monitoring.stack import (
+    ALERTMANAGER_CONFIG,
+    ALERTMANAGER_PROGRAMS,
+    PROMETHEUS_CONFIG,
+    PROMETHEUS_PROGRAMS,
+)
+from tests.support.servers import free_port, wait_until
+
+# A window of five minutes becomes one of ten seconds, which ten scrapes fill.
+_FACTOR = 30
+HOLD_SECONDS = 2
+_PATIENCE_SECONDS = 60.0
+
+_WINDOW = re.compile(r"(?<=[})a-z_])\[(\w+)\]|(?<=offset )(\w+)")
+_GET = "apt-get install prometheus prometheus-alertmanager"
+
+
+@dataclass(frozen=True)
+class Notification:
+    """What a receiver was told of one alert."""
+
+    receiver: str
+    alert: str
+    status: str
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+
+
+class Receivers:
+    """The webhooks of all receivers, and what arrived at them, in its order."""
+
+    def __init__(self) -> None:
+        self._arrived = Condition()
+        self._notifications: list[Notification] = []
+        receivers = self
+
+        class Hook(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                receivers._keep(self.path.strip("/"), body)
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing: the test reads what arrived."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Hook)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def _keep(self, receiver: str, body: Mapping[str, Any]) -> None:
+        with self._arrived:
+            self._notifications += [
+                Notification(
+                    receiver,
+                    one["labels"]["alertname"],
+                    one["status"],
+                    one["labels"],
+                    one["annotations"],
+                )
+                for one in body["alerts"]
+            ]
+            self._arrived.notify_all()
+
+    @property
+    def told(self) -> list[Notification]:
+        """Everything that arrived so far."""
+        with self._arrived:
+            return list(self._notifications)
+
+    def wait_for(self, alert: str, status: str, *, after: int = 0) -> Notification:
+        """Return the first notification of an alert in a status, from number `after` on."""
+
+        def found() -> Notification | None:
+            for one in self._notifications[after:]:
+                if (one.alert, one.status) == (alert, status):
+                    return one
+            return None
+
+        with self._arrived:
+            self._arrived.wait_for(found, _PATIENCE_SECONDS)
+            notification = found()
+        assert notification, f"nobody was told that {alert} is {status}: {self.told[after:]}"
+        return notification
+
+
+@dataclass(frozen=True)
+class Alerting:
+    """What runs: Prometheus' URL, and the receivers."""
+
+    prometheus: str
+    receivers: Receivers
+
+    def states(self, alert: str) -> set[str]:
+        """Return the states that an alert is in now, for any of its targets."""
+        return {one["state"] for one in self._alerts() if one["labels"]["alertname"] == alert}
+
+    def firing(self) -> set[str]:
+        """Return the alerts that fire now."""
+        return {one["labels"]["alertname"] for one in self._alerts() if one["state"] == "firing"}
+
+    def wait_firing(self, alert: str) -> None:
+        """Return as soon as the alert fires."""
+        wait_until(
+            lambda: "firing" in self.states(alert),
+            f"{alert} fires",
+            seconds=_PATIENCE_SECONDS,
+            describe=lambda: f"alerts: {self._alerts()}",
+        )
+
+    def wait_quiet(self, alert: str) -> None:
+        """Return as soon as the alert neither fires nor is pending."""
+        wait_until(lambda: not self.states(alert), f"{alert} ends", seconds=_PATIENCE_SECONDS)
+
+    def was_pending(self, alert: str) -> bool:
+        """Tell whether the alert was pending at an evaluation before it fired."""
+        selector = f'ALERTS{{alertname="{alert}",alertstate="pending"}}'
+        query = {"query": f"count_over_time({selector}[5m])"}
+        answer = httpx.get(f"{self.prometheus}/api/v1/query", params=query, trust_env=False)
+        return bool(answer.json()["data"]["result"])
+
+    def wait_evaluations(self, count: int) -> None:
+        """Return after every group of rules was evaluated so many times more."""
+
+        def evaluated() -> dict[str, str]:
+            answer = httpx.get(f"{self.prometheus}/api/v1/rules", trust_env=False)
+            groups = answer.json()["data"]["groups"]
+            return {group["name"]: group["lastEvaluation"] for group in groups}
+
+        for _ in range(count):
+            before = evaluated()
+            wait_until(
+                lambda before=before: all(  # type: ignore[misc]
+                    at != before[name] for name, at in evaluated().items()
+                ),
+                "every group is evaluated",
+            )
+
+    def wait_scraped(self, *jobs: str) -> None:
+        """Return as soon as the last scrape of each job succeeded."""
+
+        def up(job: str) -> bool:
+            query = {"query": f'up{{job="{job}"}} == 1'}
+            answer = httpx.get(f"{self.prometheus}/api/v1/query", params=query, trust_env=False)
+            return bool(answer.json()["data"]["result"])
+
+        wait_until(lambda: all(up(job) for job in jobs), f"{jobs} are scraped")
+
+    def _alerts(self) -> list[dict[str, Any]]:
+        answer = httpx.get(f"{self.prometheus}/api/v1/alerts", trust_env=False)
+        return list(answer.json()["data"]["alerts"])
+
+
+def shortened(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a rule file with its windows cut to a thirtieth and every `for` to two seconds."""
+
+    def cut(found: re.Match[str]) -> str:
+        whole = found[0]
+        window = found[1] or found[2]
+        return whole.replace(window, duration(max(seconds(window) // _FACTOR, 1)))
+
+    groups = [
+        {
+            **group,
+            "rules": [
+                {
+                    **rule,
+                    "expr": _WINDOW.sub(cut, rule["expr"]),
+                    **({"for": f"{HOLD_SECONDS}s"} if "alert" in rule else {}),
+                }
+                for rule in group["rules"]
+            ],
+        }
+        for group in document["groups"]
+    ]
+    return {"groups": groups}
+
+
+@contextmanager
+def alerting(directory: Path, targets: Mapping[str, str]) -> Iterator[Alerting]:
+    """Start Prometheus and Alertmanager on the shipped files; `targets` are addresses by job."""
+    with ExitStack() as stack:
+        receivers = Receivers()
+        stack.callback(receivers.close)
+        running = stack.enter_context(RunningComponents(directory / "logs"))
+        alertmanager = _alertmanager(directory, receivers.url)
+        prometheus = _prometheus(directory, targets, alertmanager.port)
+        running.start(alertmanager)
+        running.start(prometheus)
+        running.wait_until_ready()
+        yield Alerting(prometheus.url, receivers)
+
+
+def _prometheus(directory: Path, targets: Mapping[str, str], alertmanager: int) -> Component:
+    config = yaml.safe_load(PROMETHEUS_CONFIG.read_text())
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [
+        f"127.0.0.1:{alertmanager}"
+    ]
+    for scrape in config["scrape_configs"]:
+        scrape["static_configs"] = [{"targets": [targets[scrape["job_name"]]]}]
+    rules = directory / "rules"
+    rules.mkdir()
+    for path in (PROMETHEUS_CONFIG.parent / "rules").glob("*.yml"):
+        document = shortened(yaml.safe_load(path.read_text()))
+        (rules / path.name).write_text(yaml.safe_dump(document, sort_keys=False))
+    config["rule_files"] = [str(rules / "*.yml")]
+    path = directory / "prometheus.yml"
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    port = free_port()
+    return Component(
+        name="Prometheus",
+        command=(
+            find_program(PROMETHEUS_PROGRAMS, _GET),
+            f"--config.file={path}",
+            f"--storage.tsdb.path={directory / 'series'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+            # An alert that ended is told at once, not held back for the real intervals.
+            "--rules.alert.resend-delay=1s",
+        ),
+        port=port,
+        ready_path="/-/ready",
+        port_option="--prometheus-port",
+    )
+
+
+def _alertmanager(directory: Path, receivers: str) -> Component:
+    config = yaml.safe_load(ALERTMANAGER_CONFIG.read_text())
+    for route in (config["route"], *config["route"]["routes"]):
+        # Long enough for an alert's cause to be known before the alert would be told.
+        route |= {"group_wait": "3s", "group_interval": "1s", "repeat_interval": "1h"}
+    for receiver in config["receivers"]:
+        for hook in receiver["webhook_configs"]:
+            hook["url"] = f"{receivers}/{receiver['name']}"
+    path = directory / "alertmanager.yml"
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    port = free_port()
+    return Component(
+        name="Alertmanager",
+        command=(
+            find_program(ALERTMANAGER_PROGRAMS, _GET),
+            f"--config.file={path}",
+            f"--storage.path={directory / 'alertmanager'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+            "--cluster.listen-address=",
+        ),
+        port=port,
+        ready_path="/-/ready",
+        port_option="--alertmanager-port",
+    )
