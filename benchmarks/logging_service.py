@@ -20,7 +20,7 @@ from pathlib import Path
 import httpx
 
 from benchmarks.probing import Probed, probe, summarize
-from benchmarks.process import Server
+from benchmarks.process import Server, ServerFailed
 from bentos.health.probes import READY_PATH
 from bentos.logging.database import PredictionDatabase
 from bentos.logging.files import DatabaseFiles
@@ -185,7 +185,11 @@ def _serve(directory: Path, workers: int) -> Server:
         url=f"http://127.0.0.1:{port}",
         log=directory / "server.log",
     )
-    server.wait_for(READY_PATH)
+    try:
+        server.wait_for(READY_PATH)
+    except ServerFailed as failure:
+        server.stop()
+        raise BenchmarkFailed(str(failure)) from failure
     return server
 
 
