@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import yaml
@@ -54,6 +55,7 @@ def configuration() -> dict[str, Any]:
     return dict(yaml.safe_load(CONFIG.read_text()))
 
 
+@cache
 def inhibitions() -> list[Inhibition]:
     """Return the inhibitions in their order."""
     return [

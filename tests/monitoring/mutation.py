@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import promql_parser
 
 from monitoring.prometheus.source.rule import Alert, duration, one_line, seconds
+from tests.monitoring.promql import nodes
 
 _TOKEN = re.compile(
     r"""(?P<string>"(?:[^"\\]|\\.)*")
@@ -91,18 +92,12 @@ def _replaced(expr: str, token: re.Match[str], other: str) -> tuple[str, str]:
 def _branch_changes(expr: str) -> Iterator[tuple[str, str]]:
     """Yield the expression without one side of each `and`, `or` and `unless`."""
     parsed = promql_parser.parse(expr)
-    count = sum(isinstance(node, promql_parser.BinaryExpr) for node in _walk(parsed))
+    count = sum(isinstance(node, promql_parser.BinaryExpr) for node in nodes(parsed))
     for index in range(count):
         for side in ("lhs", "rhs"):
             changed = _without(parsed, index, side)
             if changed is not None:
                 yield f"only the {side} of binary operator {index}", str(changed)
-
-
-def _walk(expr: promql_parser.Expr) -> list[promql_parser.Expr]:
-    seen: list[promql_parser.Expr] = []
-    promql_parser.walk(expr, lambda node: seen.append(node) or True)
-    return seen
 
 
 def _without(expr: promql_parser.Expr, index: int, kept: str) -> promql_parser.Expr | None:

@@ -80,7 +80,7 @@ def rounds(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Round]:
     wanted = {
-        item.callspec.params["alert"]
+        str(item.callspec.params["alert"])
         for item in request.session.items
         if isinstance(item, pytest.Function) and item.module is request.module
     }

@@ -1,11 +1,17 @@
 """Scenarios of every alert, one module an area, as sources of promtool's unit tests."""
 
 from monitoring.prometheus.scenarios import (
-    inference,
+    inference_model,
+    inference_outbox,
+    inference_readiness,
+    inference_requests,
     kubernetes,
-    logging,
+    logging_database,
+    logging_readiness,
+    logging_requests,
     objectives,
-    probes,
+    probes_answers,
+    probes_slow,
     targets,
 )
 from monitoring.prometheus.scenarios.story import Silence, Story
@@ -15,8 +21,14 @@ Scenario = Story | Silence
 SCENARIOS: tuple[Scenario, ...] = (
     *objectives.SCENARIOS,
     *targets.SCENARIOS,
-    *inference.SCENARIOS,
-    *logging.SCENARIOS,
-    *probes.SCENARIOS,
+    *inference_model.SCENARIOS,
+    *inference_readiness.SCENARIOS,
+    *inference_requests.SCENARIOS,
+    *inference_outbox.SCENARIOS,
+    *logging_database.SCENARIOS,
+    *logging_readiness.SCENARIOS,
+    *logging_requests.SCENARIOS,
+    *probes_slow.SCENARIOS,
+    *probes_answers.SCENARIOS,
     *kubernetes.SCENARIOS,
 )

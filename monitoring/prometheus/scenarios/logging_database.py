@@ -1,4 +1,4 @@
-"""Scenarios of the logging service's alerts."""
+"""Scenarios of the alerts on the database and its disk."""
 
 from monitoring.prometheus.scenarios.story import Kind, Silence, Story
 from monitoring.prometheus.scenarios.wave import Series, Wave, counter, events, gauge
@@ -12,14 +12,14 @@ from monitoring.prometheus.scenarios.world import (
 )
 from monitoring.timings import LOGGING_SERVICE
 
-_CRITICAL_TARGET = critical(LOGGING_TARGET, LOGGING_SERVICE)
-_WARNING_TARGET = warning(LOGGING_TARGET, LOGGING_SERVICE)
-_CRITICAL_STORE = critical(LOGGING_STORE, LOGGING_SERVICE)
-_WARNING_STORE = warning(LOGGING_STORE, LOGGING_SERVICE)
+_PAGED_TARGET = critical(LOGGING_TARGET, LOGGING_SERVICE)
+_TICKETED_TARGET = warning(LOGGING_TARGET, LOGGING_SERVICE)
+_TICKETED_STORE = warning(LOGGING_STORE, LOGGING_SERVICE)
 
-_GIB = float(1 << 30)
 _BREAKS = gauge((1, "5m"), (0, "15m"), (1, "1h"))
 _STILL = counter((0, "2h"), start=1000)
+
+_GIB = float(1 << 30)
 
 
 def _store_errors(**waves: Wave) -> list[Series]:
@@ -38,7 +38,7 @@ _DATABASE_SCENARIOS = (
         onset="5m",
         hold="1m",
         over="20m",
-        labels=_CRITICAL_TARGET,
+        labels=_PAGED_TARGET,
         summary=f"the database of {LOGGING_PLACE} is not open",
         description=(
             f"{LOGGING_PLACE} has had no open database with an up-to-date schema for a minute."
@@ -55,7 +55,7 @@ _DATABASE_SCENARIOS = (
         onset="5m",
         hold="1m",
         over="20m",
-        labels=_CRITICAL_TARGET,
+        labels=_PAGED_TARGET,
         summary=f"the database of {LOGGING_PLACE} does not answer",
         description=(
             f"The readiness query of {LOGGING_PLACE} has failed, or taken more than 2 seconds, for"
@@ -78,7 +78,7 @@ _DATABASE_SCENARIOS = (
         onset="20m",
         hold="30s",
         over="25m",
-        labels={**_CRITICAL_TARGET, "reason": "read_only"},
+        labels={**_PAGED_TARGET, "reason": "read_only"},
         summary=f"the database of {LOGGING_PLACE} fails: read_only",
         description=(
             f"About 1 transactions or checks of the database of {LOGGING_PLACE} have failed in"
@@ -105,7 +105,7 @@ _DATABASE_SCENARIOS = (
         onset="22m",
         hold="2m",
         over="25m",
-        labels={**_WARNING_TARGET, "reason": "busy"},
+        labels={**_TICKETED_TARGET, "reason": "busy"},
         summary=f"another process locks the database of {LOGGING_PLACE}",
         description=(
             f"About 3 transactions or checks of {LOGGING_PLACE} have met SQLITE_BUSY in 5"
@@ -155,7 +155,7 @@ _SIZE_SCENARIOS = (
         onset="22m30s",
         hold="10m",
         over="52m15s",
-        labels=_WARNING_STORE,
+        labels=_TICKETED_STORE,
         summary="commits of the prediction database take 750ms (p99)",
         description=(
             "For 10 minutes one commit in a hundred has taken 750ms or more until it was on disk"
@@ -196,7 +196,7 @@ _SIZE_SCENARIOS = (
         onset="10m",
         hold="10m",
         over="30m",
-        labels={**_WARNING_TARGET, "file": "wal"},
+        labels={**_TICKETED_TARGET, "file": "wal"},
         summary=f"the write-ahead log of {LOGGING_PLACE} has grown to 286.7MiB",
         description=(
             f"The write-ahead log of the database of {LOGGING_PLACE} has been larger than 256 MiB"
@@ -211,7 +211,7 @@ _SIZE_SCENARIOS = (
         onset="7h1m",
         hold="30m",
         over="11h",
-        labels=_WARNING_TARGET,
+        labels=_TICKETED_TARGET,
         summary=f"the disk of {LOGGING_PLACE} is full within a day",
         description=(
             f"23.48% of the disk under the prediction database of {LOGGING_PLACE} is free, and at"
@@ -226,7 +226,7 @@ _SIZE_SCENARIOS = (
         onset="7h41m",
         hold="30m",
         over="11h",
-        labels=_WARNING_TARGET,
+        labels=_TICKETED_TARGET,
         summary=f"the disk of {LOGGING_PLACE} is full within a day",
         description=(
             f"46.9% of the disk under the prediction database of {LOGGING_PLACE} is free, and at"
@@ -249,7 +249,7 @@ _SIZE_SCENARIOS = (
         onset="10m",
         hold="2m",
         over="30m",
-        labels=_CRITICAL_TARGET,
+        labels=_PAGED_TARGET,
         summary=f"9.5% of the disk of {LOGGING_PLACE} is free",
         description=(
             f"Only 9.5% of the disk under the prediction database of {LOGGING_PLACE} is free (limit"
@@ -258,192 +258,4 @@ _SIZE_SCENARIOS = (
     ),
 )
 
-_READINESS_SCENARIOS = (
-    Story(
-        alert="LoggingNotReady",
-        what="the only pod becomes unready",
-        series=[logging("logging_ready", _BREAKS)],
-        onset="5m",
-        hold="2m",
-        over="20m",
-        labels=_CRITICAL_TARGET,
-        summary=f"{LOGGING_PLACE} is not ready",
-        description=(
-            f"/ready of {LOGGING_PLACE} has answered 503 for 2 minutes; the logging service has no"
-            " second replica. logging_unready tells the reason."
-        ),
-    ),
-    Story(
-        alert="LoggingReadinessFlapping",
-        what="the pod comes and goes every minute",
-        series=[
-            logging("logging_ready", gauge((1, "5m"), *(((0, "1m"), (1, "1m")) * 3), (1, "1h")))
-        ],
-        onset="10m",
-        hold="1m",
-        over="20m",
-        labels=_WARNING_TARGET,
-        summary=f"readiness of {LOGGING_PLACE} flaps",
-        description=(
-            f"{LOGGING_PLACE} has changed between ready and not ready 6 times in 15 minutes."
-        ),
-        lingers="15m",
-    ),
-    Story(
-        alert="LoggingWorkersMissing",
-        what="one of two workers dies and comes back",
-        series=[
-            logging("logging_workers", gauge((2, "2h"))),
-            logging("logging_workers_alive", gauge((2, "5m"), (1, "5m"), (2, "1h"))),
-        ],
-        onset="5m",
-        hold="1m",
-        over="10m",
-        labels=_WARNING_TARGET,
-        summary=f"1 workers of {LOGGING_PLACE} are dead",
-        description=(
-            f"For a minute 1 worker processes of {LOGGING_PLACE} have been missing. The pod is not"
-            " ready, and its liveness probe restarts it unless the worker returns."
-        ),
-    ),
-    Story(
-        alert="LoggingRestartLoop",
-        what="the third start in half an hour",
-        series=[
-            logging(
-                "logging_start_time_seconds",
-                gauge((1000, "5m"), (1300, "5m"), (1600, "5m"), (1900, "2h")),
-            )
-        ],
-        onset="15m",
-        hold="1m",
-        over="35m",
-        labels=_CRITICAL_TARGET,
-        summary=f"{LOGGING_PLACE} keeps restarting",
-        description=(
-            f"{LOGGING_PLACE} has started 3 times in 30 minutes; no prediction is stored between a"
-            " stop and the next start."
-        ),
-        lingers="30m",
-    ),
-)
-
-
-def _answers(
-    *, stored: Wave, failed: Wave, refused: Wave = _STILL, unauthorized: Wave = _STILL
-) -> list[Series]:
-    return [
-        logging("logging_batches_total", stored),
-        logging("logging_errors_total", failed),
-        logging("logging_rejected_total", refused, reason="queue_full"),
-        logging("logging_rejected_total", unauthorized, reason="unauthorized"),
-        logging("logging_rejected_total", counter((20, "2h")), reason="bad_input"),
-    ]
-
-
-_IDLE = _answers(stored=_STILL, failed=_STILL)
-
-_REQUEST_SCENARIOS = (
-    Story(
-        alert="LoggingHighErrorRate",
-        what="one batch in eighteen fails",
-        series=_answers(
-            stored=counter((2, "30m"), (1.69, "20m"), (1.8, "2h")),
-            failed=counter((0, "30m"), (0.1, "20m"), (0, "2h")),
-        ),
-        onset="34m30s",
-        hold="2m",
-        over="50m30s",
-        labels=_CRITICAL_STORE,
-        summary="5.587% of requests to the logging service fail",
-        description=(
-            "5.587% of the batches and queries of the last 5 minutes failed for the logging"
-            " service's fault (limit 5%); refused input is not counted."
-        ),
-        lingers="5m",
-    ),
-    Story(
-        alert="LoggingHighErrorRate",
-        what="four of 22 batches in 5 minutes fails",
-        series=_answers(
-            stored=counter((22 / 300, "30m"), (18 / 300, "20m"), (22 / 300, "2h")),
-            failed=counter((0, "30m"), (4 / 300, "20m"), (0, "2h")),
-        ),
-        onset="31m15s",
-        hold="2m",
-        over="53m30s",
-        labels=_CRITICAL_STORE,
-        summary="12.73% of requests to the logging service fail",
-        description=(
-            "12.73% of the batches and queries of the last 5 minutes failed for the logging"
-            " service's fault (limit 5%); refused input is not counted."
-        ),
-        lingers="5m",
-        local=False,
-    ),
-    Silence(
-        alert="LoggingHighErrorRate",
-        what="one of eighteen batches in 5 minutes fails",
-        series=_answers(stored=counter((17 / 300, "2h")), failed=counter((1 / 300, "2h"))),
-        at=("10m", "20m", "30m"),
-    ),
-    Silence(
-        alert="LoggingHighErrorRate",
-        what="nothing is logged",
-        series=_IDLE,
-        kind=Kind.NO_TRAFFIC,
-    ),
-    Story(
-        alert="LoggingQueueFull",
-        what="one batch in eighteen finds the queue full",
-        series=_answers(
-            stored=counter((2, "30m"), (1.69, "20m"), (1.8, "2h")),
-            failed=_STILL,
-            refused=counter((0, "30m"), (0.1, "20m"), (0, "2h")),
-        ),
-        onset="34m30s",
-        hold="5m",
-        over="50m30s",
-        labels=_WARNING_STORE,
-        summary="5.587% of batches to the logging service get 429",
-        description=(
-            "5.587% of the batches of the last 5 minutes found the write queue full (limit 5%):"
-            " predictions come faster than the disk takes them."
-        ),
-        lingers="5m",
-    ),
-    Silence(
-        alert="LoggingQueueFull",
-        what="nothing is logged",
-        series=_IDLE,
-        kind=Kind.NO_TRAFFIC,
-    ),
-    Story(
-        alert="LoggingRequestsUnauthorized",
-        what="three requests in two minutes have a wrong token",
-        series=_answers(stored=_STILL, failed=_STILL, unauthorized=events(1200, 1260, 1320)),
-        onset="22m",
-        hold="2m",
-        over="25m",
-        labels={**_WARNING_TARGET, "reason": "unauthorized"},
-        summary=f"{LOGGING_PLACE} refuses requests for their token",
-        description=(
-            f"About 3 requests to {LOGGING_PLACE} in 5 minutes had no token or a wrong one:"
-            " LOGGING_TOKEN differs between the services, or a stranger calls."
-        ),
-        lingers="5m",
-    ),
-    Silence(
-        alert="LoggingRequestsUnauthorized",
-        what="nothing is logged",
-        series=_IDLE,
-        kind=Kind.NO_TRAFFIC,
-    ),
-)
-
-SCENARIOS = (
-    *_DATABASE_SCENARIOS,
-    *_SIZE_SCENARIOS,
-    *_READINESS_SCENARIOS,
-    *_REQUEST_SCENARIOS,
-)
+SCENARIOS = (*_DATABASE_SCENARIOS, *_SIZE_SCENARIOS)
