@@ -72,6 +72,8 @@ def open_registry(tracking_uri: str, experiment: str) -> Registry:
     try:
         artifacts = _artifact_location(tracking_uri)
         mlflow.set_tracking_uri(tracking_uri)
+        # Whatever registry the environment names: the services look for the model in this one.
+        mlflow.set_registry_uri(tracking_uri)
         client = MlflowClient()
         found = client.get_experiment_by_name(experiment)
         if found is None:

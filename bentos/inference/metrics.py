@@ -14,10 +14,10 @@ REFUSAL_REASONS = (
 )
 UNREADY_REASONS = (
     "shutting_down",
+    "worker_missing",
     "model_not_loaded",
     "mlflow_not_accessible",
     "high_error_rate",
-    "worker_missing",
 )
 
 _MODEL = ("model", "stage")

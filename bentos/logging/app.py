@@ -233,12 +233,12 @@ class LoggingApp:
     def _readiness(self) -> list[Check]:
         return [
             checks.shutting_down(self.state),
+            checks.worker_missing(self.state),
             checks.unless("database_not_initialized", lambda: self.state.db_initialized),
             checks.unless(
                 "database_not_accessible", self._accessible, why=self._why_not_accessible
             ),
             checks.high_error_rate(self.state),
-            checks.worker_missing(self.state),
         ]
 
     def _accessible(self) -> bool:

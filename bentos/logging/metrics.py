@@ -23,10 +23,10 @@ REFUSAL_REASONS = (
 STORE_ERROR_REASONS = ("busy", "full", "read_only", "corrupt", "missing", "other")
 UNREADY_REASONS = (
     "shutting_down",
+    "worker_missing",
     "database_not_initialized",
     "database_not_accessible",
     "high_error_rate",
-    "worker_missing",
 )
 
 _SERVICE = ("service",)

@@ -27,10 +27,11 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:
     """Undo what a test leaves in the process: MLflow's settings and its tracking store."""
-    before = mlflow.get_tracking_uri()
+    before, registry = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
     with mock.patch.dict(os.environ, {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}):
         yield
     mlflow.set_tracking_uri(before)
+    mlflow.set_registry_uri(registry)
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +212,7 @@ def test_the_command_reports_epochs_accuracy_and_version_and_nothing_of_mlflows(
 
 def test_the_registered_version_tells_its_classes_and_input(trained: Trained) -> None:
     mlflow.set_tracking_uri(trained.tracking_uri)
+    mlflow.set_registry_uri(trained.tracking_uri)
 
     info = mlflow.models.get_model_info(f"models:/{MODEL}@production")
 
@@ -226,6 +228,7 @@ def test_the_registered_version_tells_its_classes_and_input(trained: Trained) ->
 
 def test_the_run_keeps_its_params_and_metrics(trained: Trained) -> None:
     mlflow.set_tracking_uri(trained.tracking_uri)
+    mlflow.set_registry_uri(trained.tracking_uri)
     client = MlflowClient()
 
     version = client.get_model_version_by_alias(MODEL, "production")
