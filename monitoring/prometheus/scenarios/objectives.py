@@ -12,8 +12,6 @@ from monitoring.timings import INFERENCE_SERVICE
 # Requests per second, the share of them that is bad, and for how long.
 Traffic = Sequence[tuple[float, float, str]]
 
-_IDLE = counter((0, "4d"), start=1000)
-
 
 def _answers(traffic: Traffic) -> list[Series]:
     good = counter(*((rate * (1 - bad), length) for rate, bad, length in traffic))
