@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.chart import draw
@@ -19,7 +20,7 @@ from benchmarks.measure import Bench, Round, measure
 from benchmarks.model import ModelMismatch, pictures, prepare_model, reference, register_again
 from benchmarks.peers import all_peers
 from benchmarks.peers.peer import Peer
-from benchmarks.plan import FULL, QUICK
+from benchmarks.plan import FULL, QUICK, Plan
 from benchmarks.process import ROOT, ServerFailed
 from benchmarks.results import (
     FOLDER,
@@ -67,7 +68,7 @@ def _run(options: argparse.Namespace, scratch: Path) -> int:
     peers = chosen(options.only)
     python = peers_python(options.environment, _say)
     bench = Bench(
-        plan=QUICK if options.quick else FULL,
+        plan=_plan(options),
         model=model,
         second_version=register_again(model),
         pictures=inputs,
@@ -155,6 +156,11 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
+def _plan(options: argparse.Namespace) -> Plan:
+    plan = QUICK if options.quick else FULL
+    return replace(plan, rounds=options.rounds) if options.rounds else plan
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
@@ -162,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--quick", action="store_true", help="one short round, to see that everything runs")
+    add("--rounds", type=int, choices=range(1, 11), metavar="N", help="rounds, instead of 3")
     add("--only", nargs="+", metavar="SERVER", help="measure only these servers")
     add("--publish", action="store_true", help="write the tables and chart of docs/benchmarks.md")
     add("--soak", type=float, metavar="MINUTES", help="instead: memory of this project over time")
