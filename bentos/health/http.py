@@ -25,6 +25,7 @@ _REQUEST_ID_LENGTH = 128
 # Of a connection on which part of a body is still to come: what follows could be that or the
 # next request, and nobody can tell which.
 CLOSE = {"Connection": "close"}
+RETRY_LATER = {"Retry-After": "1"}
 
 
 class ClientDisconnected(Exception):  # noqa: N818 - an event of the connection, not an error

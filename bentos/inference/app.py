@@ -1,6 +1,7 @@
 """The inference service without BentoML: its parts, put together, and the way of a request."""
 
 import asyncio
+import gc
 import sys
 import time
 from functools import partial
@@ -12,28 +13,21 @@ from numpy.typing import NDArray
 from bentos.health import checks
 from bentos.health.checks import Check
 from bentos.health.door import Door, Route, route_table
-from bentos.health.http import Request, Response, ServiceError, json_response
+from bentos.health.http import Request, Response, json_response
 from bentos.health.lifecycle import Lifecycle
 from bentos.health.probes import Probes, isoformat
-from bentos.inference.engine import Engine, Prepare
+from bentos.inference.engine import Engine, no_model
 from bentos.inference.exposition import InferenceMetrics
 from bentos.inference.handover import Destination, Handover
 from bentos.inference.images import ImageReader, Upload, upload_of
-from bentos.inference.loader import ModelLoader
-from bentos.inference.loading import load
-from bentos.inference.model import Labels, LoadedModel, ModelIdentity, ModelSpec
+from bentos.inference.listener import ModelListener
+from bentos.inference.model import ModelSpec
 from bentos.inference.outbox import abandoned_paths, outbox_path
-from bentos.inference.payloads import (
-    TensorReader,
-    answer_of,
-    check_values,
-    new_prediction_id,
-    record_of,
-)
-from bentos.inference.registry import Registry
-from bentos.inference.settings import InferenceSettings
+from bentos.inference.payloads import answer_of, input_of, new_prediction_id, record_of
+from bentos.inference.process import ModelProcess
+from bentos.inference.settings import InferenceSettings, ModelProcessSettings
 from bentos.inference.state import InferenceState
-from bentos.inference.watch import RegistryWatch
+from bentos.inference.wire import Input
 
 SERVICE_NAME = "inference-service"
 PREDICT_PATH = "/predict"
@@ -64,23 +58,15 @@ class InferenceApp:
             max_batch=settings.max_batch_size,
             observer=self._metrics,
         )
-        self._registry = Registry(
-            tracking_uri=settings.mlflow_tracking_uri,
-            name=settings.model_name,
-            stage=settings.model_stage,
-            timeout_seconds=settings.mlflow_timeout_seconds,
-        )
-        self._loader = ModelLoader(
-            self._load, self._engine, self.state, on_load=self._metrics.loaded
-        )
-        self._watch = RegistryWatch(
-            self._registry,
-            self.state,
-            poll_seconds=settings.model_poll_seconds,
-            on_version=self._loader.want,
+        self._listener = ModelListener(self._engine, self.state, self._metrics)
+        told = ModelProcessSettings(settings=settings, service=SERVICE_NAME, worker=worker)
+        self._process = ModelProcess(
+            told.model_dump_json().encode(),
+            on_start=self._engine.connected,
+            on_message=self._listener.hear,
+            on_end=self._listener.ended,
         )
         self._handover = self._make_handover(worker)
-        self._tensors = TensorReader()
         self._images = ImageReader(max_pixels=settings.max_image_pixels)
         self.probes = Probes(
             service=SERVICE_NAME,
@@ -110,10 +96,11 @@ class InferenceApp:
         """Start the background parts; nothing of it waits for the model."""
         # The default, 5 ms, is how long a probe would wait for a thread that is busy in Python.
         sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
-        self._engine.start()
+        # What was imported is not garbage: a full collection over it would keep a probe waiting.
+        gc.collect()
+        gc.freeze()
         self._lifecycle.start()
-        self._loader.start()
-        self._watch.start()
+        self._process.start()
         if self._handover is not None:
             self._handover.start()
 
@@ -121,9 +108,8 @@ class InferenceApp:
         """Answer what waits, hand over what was predicted, and end the parts."""
         seconds = float(self._settings.shutdown_seconds)
         self.state.begin_shutdown()
-        self._watch.stop()
-        self._loader.stop()
-        await self._engine.stop(seconds)
+        await self._engine.drained(seconds)
+        await self._process.stop()
         if self._handover is not None:
             await asyncio.to_thread(self._handover.stop, seconds / 2)
         self._images.close()
@@ -133,14 +119,14 @@ class InferenceApp:
         """Return the answer for one input given as an array; for BentoML's own callers."""
         self._spec()
         return await self._answer(
-            partial(check_values, values), time.perf_counter(), request_id=new_prediction_id()
+            Input.from_array(values), time.perf_counter(), request_id=new_prediction_id()
         )
 
     async def predict_file(self, content: bytes) -> dict[str, object]:
         """Return the answer for an image file's content; for BentoML's own callers."""
         started = time.perf_counter()
         inputs = await self._images.read(Upload(content), self._spec())
-        return await self._answer(lambda _spec: inputs, started, request_id=new_prediction_id())
+        return await self._answer(Input.from_array(inputs), started, request_id=new_prediction_id())
 
     def _routes(self) -> list[Route]:
         make = partial(
@@ -157,29 +143,29 @@ class InferenceApp:
     async def _predict(self, request: Request) -> Response:
         body = await request.body(self._settings.max_body_bytes)
         started = time.perf_counter()
-        self._spec()
-        prepare = partial(self._tensors.read, request.content_type, body)
-        return await self._respond(request, prepare, started)
+        given = input_of(request.content_type, body, self._spec())
+        return await self._respond(request, given, started)
 
     async def _predict_image(self, request: Request) -> Response:
         body = await request.body(self._settings.max_body_bytes)
         started = time.perf_counter()
         upload = upload_of(request, body)
         inputs = await self._images.read(upload, self._spec())
-        return await self._respond(request, lambda _spec: inputs, started, image_id=upload.filename)
+        given = Input.from_array(inputs)
+        return await self._respond(request, given, started, image_id=upload.filename)
 
     async def _respond(
-        self, request: Request, prepare: Prepare, started: float, *, image_id: str = ""
+        self, request: Request, given: Input, started: float, *, image_id: str = ""
     ) -> Response:
         answer = await self._answer(
-            prepare, started, request_id=request.request_id, image_id=image_id
+            given, started, request_id=request.request_id, image_id=image_id
         )
         return json_response(answer, log=answer)
 
     async def _answer(
-        self, prepare: Prepare, started: float, *, request_id: str, image_id: str = ""
+        self, given: Input, started: float, *, request_id: str, image_id: str = ""
     ) -> dict[str, object]:
-        prediction = await self._engine.predict(prepare)
+        prediction = await self._engine.predict(given)
         seconds = time.perf_counter() - started
         prediction_id = new_prediction_id()
         answer = answer_of(prediction, prediction_id, seconds * 1000)
@@ -201,29 +187,8 @@ class InferenceApp:
     def _spec(self) -> ModelSpec:
         spec = self._engine.spec
         if spec is None:
-            raise ServiceError(
-                503,
-                "model_not_loaded",
-                "there is no model yet; /ready says why",
-                headers={"Retry-After": "5"},
-            )
+            raise no_model()
         return spec
-
-    def _load(self, version: str) -> LoadedModel:
-        settings = self._settings
-        model = load(
-            self._registry,
-            ModelIdentity(settings.model_name, settings.model_stage, version),
-            override=Labels(
-                class_names=settings.class_name_list,
-                defect_classes=settings.defect_class_list or None,
-            ),
-            device=settings.device,
-            threads=settings.torch_threads,
-            max_batch=settings.max_batch_size,
-        )
-        self._metrics.know_classes(model.spec.class_names)
-        return model
 
     def _make_handover(self, worker: int) -> Handover | None:
         settings = self._settings
@@ -291,6 +256,6 @@ class InferenceApp:
                 "stage": settings.model_stage,
                 "version": model.version if model else None,
             },
-            "load": self._loader.status.as_json(),
+            "load": self._listener.load_as_json(),
             "mlflow_check_age_seconds": round(state.mlflow_check_age_seconds, 1),
         }

@@ -1,6 +1,5 @@
 """Feeds the inference service's metric families from its state and its work."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,13 +53,12 @@ class InferenceMetrics(Metrics):
         self._state.row.add(f"loads:{'success' if succeeded else 'failure'}")
         self._load_duration.observe(seconds)
 
-    def batch_started(self) -> None:
-        """Note when the model was called; a neighbour tells from it that it never returned."""
-        self._state.row.set("batch_since", time.monotonic())
+    def model_busy(self, since: float | None) -> None:
+        """Note since when the model owes an answer; a neighbour tells from it that it is stuck."""
+        self._state.row.set("batch_since", since or 0.0)
 
-    def batch_ended(self, *, inputs: int, seconds: float) -> None:
+    def model_called(self, *, inputs: int, seconds: float) -> None:
         """Observe one call of the model."""
-        self._state.row.set("batch_since", 0.0)
         self._batch_size.observe(inputs)
         self._model_duration.observe(seconds)
 

@@ -14,8 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from bentos.health.http import Request, ServiceError
-from bentos.inference.engine import RETRY_AFTER_SECONDS
+from bentos.health.http import RETRY_LATER, Request, ServiceError
 from bentos.inference.model import ModelSpec
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ class ImageReader:
                 429,
                 "queue_full",
                 f"{_MOST_WAITING} large images wait to be decoded; try again later",
-                headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+                headers=RETRY_LATER,
             )
         loop = asyncio.get_running_loop()
         self._waiting += 1

@@ -60,15 +60,21 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
-class LoadedModel:
+class ServedModel:
+    """Which model answers, and what it takes and tells."""
+
+    identity: ModelIdentity
+    spec: ModelSpec
+
+
+@dataclass(frozen=True)
+class LoadedModel(ServedModel):
     """A model that answered its warm-up and may be given requests.
 
     `forward` takes inputs [n, *input_shape], n at most `max_batch`, and returns what the model
     returns, [n, outputs]; `release` gives its memory back once it is no longer called.
     """
 
-    identity: ModelIdentity
-    spec: ModelSpec
     forward: Forward
     output: Output
     max_batch: int

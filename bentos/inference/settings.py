@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AnyHttpUrl, Field, SecretStr, field_validator
+from pydantic import AnyHttpUrl, BaseModel, Field, SecretStr, field_validator
 
 from bentos.health.settings import ServiceSettings
 
@@ -92,6 +92,14 @@ class InferenceSettings(ServiceSettings):
     def defect_class_list(self) -> tuple[str, ...]:
         """Defect classes set by the operator; empty where the model's own count."""
         return _split(self.defect_classes)
+
+
+class ModelProcessSettings(BaseModel):
+    """What a worker tells its model process: its own settings, and as whom to log."""
+
+    settings: InferenceSettings
+    service: str
+    worker: int
 
 
 def _split(text: str) -> tuple[str, ...]:

@@ -84,6 +84,12 @@ class InferenceState(ServiceState):
         self.row.set("model_version", _as_number(identity.version))
         self.row.set("model_loaded", 1.0)
 
+    def model_is_gone(self) -> None:
+        """Say that this worker serves no model any more."""
+        self.row.set("model_loaded", 0.0)
+        self.row.set("model_version", 0.0)
+        self.model = None
+
     def registry_points_to(self, version: str | None) -> None:
         """Say which version the alias points to, None for none."""
         self.row.set("registry_version", _as_number(version))

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bentos.inference.model_process.loader import ModelLoader
 
 from bentos.inference import loader as module
 from bentos.inference.engine import Engine
-from bentos.inference.loader import ModelLoader
 from bentos.inference.model import LoadedModel, ModelIdentity, ModelSpec, UnusableModel
 from bentos.inference.state import InferenceState
 from tests.support.servers import wait_until

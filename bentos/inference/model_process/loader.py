@@ -1,17 +1,15 @@
-"""Brings the version that is to be served into the engine, in the background, for ever."""
+"""Loads the version that is to be served, in the background, for ever."""
 
 import gc
 import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import replace
 
 from bentos.health.logs import event, get_logger
-from bentos.inference.engine import Engine
 from bentos.inference.model import LoadedModel
-from bentos.inference.state import InferenceState
+from bentos.inference.wire import LoadChanged
 
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
@@ -21,52 +19,29 @@ _logger = get_logger("loader")
 Load = Callable[[str], LoadedModel]
 
 
-@dataclass(frozen=True)
-class LoadStatus:
-    """How the loading stands; `version` is the one last tried."""
-
-    phase: Literal["waiting", "loading", "loaded", "failed"] = "waiting"
-    version: str | None = None
-    attempts: int = 0
-    error: str | None = None
-    retry_at: float | None = None
-
-    def as_json(self) -> dict[str, object]:
-        """Return the status for `/ready`; the time to the next attempt in seconds."""
-        wait = None if self.retry_at is None else max(0.0, self.retry_at - time.monotonic())
-        return {
-            "phase": self.phase,
-            "version": self.version,
-            "attempts": self.attempts,
-            "error": self.error,
-            "retry_in_seconds": None if wait is None else round(wait, 1),
-        }
-
-
 class ModelLoader:
     """A thread that loads the wanted version whenever it is not the one served.
 
     A version that fails is tried again with growing pauses; the last good model is served
-    meanwhile. `on_load` is told the outcome and the seconds of every attempt.
+    meanwhile. `install` takes each model that loaded; `on_change` is told how the loading stands
+    whenever that changes. Both are called from the loader's thread.
     """
 
     def __init__(
         self,
         load: Load,
-        engine: Engine,
-        state: InferenceState,
+        install: Callable[[LoadedModel], None],
         *,
-        on_load: Callable[[bool, float], None],
+        on_change: Callable[[LoadChanged], None],
     ) -> None:
         self._load = load
-        self._engine = engine
-        self._state = state
-        self._on_load = on_load
+        self._install = install
+        self._on_change = on_change
         self._wanted: str | None = None
         self._changed = threading.Condition()
         self._stopped = False
-        self.status = LoadStatus()
-        self._loaded: LoadStatus | None = None
+        self.status = LoadChanged("waiting")
+        self._loaded: LoadChanged | None = None
         self._thread = threading.Thread(target=self._run, name="loader", daemon=True)
 
     def start(self) -> None:
@@ -104,33 +79,39 @@ class ModelLoader:
         with self._changed:
             if self._missing() is None and self._loaded is not None:
                 # A version that failed and is no longer wanted is nothing to complain of.
-                self.status = self._loaded
+                self._tell(self._loaded)
             self._changed.wait_for(lambda: self._stopped or self._missing() is not None)
             return None if self._stopped else self._missing()
 
     def _missing(self) -> str | None:
-        served = self._state.model.version if self._state.model else None
+        served = self._loaded.version if self._loaded is not None else None
         return self._wanted if self._wanted != served else None
 
+    def _tell(self, status: LoadChanged) -> None:
+        if status != self.status:
+            self.status = status
+            self._on_change(status)
+
     def _attempt(self, version: str, attempts: int, pause: float) -> bool:
-        self.status = LoadStatus("loading", version, attempts, self.status.error)
+        self._tell(LoadChanged("loading", version, attempts, self.status.error))
         event(_logger, logging.INFO, "loading the model", {"version": version, "attempt": attempts})
         started = time.perf_counter()
         try:
             model = self._load(version)
         except Exception as error:
-            self._on_load(False, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
             text = str(error) or type(error).__name__
             retry_at = time.monotonic() + pause
-            self.status = LoadStatus("failed", version, attempts, text, retry_at)
+            self._tell(LoadChanged("failed", version, attempts, text, retry_at, False, seconds))
             fields = {"version": version, "attempt": attempts, "retry_in_seconds": pause}
             event(_logger, logging.ERROR, f"the model did not load: {text}", fields)
             return False
         seconds = time.perf_counter() - started
-        self._engine.install(model)
-        self._state.model_is(model.identity)
-        self._on_load(True, seconds)
-        self.status = self._loaded = LoadStatus("loaded", version, attempts)
+        self._install(model)
+        loaded = LoadChanged("loaded", version, attempts)
+        self._loaded = loaded
+        self._tell(replace(loaded, succeeded=True, seconds=seconds))
+        self.status = loaded
         self._settle_heap()
         fields = {
             "version": version,

@@ -5,8 +5,8 @@ import threading
 from collections.abc import Callable
 
 from bentos.health.logs import event, get_logger
-from bentos.inference.registry import Registry, RegistryUnavailable
-from bentos.inference.state import InferenceState
+from bentos.inference.model_process.registry import Registry, RegistryUnavailable
+from bentos.inference.wire import RegistryChecked
 
 _logger = get_logger("registry")
 
@@ -14,21 +14,21 @@ _logger = get_logger("registry")
 class RegistryWatch:
     """A thread that asks the registry every few seconds and says what it learnt.
 
-    `on_version` is called with a version whenever the registry tells one, the same one again
-    and again; from the watch's own thread.
+    `on_check` is told how each check ended, `on_version` every version that the registry tells,
+    the same one again and again; both from the watch's own thread.
     """
 
     def __init__(
         self,
         registry: Registry,
-        state: InferenceState,
         *,
         poll_seconds: float,
+        on_check: Callable[[RegistryChecked], None],
         on_version: Callable[[str], None],
     ) -> None:
         self._registry = registry
-        self._state = state
         self._poll_seconds = poll_seconds
+        self._on_check = on_check
         self._on_version = on_version
         self._stop = threading.Event()
         self._said = ""
@@ -51,11 +51,10 @@ class RegistryWatch:
         try:
             version = self._registry.resolve()
         except RegistryUnavailable as error:
-            self._state.mlflow_checked(accessible=False)
+            self._on_check(RegistryChecked(accessible=False))
             self._say(logging.WARNING, f"registry not accessible: {error}")
             return
-        self._state.mlflow_checked(accessible=True)
-        self._state.registry_points_to(version)
+        self._on_check(RegistryChecked(accessible=True, version=version))
         if version is None:
             self._say(logging.WARNING, "the registry has no version under this alias or stage")
         else:

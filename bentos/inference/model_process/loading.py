@@ -15,7 +15,7 @@ from bentos.inference.model import (
     UnusableModel,
     warm_up,
 )
-from bentos.inference.registry import PICKLE_SWITCH, Registry
+from bentos.inference.model_process.registry import PICKLE_SWITCH, Registry
 
 
 def load(

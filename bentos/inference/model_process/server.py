@@ -1,0 +1,52 @@
+"""The model process's work: takes batches from the worker and answers them with the model.
+
+A batch is whatever waits when the model comes free: alone, an input waits for nobody; under load
+batches grow by themselves up to the model's own or the configured limit.
+"""
+
+from threading import Lock
+
+from bentos.health.http import RETRY_LATER, ServiceError
+from bentos.inference.model import LoadedModel, ServedModel
+from bentos.inference.model_process.batches import answer
+from bentos.inference.model_process.connection import Connection
+from bentos.inference.model_process.inputs import InputReader
+from bentos.inference.wire import InputRefused, Message, ModelInstalled
+
+
+class ModelServer:
+    """Owns the model in use; `serve` belongs to one thread, `install` may come from another."""
+
+    def __init__(self, connection: Connection, *, max_batch: int) -> None:
+        self._connection = connection
+        self._max_batch = max_batch
+        self._reader = InputReader()
+        self._in_use = Lock()
+        self._model: LoadedModel | None = None
+        self._generation = 0
+
+    def install(self, model: LoadedModel) -> None:
+        """Answer with this model from the next batch on, and release the one it replaces."""
+        with self._in_use:
+            replaced, self._model = self._model, model
+            self._generation += 1
+            told = ModelInstalled(self._generation, ServedModel(model.identity, model.spec))
+            self._connection.send([told])
+        if replaced is not None:
+            replaced.release()
+
+    def serve(self) -> None:
+        """Answer inputs until the worker closes the stream."""
+        while inputs := self._connection.receive(self._max_batch):
+            with self._in_use:
+                if self._model is None:
+                    told: list[Message] = [
+                        InputRefused(number, _no_model()) for number, _ in inputs
+                    ]
+                else:
+                    told = answer(self._model, self._generation, inputs, self._reader.read)
+            self._connection.send(told)
+
+
+def _no_model() -> ServiceError:
+    return ServiceError(503, "model_not_loaded", "there is no model", headers=RETRY_LATER)
