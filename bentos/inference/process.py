@@ -5,6 +5,7 @@ probe waiting: they share no interpreter lock.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -22,6 +23,8 @@ FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 # A process that lived so long did not die of its start.
 _PROVEN_SECONDS = 60.0
+# Between the end of its stream and its own.
+_END_SECONDS = 5.0
 _BUFFER_BYTES = 1 << 22
 _MODULE = "bentos.inference.model_process"
 _ROOT = Path(__file__).parents[2]
@@ -94,22 +97,23 @@ class ModelProcess:
         closed: asyncio.Future[None] = loop.create_future()
         ours.setblocking(False)
         transport, _ = await loop.create_unix_connection(
-            lambda: _Listener(self._on_message, closed), sock=ours
+            lambda: Listener(self._on_message, closed), sock=ours
         )
         try:
             transport.write(frame(self._settings))
             self._on_start(transport.write)
             await closed
+            # Killed at once, one that ends by itself would be told as killed.
+            await asyncio.to_thread(_wait, process, _END_SECONDS)
         finally:
             transport.close()
             process.kill()
             self._process = None
-            # It is dead, or dying of a signal that it cannot refuse.
             status = await asyncio.shield(asyncio.to_thread(process.wait))
         return _told(status)
 
 
-class _Listener(asyncio.Protocol):
+class Listener(asyncio.Protocol):
     """Turns what the process sends into messages."""
 
     def __init__(
@@ -138,6 +142,11 @@ def _spawn(stream: socket.socket) -> "subprocess.Popen[bytes]":
         stdin=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": path},
     )
+
+
+def _wait(process: "subprocess.Popen[bytes]", seconds: float) -> None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
 
 
 def _told(status: int) -> str:

@@ -1,46 +1,32 @@
 """The thread that brings the wanted version into the engine."""
 
 import threading
+import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from bentos.inference.model_process.loader import ModelLoader
 
-from bentos.inference import loader as module
-from bentos.inference.engine import Engine
 from bentos.inference.model import LoadedModel, ModelIdentity, ModelSpec, UnusableModel
-from bentos.inference.state import InferenceState
+from bentos.inference.model_process import loader as module
+from bentos.inference.model_process.loader import ModelLoader
+from bentos.inference.wire import LoadChanged
 from tests.support.servers import wait_until
-
-
-class NoObserver:
-    """Takes what an engine tells and forgets it."""
-
-    def batch_started(self) -> None:
-        """Forget it."""
-
-    def batch_ended(self, *, inputs: int, seconds: float) -> None:
-        """Forget it."""
 
 
 class Bench:
     """A loader whose versions load or fail as a test says."""
 
-    def __init__(self, directory: Path) -> None:
-        self.state = InferenceState(directory, worker=1, workers=1)
-        self.engine = Engine(queue_size=1, max_batch=1, observer=NoObserver())
+    def __init__(self) -> None:
+        self.installed: list[LoadedModel] = []
+        self.changes: list[LoadChanged] = []
         self.broken: dict[str, Exception] = {}
         self.attempts: list[str] = []
-        self.outcomes: list[bool] = []
         self.loading = threading.Event()
         self.free = threading.Event()
         self.free.set()
-        self.loader = ModelLoader(
-            self.load, self.engine, self.state, on_load=lambda ok, _: self.outcomes.append(ok)
-        )
+        self.loader = ModelLoader(self.load, self.installed.append, on_change=self.changes.append)
         self.loader.start()
 
     def load(self, version: str) -> LoadedModel:
@@ -58,16 +44,21 @@ class Bench:
         )
 
     def served(self) -> str | None:
-        return self.engine.model.identity.version if self.engine.model else None
+        return self.installed[-1].identity.version if self.installed else None
+
+    @property
+    def outcomes(self) -> list[bool]:
+        """How each attempt ended."""
+        return [change.succeeded for change in self.changes if change.succeeded is not None]
 
     def wait(self, condition: Any) -> None:
         wait_until(condition, "the loader", seconds=30, describe=lambda: str(self.loader.status))
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 0.01)
-    made = Bench(tmp_path)
+    made = Bench()
     yield made
     made.free.set()
     made.loader.stop()
@@ -75,16 +66,14 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 
 def test_it_waits_until_a_version_is_wanted(bench: Bench) -> None:
     assert bench.loader.status.phase == "waiting"
-    assert not bench.state.model_loaded
-    assert bench.loader.status.as_json()["retry_in_seconds"] is None
+    assert not bench.changes
 
 
 def test_the_wanted_version_is_served_and_said(bench: Bench) -> None:
     bench.loader.want("7")
     bench.wait(lambda: bench.loader.status.phase == "loaded")
     assert bench.served() == "7"
-    assert bench.state.model_loaded
-    assert bench.state.model == ModelIdentity("model", "production", "7")
+    assert bench.installed[0].identity == ModelIdentity("model", "production", "7")
     assert bench.outcomes == [True]
 
 
@@ -102,10 +91,9 @@ def test_a_failed_load_is_tried_again_until_it_succeeds(bench: Bench) -> None:
     bench.broken["7"] = UnusableModel("no tensor signature")
     bench.loader.want("7")
     bench.wait(lambda: len(bench.attempts) >= 4)
-    status = bench.loader.status.as_json()
-    assert status["phase"] in ("failed", "loading")
-    assert status["error"] == "no tensor signature"
-    assert not bench.state.model_loaded
+    assert bench.loader.status.phase in ("failed", "loading")
+    assert bench.loader.status.error == "no tensor signature"
+    assert bench.served() is None
     bench.broken.clear()
     bench.wait(lambda: bench.served() == "7")
     bench.wait(lambda: bench.loader.status.error is None)
@@ -136,7 +124,6 @@ def test_a_version_that_fails_leaves_the_last_good_one(bench: Bench) -> None:
     bench.wait(lambda: bench.loader.status.phase == "failed")
     assert bench.loader.status.version == "8"
     assert bench.served() == "7"
-    assert bench.state.model_loaded
 
 
 def test_a_failure_is_forgotten_once_the_served_version_is_wanted_again(bench: Bench) -> None:
@@ -158,9 +145,9 @@ def test_another_version_does_not_wait_for_the_pause_of_one_that_failed(
     bench.broken["7"] = RuntimeError("gone")
     bench.loader.want("7")
     bench.wait(lambda: bench.loader.status.phase == "failed")
-    retry = bench.loader.status.as_json()["retry_in_seconds"]
-    assert isinstance(retry, float)
-    assert 900 < retry <= 1_000
+    retry_at = bench.loader.status.retry_at
+    assert retry_at is not None
+    assert 900 < retry_at - time.monotonic() <= 1_000
     bench.loader.want("8")
     bench.wait(lambda: bench.served() == "8")
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bentos.inference.model_process.loading import load
-from bentos.inference.model_process.registry import PICKLE_SWITCH, Registry, RegistryUnavailable
 
 from bentos.inference.model import Labels, LoadedModel, ModelIdentity, UnusableModel
+from bentos.inference.model_process.loading import load
+from bentos.inference.model_process.registry import PICKLE_SWITCH, Registry, RegistryUnavailable
 from tests.support.models import (
     ALIAS,
     COLOUR_CLASSES,

@@ -155,7 +155,7 @@ def test_promtool_finds_nothing_in_the_inference_services_metrics(tmp_path: Path
     _, exposition = inference_metrics(tmp_path)
     exposition.know_classes(("good",))
     exposition.loaded(succeeded=True, seconds=1.0)
-    exposition.batch_ended(inputs=3, seconds=0.01)
+    exposition.model_called(inputs=3, seconds=0.01)
     exposition.counters[HTTP_REQUESTS.name].labels("svc", "/predict", "200").inc()
     exposition.histograms[PROBE_DURATION.name].labels("svc", "ready", "200").observe(0.001)
     text = exposition.exposition()

@@ -43,25 +43,20 @@ def _call(model: LoadedModel, generation: int, waiting: _Waiting) -> list[Messag
     try:
         probabilities = model.probabilities(np.stack([values for _, values in waiting]))
     except Exception as error:
-        failed = Answers(generation, len(waiting), time.perf_counter() - started)
+        told: list[Message] = [Answers(generation, len(waiting), time.perf_counter() - started)]
         if len(waiting) == 1:
             identifier, values = waiting[0]
-            return [failed, InputRefused(identifier, _as_service_error(_blamed(error, values)))]
-        # One input that the model cannot bear is no reason to fail its neighbours.
-        told: list[Message] = [failed]
-        for one in waiting:
-            told += _call(model, generation, [one])
-        return told
-    return [
-        Answers(
-            generation,
-            len(waiting),
-            time.perf_counter() - started,
-            [identifier for identifier, _ in waiting],
-            probabilities.argmax(axis=1).tolist(),
-            probabilities,
-        )
-    ]
+            told.append(InputRefused(identifier, _as_service_error(_blamed(error, values))))
+            return told
+    else:
+        seconds = time.perf_counter() - started
+        ids = [identifier for identifier, _ in waiting]
+        classes = probabilities.argmax(axis=1).tolist()
+        return [Answers(generation, len(waiting), seconds, ids, classes, probabilities)]
+    # One input that the model cannot bear is no reason to fail its neighbours.
+    for one in waiting:
+        told += _call(model, generation, [one])
+    return told
 
 
 def _fitting(inputs: NDArray[Any], spec: ModelSpec) -> NDArray[Any]:

@@ -4,6 +4,8 @@ A batch is whatever waits when the model comes free: alone, an input waits for n
 batches grow by themselves up to the model's own or the configured limit.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Lock
 
 from bentos.health.http import RETRY_LATER, ServiceError
@@ -21,13 +23,14 @@ class ModelServer:
         self._connection = connection
         self._max_batch = max_batch
         self._reader = InputReader()
+        self._next = Lock()
         self._in_use = Lock()
         self._model: LoadedModel | None = None
         self._generation = 0
 
     def install(self, model: LoadedModel) -> None:
         """Answer with this model from the next batch on, and release the one it replaces."""
-        with self._in_use:
+        with self._turn():
             replaced, self._model = self._model, model
             self._generation += 1
             told = ModelInstalled(self._generation, ServedModel(model.identity, model.spec))
@@ -38,14 +41,27 @@ class ModelServer:
     def serve(self) -> None:
         """Answer inputs until the worker closes the stream."""
         while inputs := self._connection.receive(self._max_batch):
-            with self._in_use:
+            with self._turn():
                 if self._model is None:
                     told: list[Message] = [
                         InputRefused(number, _no_model()) for number, _ in inputs
                     ]
                 else:
                     told = answer(self._model, self._generation, inputs, self._reader.read)
-            self._connection.send(told)
+            try:
+                self._connection.send(told)
+            except ConnectionError:
+                return  # the worker went without waiting
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Hold the model; whoever waits for it holds the place behind, so that none is starved."""
+        with self._next:
+            self._in_use.acquire()
+        try:
+            yield
+        finally:
+            self._in_use.release()
 
 
 def _no_model() -> ServiceError:
