@@ -96,9 +96,11 @@ def test_a_server_is_ended_with_every_process_that_it_started(server: Server) ->
     server.stop()
     # One that was killed goes on for a moment without its memory.
     wait_until(
-        lambda: not any(
-            process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-            for process in processes
+        lambda: (
+            not any(
+                process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+                for process in processes
+            )
         ),
         "the end of all of them",
     )
