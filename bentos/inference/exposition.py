@@ -112,6 +112,7 @@ class InferenceMetrics(Metrics):
         ):
             self.value(family, labels, lambda cell=cell: pod.live_total(cell))  # type: ignore[misc]
         for family, cell in (
+            ("inference_model_process_exits_total", "model_exits"),
             ("inference_log_delivered_total", "log_delivered"),
             ("inference_log_dropped_total", "log_dropped"),
             ("inference_log_send_errors_total", "log_send_errors"),

@@ -81,6 +81,12 @@ FAMILIES = (
         _MODEL,
         (0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0),
     ),
+    Family(
+        "inference_model_process_exits_total",
+        "counter",
+        "Model processes that ended by themselves and were started again.",
+        _MODEL,
+    ),
     Family("inference_predictions_total", "counter", "Predictions answered.", _MODEL),
     Family(
         "inference_errors_total",

@@ -28,6 +28,7 @@ class InferenceState(ServiceState):
             workers=workers,
             counters=(
                 *(f"loads:{outcome}" for outcome in LOAD_OUTCOMES),
+                "model_exits",
                 "log_delivered",
                 "log_dropped",
                 "log_send_errors",
@@ -85,7 +86,8 @@ class InferenceState(ServiceState):
         self.row.set("model_loaded", 1.0)
 
     def model_is_gone(self) -> None:
-        """Say that this worker serves no model any more."""
+        """Say that this worker's model process ended, and the model with it."""
+        self.row.add("model_exits")
         self.row.set("model_loaded", 0.0)
         self.row.set("model_version", 0.0)
         self.model = None

@@ -72,7 +72,7 @@ def model_panels() -> tuple[Panel, ...]:
             "loads end before the first scrape, and a rate would not see them.",
             Target(expr=lifetime_mean("inference_model_load_duration_seconds")),
             unit="s",
-            width=6,
+            width=4,
             no_value="no load",
         ),
         stat(
@@ -80,10 +80,21 @@ def model_panels() -> tuple[Panel, ...]:
             "Attempts to load a model that failed within the chosen time.",
             Target(expr=increase("inference_model_loads_total", 'outcome!="success"')),
             unit="none",
-            width=6,
+            width=4,
             decimals=0,
             thresholds=ZERO_IS_GOOD,
             links=(runbook("InferenceModelNotLoaded"),),
+        ),
+        stat(
+            "Model processes that died",
+            "Model processes that ended by themselves within the chosen time; each is started "
+            "again, and its pod is unready meanwhile.",
+            Target(expr=increase("inference_model_process_exits_total")),
+            unit="none",
+            width=4,
+            decimals=0,
+            thresholds=ZERO_IS_GOOD,
+            links=(runbook("InferenceModelProcessDying"),),
         ),
         timeseries(
             "Age of the last check of MLflow",

@@ -223,7 +223,7 @@ def test_the_grace_period_of_inference_is_longer_than_its_slowest_end(overlay: s
     )
     assert item.pod["terminationGracePeriodSeconds"] >= slowest + GRACE_MARGIN_SECONDS
     source = inspect.getsource(InferenceApp.stop)
-    assert "engine.stop(seconds)" in source
+    assert "engine.drained(seconds)" in source
     assert "handover.stop, seconds / 2" in source
 
 

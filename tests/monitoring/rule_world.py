@@ -48,7 +48,7 @@ _LABELS: Mapping[str, tuple[str, ...]] = {
 _REASONS = ("bad_input", "queue_full", "timeout", "busy", "full", "unauthorized", "shutting_down")
 # Growth per second of counters while there is traffic: clients err, the services do not.
 _BUSY = {"bad_input": 3.0, "success": 0.0, "failure": 0.0}
-_FAULTS = ("errors", "dropped", "send_errors")
+_FAULTS = ("errors", "dropped", "send_errors", "exits")
 
 
 def world(*, busy: bool) -> list[Series]:

@@ -113,6 +113,34 @@ _MODEL_SCENARIOS = (
         ],
     ),
     Story(
+        alert="InferenceModelProcessDying",
+        what="the model process dies for the second time in 15 minutes",
+        series=[inference("inference_model_process_exits_total", events(600, 870))],
+        onset="14m30s",
+        hold="1m",
+        over="25m",
+        labels=_TICKETED_TARGET,
+        summary=f"the model process of {INFERENCE_PLACE} dies again and again",
+        description=(
+            f"The process that holds steel-defects@production in {INFERENCE_PLACE} has ended about"
+            " 2 times in 15 minutes; each time the pod is unready until the model is loaded again,"
+            " and the requests it was at have failed."
+        ),
+        lingers="15m",
+    ),
+    Silence(
+        alert="InferenceModelProcessDying",
+        what="the model process dies once",
+        series=[inference("inference_model_process_exits_total", events(600))],
+        at=("12m", "20m"),
+    ),
+    Silence(
+        alert="InferenceModelProcessDying",
+        what="the model process lives for hours",
+        series=[inference("inference_model_process_exits_total", _STILL)],
+        kind=Kind.NO_TRAFFIC,
+    ),
+    Story(
         alert="InferenceModelVersionStale",
         what="the alias moves on and the pod does not follow",
         series=[

@@ -60,6 +60,20 @@ _MODEL_ALERTS = (
         dashboard="inference",
     ),
     Alert(
+        name="InferenceModelProcessDying",
+        severity="warning",
+        service=INFERENCE_SERVICE,
+        expr="increase(inference_model_process_exits_total[15m]) > 1.5",
+        hold="1m",
+        summary=f"the model process of {INSTANCE} dies again and again",
+        description=(
+            f"The process that holds {MODEL} in {INSTANCE} has ended about"
+            " {{ $value | humanize }} times in 15 minutes; each time the pod is unready until the"
+            " model is loaded again, and the requests it was at have failed."
+        ),
+        dashboard="inference",
+    ),
+    Alert(
         name="InferenceModelVersionStale",
         severity="warning",
         service=INFERENCE_SERVICE,
