@@ -15,7 +15,7 @@ from bentos.inference.wire import Answers, Input, InputRefused, pack_input
 
 # Answers of a batch are handed on a few at a time, so that a probe that came meanwhile waits for
 # those few requests on the event loop and not for all of them.
-_ANSWERS_AT_ONCE = 4
+_ANSWERS_AT_ONCE = 2
 # While one batch is in the model the next is on its way. More would only wait out of our reach.
 _BATCHES_SENT = 2
 # Answers of a model that was just replaced may still come.
