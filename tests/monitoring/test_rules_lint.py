@@ -13,14 +13,23 @@ from bentos.inference.state import LOAD_OUTCOMES
 from bentos.logging import metrics as logging
 from monitoring.grafana.external import EXTERNAL_FAMILIES, TARGET_LABELS
 from monitoring.prometheus.source import ALERTS, RULE_FILES
+from monitoring.prometheus.source.kubernetes import BACKUP_JOB
 from monitoring.prometheus.source.objectives import LATENCY_BOUND_SECONDS
 from monitoring.prometheus.source.rule import SCRAPE_INTERVAL_SECONDS, Alert, Recording, seconds
 from monitoring.timings import SERVICES
 from tests.monitoring.promql import Selector, nodes, parse, selectors
-from tests.monitoring.promtool import PROMETHEUS
+from tests.monitoring.promtool import PROMETHEUS, ROOT
 
 # What kube-state-metrics 2.x tells beside the dashboards' families.
 _KUBE_STATE = (
+    Family("kube_cronjob_created", "gauge", "When it was made.", ("namespace", "cronjob")),
+    Family("kube_cronjob_spec_suspend", "gauge", "Whether it rests.", ("namespace", "cronjob")),
+    Family(
+        "kube_cronjob_status_last_successful_time",
+        "gauge",
+        "When a job of it last succeeded.",
+        ("namespace", "cronjob"),
+    ),
     Family("kube_pod_owner", "gauge", "Who owns a pod.", ("namespace", "pod", "owner_kind")),
     Family("kube_pod_status_reason", "gauge", "Why a pod is.", ("namespace", "pod", "reason")),
 )
@@ -217,3 +226,8 @@ def test_a_misspelt_name_is_found(expr: str) -> None:
     rule = Recording("x", expr)
     with pytest.raises(AssertionError):
         test_every_metric_and_label_of_a_rule_exists(rule)
+
+
+def test_the_backup_that_is_watched_is_the_one_that_is_deployed() -> None:
+    manifest = ROOT / "k8s" / "components" / "backup" / "backup-cron-job.yaml"
+    assert yaml.safe_load(manifest.read_text())["metadata"]["name"] == BACKUP_JOB

@@ -9,6 +9,7 @@ from monitoring.prometheus.scenarios.world import (
     kubernetes,
     warning,
 )
+from monitoring.prometheus.source.kubernetes import BACKUP_JOB
 from monitoring.timings import INFERENCE_SERVICE, LOGGING_SERVICE
 
 _BREAKS = gauge((1, "5m"), (0, "25m"), (1, "1h"))
@@ -293,4 +294,60 @@ _AUTOSCALER_SCENARIOS = (
     ),
 )
 
-SCENARIOS = (*_POD_SCENARIOS, *_AUTOSCALER_SCENARIOS)
+
+_BACKUP = {"namespace": "mlops", "cronjob": BACKUP_JOB}
+_STRANGER = {**_BACKUP, "cronjob": "mlflow-gc"}
+# 26 hours before the tenth minute of a scenario, whose time begins at 0.
+_LONG_AGO = -93_000.0
+
+
+def _backup(
+    *, succeeded: Wave | None, suspended: float = 0.0, job: dict[str, str] = _BACKUP
+) -> list[Series]:
+    """Return a CronJob made two days before the scenario; `succeeded` is when it last did."""
+    series = [
+        Series("kube_cronjob_created", job, gauge((-172_800.0, "2h"))),
+        Series("kube_cronjob_spec_suspend", job, gauge((suspended, "2h"))),
+    ]
+    if succeeded is not None:
+        series.append(Series("kube_cronjob_status_last_successful_time", job, succeeded))
+    return series
+
+
+_BACKUP_SCENARIOS = (
+    Story(
+        alert="LoggingBackupOverdue",
+        what="the backup of the night fails, one by hand succeeds",
+        series=_backup(succeeded=gauge((_LONG_AGO, "40m"), (2_400.0, "1h"))),
+        onset="10m15s",
+        hold="15m",
+        over="40m",
+        labels=warning(_BACKUP, LOGGING_SERVICE),
+        summary="the predictions in mlops were last backed up 1d 2h 15m 15s ago",
+        description=(
+            "mlops/logging-backup has not succeeded for 26 hours, though it runs daily: what is"
+            " predicted meanwhile is in one copy only."
+        ),
+        local=False,
+    ),
+    Silence(
+        alert="LoggingBackupOverdue",
+        what="the last backup is of this night",
+        series=_backup(succeeded=gauge((-50_000.0, "2h"))),
+        at=("30m", "1h"),
+    ),
+    Silence(
+        alert="LoggingBackupOverdue",
+        what="backups are suspended",
+        series=_backup(succeeded=gauge((_LONG_AGO, "2h")), suspended=1.0),
+        at=("30m", "1h"),
+    ),
+    Silence(
+        alert="LoggingBackupOverdue",
+        what="a stranger's job is overdue",
+        series=_backup(succeeded=gauge((_LONG_AGO, "2h")), job=_STRANGER),
+        at=("30m", "1h"),
+    ),
+)
+
+SCENARIOS = (*_POD_SCENARIOS, *_AUTOSCALER_SCENARIOS, *_BACKUP_SCENARIOS)

@@ -8,7 +8,11 @@ from monitoring.prometheus.source.rule import (
     Group,
     RuleFile,
 )
-from monitoring.timings import INFERENCE, INFERENCE_SERVICE
+from monitoring.timings import INFERENCE, INFERENCE_SERVICE, LOGGING_SERVICE
+
+BACKUP_JOB = "logging-backup"
+# Daily, may start an hour late and run for an hour.
+_BACKUP_HOURS = 26
 
 _STARTUP_MINUTES = INFERENCE.startup.patience_seconds // 60 + 2
 
@@ -16,6 +20,23 @@ _STARTUP_MINUTES = INFERENCE.startup.patience_seconds // 60 + 2
 def _with_service(expr: str) -> str:
     """Label series of a pod with the service that its name tells."""
     return f'label_replace({expr}, "service", "$1", "pod", "{PODS}")'
+
+
+def _backups_overdue() -> str:
+    """Return PromQL for the seconds since a backup last succeeded, where they are too many.
+
+    A CronJob that never succeeded has no time of it: its own age counts. One that is suspended
+    is meant to rest.
+    """
+    job = f'{{cronjob="{BACKUP_JOB}"}}'
+    last = f"kube_cronjob_status_last_successful_time{job}"
+    created = f"kube_cronjob_created{job}"
+    suspended = f"kube_cronjob_spec_suspend{job} == 1"
+    longest = _BACKUP_HOURS * 3600
+    return (
+        f"time() - ({last} or on (namespace, cronjob) {created}) > {longest}"
+        f" unless on (namespace, cronjob) {suspended}"
+    )
 
 
 def _unready_pods() -> str:
@@ -83,6 +104,23 @@ KUBERNETES = RuleFile(
                     description=(
                         f"Container {{{{ $labels.container }}}} of {POD} was killed within the last"
                         " 30 minutes for using more than its memory limit."
+                    ),
+                    dashboard="kubernetes",
+                ),
+                Alert(
+                    name="LoggingBackupOverdue",
+                    severity="warning",
+                    service=LOGGING_SERVICE,
+                    expr=_backups_overdue(),
+                    hold="15m",
+                    summary=(
+                        "the predictions in {{ $labels.namespace }} were last backed up"
+                        " {{ $value | humanizeDuration }} ago"
+                    ),
+                    description=(
+                        "{{ $labels.namespace }}/{{ $labels.cronjob }} has not succeeded for"
+                        f" {_BACKUP_HOURS} hours, though it runs daily: what is predicted"
+                        " meanwhile is in one copy only."
                     ),
                     dashboard="kubernetes",
                 ),
