@@ -1,4 +1,4 @@
-"""Hands predictions to the logging service: a thread that writes, sends, waits and tries again."""
+"""Hands predictions to the logging service: writes them, has them sent, waits and tries again."""
 
 import logging
 import random
@@ -6,6 +6,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent import futures
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -60,6 +61,8 @@ class Handover:
         self._pause = 0.0
         self._retry_at = 0.0
         self._failing = ""
+        # Counts the files that were set aside: row ids of one say nothing in the next.
+        self._files = 0
         headers = {"Content-Type": "application/json"}
         if destination.token:
             headers["Authorization"] = f"Bearer {destination.token}"
@@ -69,6 +72,7 @@ class Handover:
             timeout=destination.timeout_seconds,
             trust_env=False,
         )
+        self._sender = futures.ThreadPoolExecutor(1, thread_name_prefix="handover")
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
 
     def start(self) -> None:
@@ -84,6 +88,7 @@ class Handover:
         self._flush_until = time.monotonic() + flush_seconds
         self._stop.set()
         self._thread.join(flush_seconds + self._destination.timeout_seconds)
+        self._sender.shutdown(wait=False)
         self._client.close()
 
     def _run(self) -> None:
@@ -127,10 +132,10 @@ class Handover:
         self._stop.wait(_GATHER_SECONDS)
         return False
 
-    @staticmethod
-    def _set_aside(path: Path) -> None:
+    def _set_aside(self, path: Path) -> None:
         try:
             fields = {"kept_as": str(set_aside(path))}
+            self._files += path == self._path
         except OSError as error:
             event(_logger, logging.ERROR, f"the damaged outbox stays where it is: {error}")
         else:
@@ -161,14 +166,18 @@ class Handover:
         return waiting
 
     def _deliver(self, waiting: Waiting) -> bool:
+        file = self._files
         reply = self._send(waiting.predictions)
         if reply.status == 200:
-            self._guarded(lambda: self._outbox.remove(waiting))
+            if self._files == file:
+                self._guarded(lambda: self._outbox.remove(waiting))
             self._state.row.add("log_delivered", len(waiting.ids))
             if self._failing:
                 event(_logger, logging.INFO, "the logging service takes predictions again")
             self._failing, self._pause = "", 0.0
             return True
+        if self._files != file:
+            return False  # the rows went with the damaged file; their ids may be others' by now
         if reply.blames(waiting):
             return self._deliver_apart(waiting, reply.trouble)
         self._state.row.add("log_send_errors")
@@ -200,8 +209,13 @@ class Handover:
             }
         )
         body = about[:-1] + b',"predictions":[' + b",".join(predictions) + b"]}"
+        sending = self._sender.submit(self._client.post, LOG_PATH, content=body)
+        # A service that hangs must not keep what is predicted meanwhile from the disk.
+        while not futures.wait([sending], timeout=_GATHER_SECONDS).done:
+            self._guarded(self._outbox.write)
+            self._account()
         try:
-            response = self._client.post(LOG_PATH, content=body)
+            response = sending.result()
         except httpx.HTTPError as error:
             return _Reply(0, f"{type(error).__name__}: {error}")
         retry_after = response.headers.get("Retry-After", "")

@@ -152,6 +152,18 @@ def test_a_service_that_hangs_is_given_up_and_asked_again(pod: Pod) -> None:
     assert set(pod.server.stored) == set(made)
 
 
+def test_what_is_predicted_while_the_service_hangs_is_on_disk(pod: Pod) -> None:
+    pod.server.hang()
+    pod.start(timeout=30.0)
+    pod.predict(1)
+    assert pod.server.asked.wait(30)
+    pod.predict(50)
+    pod.wait(lambda: pod.on_disk() == 51, "51 on disk, none acknowledged")
+    assert not pod.server.stored
+    pod.server.unhang()
+    pod.wait_stored(51)
+
+
 def test_predictions_are_taken_without_waiting_while_the_service_hangs(pod: Pod) -> None:
     pod.server.hang()
     pod.start()
@@ -190,7 +202,7 @@ def test_one_refused_prediction_does_not_keep_the_others_back(pod: Pod) -> None:
     pod.wait_stored(998)
     assert pod.server.stored == [one for one in made if one not in bad]
     pod.wait(lambda: pod.count("dropped") == 2, "two dropped")
-    assert pod.count("delivered") == 998
+    pod.wait(lambda: pod.count("delivered") == 998, "the others delivered")
     pod.wait(lambda: pod.on_disk() == 0, "an empty outbox")
 
 
