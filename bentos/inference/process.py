@@ -73,7 +73,10 @@ class ModelProcess:
         pause = FIRST_PAUSE_SECONDS
         while True:
             started = time.monotonic()
-            ended = await self._live()
+            try:
+                ended = await self._live()
+            except Exception as error:  # whatever it was, a worker without a model is worse
+                ended = f"cannot be run: {type(error).__name__}: {error}"
             if time.monotonic() - started > _PROVEN_SECONDS:
                 pause = FIRST_PAUSE_SECONDS
             self._on_end(ended, time.monotonic() + pause)

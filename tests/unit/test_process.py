@@ -131,6 +131,20 @@ def test_one_that_cannot_be_started_is_tried_again(
     run(settings(tmp_path), test)
 
 
+def test_a_message_that_cannot_be_acted_on_costs_that_process_only(tmp_path: Path) -> None:
+    async def test(kept: Kept) -> None:
+        def refuse(message: Message) -> None:
+            monkeypatch.setattr(kept.process, "_on_message", kept.heard.append)
+            raise ValueError(f"cannot act on {message}")
+
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setattr(kept.process, "_on_message", refuse)
+            await kept.until(lambda: kept.starts == 2)
+            await kept.spoke()
+
+    run(settings(tmp_path), test)
+
+
 def test_a_stop_leaves_no_process_behind(tmp_path: Path) -> None:
     found: list[int] = []
 
