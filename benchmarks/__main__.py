@@ -64,7 +64,9 @@ def _run(options: argparse.Namespace, scratch: Path) -> int:
     model = prepare_model(scratch, _say)
     inputs = pictures()
     if options.soak:
-        return soak(model, minutes=options.soak, scratch=scratch, folder=FOLDER, report=_say)
+        return soak(
+            model, minutes=options.soak, scratch=scratch, folder=options.results, report=_say
+        )
     peers = chosen(options.only)
     python = peers_python(options.environment, _say)
     bench = Bench(
