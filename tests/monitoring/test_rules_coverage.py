@@ -64,7 +64,7 @@ def test_scenarios_say_for_how_long_the_alert_waits(alert: str) -> None:
 
 @pytest.mark.parametrize("alert", ALERTS)
 def test_an_alert_of_the_services_is_tested_outside_a_cluster_as_well(alert: str) -> None:
-    of_kubernetes = ("Kubelet", "ServingPod", "OutOfMemory", "Autoscaler", "Contradicted")
+    of_kubernetes = ("Kubelet", "ServingPod", "OutOfMemory", "Autoscaler", "Backup", "Contradicted")
     if not any(word in alert for word in of_kubernetes):
         stories = [one for one in SCENARIOS if isinstance(one, Story) and one.alert == alert]
         slow = alert.endswith("BudgetBurnSlow")  # as BudgetBurnFast, from the same labels

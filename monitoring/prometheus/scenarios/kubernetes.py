@@ -302,11 +302,15 @@ _LONG_AGO = -93_000.0
 
 
 def _backup(
-    *, succeeded: Wave | None, suspended: float = 0.0, job: dict[str, str] = _BACKUP
+    *,
+    succeeded: Wave | None,
+    created: float = -172_800.0,
+    suspended: float = 0.0,
+    job: dict[str, str] = _BACKUP,
 ) -> list[Series]:
-    """Return a CronJob made two days before the scenario; `succeeded` is when it last did."""
+    """Return a CronJob, made two days before the scenario; `succeeded` is when it last did."""
     series = [
-        Series("kube_cronjob_created", job, gauge((-172_800.0, "2h"))),
+        Series("kube_cronjob_created", job, gauge((created, "2h"))),
         Series("kube_cronjob_spec_suspend", job, gauge((suspended, "2h"))),
     ]
     if succeeded is not None:
@@ -319,6 +323,28 @@ _BACKUP_SCENARIOS = (
         alert="LoggingBackupOverdue",
         what="the backup of the night fails, one by hand succeeds",
         series=_backup(succeeded=gauge((_LONG_AGO, "40m"), (2_400.0, "1h"))),
+        onset="10m15s",
+        hold="15m",
+        over="40m",
+        labels=warning(_BACKUP, LOGGING_SERVICE),
+        summary="the predictions in mlops were last backed up 1d 2h 15m 15s ago",
+        description=(
+            "mlops/logging-backup has not succeeded for 26 hours, though it runs daily: what is"
+            " predicted meanwhile is in one copy only."
+        ),
+        local=False,
+    ),
+    Story(
+        alert="LoggingBackupOverdue",
+        what="no backup has ever succeeded, one by hand does",
+        series=[
+            *_backup(succeeded=None, created=_LONG_AGO),
+            Series(
+                "kube_cronjob_status_last_successful_time",
+                _BACKUP,
+                gauge((None, "40m"), (2_400.0, "1h")),
+            ),
+        ],
         onset="10m15s",
         hold="15m",
         over="40m",
