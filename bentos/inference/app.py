@@ -19,14 +19,20 @@ from bentos.health.probes import Probes, isoformat
 from bentos.inference.engine import Engine, no_model
 from bentos.inference.exposition import InferenceMetrics
 from bentos.inference.handover import Destination, Handover
-from bentos.inference.images import ImageReader, Upload, upload_of
 from bentos.inference.listener import ModelListener
 from bentos.inference.model import ModelSpec
 from bentos.inference.outbox import abandoned_paths, outbox_path
-from bentos.inference.payloads import answer_of, input_of, new_prediction_id, record_of
+from bentos.inference.payloads import (
+    answer_of,
+    input_of,
+    input_of_image,
+    new_prediction_id,
+    record_of,
+)
 from bentos.inference.process import ModelProcess
 from bentos.inference.settings import InferenceSettings, ModelProcessSettings
 from bentos.inference.state import InferenceState
+from bentos.inference.uploads import upload_of
 from bentos.inference.wire import Input
 
 SERVICE_NAME = "inference-service"
@@ -67,7 +73,6 @@ class InferenceApp:
             on_end=self._listener.ended,
         )
         self._handover = self._make_handover(worker)
-        self._images = ImageReader(max_pixels=settings.max_image_pixels)
         self.probes = Probes(
             service=SERVICE_NAME,
             state=self.state,
@@ -112,7 +117,6 @@ class InferenceApp:
         await self._process.stop()
         if self._handover is not None:
             await asyncio.to_thread(self._handover.stop, seconds / 2)
-        self._images.close()
         await self._lifecycle.stop()
 
     async def predict_values(self, values: NDArray[Any]) -> dict[str, object]:
@@ -125,8 +129,8 @@ class InferenceApp:
     async def predict_file(self, content: bytes) -> dict[str, object]:
         """Return the answer for an image file's content; for BentoML's own callers."""
         started = time.perf_counter()
-        inputs = await self._images.read(Upload(content), self._spec())
-        return await self._answer(Input.from_array(inputs), started, request_id=new_prediction_id())
+        given = self._image_input(content)
+        return await self._answer(given, started, request_id=new_prediction_id())
 
     def _routes(self) -> list[Route]:
         make = partial(
@@ -150,8 +154,7 @@ class InferenceApp:
         body = await request.body(self._settings.max_body_bytes)
         started = time.perf_counter()
         upload = upload_of(request, body)
-        inputs = await self._images.read(upload, self._spec())
-        given = Input.from_array(inputs)
+        given = self._image_input(upload.content)
         return await self._respond(request, given, started, image_id=upload.filename)
 
     async def _respond(
@@ -183,6 +186,9 @@ class InferenceApp:
                 )
             )
         return answer
+
+    def _image_input(self, content: bytes) -> Input:
+        return input_of_image(content, self._spec(), max_pixels=self._settings.max_image_pixels)
 
     def _spec(self) -> ModelSpec:
         spec = self._engine.spec

@@ -11,13 +11,17 @@ from numpy.typing import NDArray
 
 from bentos.health.http import RETRY_LATER, ServiceError
 from bentos.inference.model import ModelSpec, ServedModel
-from bentos.inference.wire import Answers, Input, InputRefused, pack_input
+from bentos.inference.wire import Answers, Input, InputKind, InputRefused, pack_input
 
 # Answers of a batch are handed on a few at a time, so that a probe that came meanwhile waits for
 # those few requests on the event loop and not for all of them.
 _ANSWERS_AT_ONCE = 2
 # While one batch is in the model the next is on its way. More would only wait out of our reach.
 _BATCHES_SENT = 2
+# Large images wait in memory, and one of them may take a second to decode. While one is decoded
+# the next is on its way.
+_MOST_FILES = 32
+_FILES_SENT = 2
 # Answers of a model that was just replaced may still come.
 _GENERATIONS_KNOWN = 4
 
@@ -53,10 +57,24 @@ class Prediction:
         return self.model.spec.defects[self.class_index]
 
 
+class _Lane:
+    """Inputs of one sort: those queued here, and how many of those sent have no answer yet."""
+
+    def __init__(self, *, most_sent: int) -> None:
+        self.most_sent = most_sent
+        self.sent = 0
+        self.queued: dict[int, _Job] = {}
+
+    @property
+    def waiting(self) -> int:
+        return self.sent + len(self.queued)
+
+
 @dataclass(frozen=True, slots=True)
 class _Job:
     given: Input
     answer: "asyncio.Future[Prediction]"
+    lane: _Lane
 
 
 class Engine:
@@ -67,11 +85,12 @@ class Engine:
 
     def __init__(self, *, queue_size: int, max_batch: int, observer: EngineObserver) -> None:
         self._queue_size = queue_size
-        self._most_sent = _BATCHES_SENT * max_batch
         self._observer = observer
         self._write: Callable[[bytes], None] | None = None
-        self._queued: dict[int, _Job] = {}
-        self._sent: dict[int, asyncio.Future[Prediction]] = {}
+        # An image that is decoded for a second keeps no other input waiting.
+        self._inputs = _Lane(most_sent=_BATCHES_SENT * max_batch)
+        self._files = _Lane(most_sent=_FILES_SENT)
+        self._sent: dict[int, _Job] = {}
         self._models: dict[int, ServedModel] = {}
         self._model: ServedModel | None = None
         self._next_id = 0
@@ -81,7 +100,7 @@ class Engine:
     @property
     def waiting(self) -> int:
         """Inputs that were taken and have no answer yet."""
-        return len(self._queued) + len(self._sent)
+        return self._inputs.waiting + self._files.waiting
 
     @property
     def model(self) -> ServedModel | None:
@@ -98,26 +117,26 @@ class Engine:
         Raises ServiceError: 429 where too many wait, 503 where there is no model, 500 where the
         model failed, and what the input was refused with.
         """
+        lane = self._inputs
         if self.waiting >= self._queue_size:
-            raise ServiceError(
-                429,
-                "queue_full",
-                f"{self._queue_size} inputs wait for the model; try again later",
-                headers=RETRY_LATER,
-            )
+            raise _queue_full(f"{self._queue_size} inputs wait for the model")
+        if given.kind is InputKind.FILE:
+            lane = self._files
+            if lane.waiting >= _MOST_FILES:
+                raise _queue_full(f"{_MOST_FILES} large images wait to be decoded")
         if self._model is None:
             raise no_model()
         identifier = self._next_id
         self._next_id += 1
         answer: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
         self._idle.clear()
-        self._queued[identifier] = _Job(given, answer)
-        self._send()
+        lane.queued[identifier] = _Job(given, answer, lane)
+        self._send(lane)
         try:
             return await answer
         finally:
             # Given up while it was queued: nobody waits for it, so the model never sees it.
-            self._queued.pop(identifier, None)
+            lane.queued.pop(identifier, None)
             self._note_idle()
 
     async def drained(self, timeout_seconds: float) -> None:
@@ -137,12 +156,16 @@ class Engine:
         self._model = None
         self._models.clear()
         sent, self._sent = self._sent, {}
-        queued, self._queued = self._queued, {}
         self._observer.model_busy(None)
-        for answer in sent.values():
-            _fail(answer, ServiceError(500, "model_failure", "the model's process died meanwhile"))
-        for job in queued.values():
-            _fail(job.answer, no_model())
+        for job in sent.values():
+            _fail(
+                job.answer, ServiceError(500, "model_failure", "the model's process died meanwhile")
+            )
+        for lane in (self._inputs, self._files):
+            lane.sent = 0
+            queued, lane.queued = lane.queued, {}
+            for job in queued.values():
+                _fail(job.answer, no_model())
         self._note_idle()
 
     def install(self, generation: int, model: ServedModel) -> None:
@@ -152,10 +175,10 @@ class Engine:
 
     def refused(self, refused: InputRefused) -> None:
         """Hand on why an input got no answer."""
-        answer = self._sent.pop(refused.id, None)
+        job = self._taken_back(refused.id)
         self._progressed()
-        if answer is not None:
-            _fail(answer, refused.error)
+        if job is not None:
+            _fail(job.answer, refused.error)
 
     def answered(self, answers: Answers) -> None:
         """Hand on the answers of one call of the model."""
@@ -165,28 +188,36 @@ class Engine:
         if model is None or rows is None:
             return
         done = [
-            (future, Prediction(index, row, model))
+            (job.answer, Prediction(index, row, model))
             for number, index, row in zip(answers.ids, answers.classes, rows, strict=True)
-            if (future := self._sent.pop(number, None)) is not None
+            if (job := self._taken_back(number)) is not None
         ]
         self._progressed()
         _deliver(done)
 
+    def _taken_back(self, identifier: int) -> _Job | None:
+        job = self._sent.pop(identifier, None)
+        if job is not None:
+            job.lane.sent -= 1
+        return job
+
     def _progressed(self) -> None:
-        self._send()
+        self._send(self._inputs)
+        self._send(self._files)
         self._observer.model_busy(time.monotonic() if self._sent else None)
         self._note_idle()
 
-    def _send(self) -> None:
+    def _send(self, lane: _Lane) -> None:
         """Send as much of what is queued as the process should have."""
         if self._write is None:
             return
-        if not self._sent and self._queued:
+        if not self._sent and lane.queued:
             self._observer.model_busy(time.monotonic())
-        while self._queued and len(self._sent) < self._most_sent:
-            identifier = next(iter(self._queued))
-            job = self._queued.pop(identifier)
-            self._sent[identifier] = job.answer
+        while lane.queued and lane.sent < lane.most_sent:
+            identifier = next(iter(lane.queued))
+            job = lane.queued.pop(identifier)
+            self._sent[identifier] = job
+            lane.sent += 1
             self._write(pack_input(identifier, job.given))
 
     def _note_idle(self) -> None:
@@ -205,6 +236,10 @@ def _deliver(done: "list[tuple[asyncio.Future[Prediction], Prediction]]") -> Non
 def _fail(answer: "asyncio.Future[Prediction]", error: ServiceError) -> None:
     if not answer.done():
         answer.set_exception(error)
+
+
+def _queue_full(why: str) -> ServiceError:
+    return ServiceError(429, "queue_full", f"{why}; try again later", headers=RETRY_LATER)
 
 
 def no_model() -> ServiceError:

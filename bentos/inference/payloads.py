@@ -6,6 +6,7 @@ from binascii import hexlify
 
 from bentos.health.http import ServiceError
 from bentos.inference.engine import Prediction
+from bentos.inference.images import check_sees_images, decode, open_image
 from bentos.inference.model import ModelSpec
 from bentos.inference.wire import Input, InputKind
 
@@ -13,6 +14,8 @@ TENSOR = b"application/octet-stream"
 # No more JSON is parsed than a valid body, however it is indented, can have.
 _BYTES_A_NUMBER = 64
 _BYTES_BESIDE = 65_536
+# Decoding so few pixels takes less than a place among the large ones.
+_SMALL_PIXELS = 128 * 128
 _MAX_SHOWN = 60
 UNCERTAIN_BELOW = 0.5
 
@@ -40,6 +43,19 @@ def input_of(media_type: bytes, body: bytes, spec: ModelSpec) -> Input:
             f"{limit} at most",
         )
     return Input(InputKind.JSON, body)
+
+
+def input_of_image(content: bytes, spec: ModelSpec, *, max_pixels: int) -> Input:
+    """Return the input of an image file: a small picture's pixels, a large one's file.
+
+    Raises ServiceError 400 for what is no image, and not whole where it is small, and 413 for
+    too many pixels.
+    """
+    check_sees_images(spec)
+    image = open_image(content, max_pixels=max_pixels)
+    if image.width * image.height <= _SMALL_PIXELS:
+        return Input.from_array(decode(image, spec))
+    return Input(InputKind.FILE, content)
 
 
 def new_prediction_id() -> str:

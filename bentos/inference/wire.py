@@ -32,11 +32,12 @@ class ModelProcessError(Exception):
 
 
 class InputKind(IntEnum):
-    """In what form an input comes: as JSON, as raw float32, or as an array with its type."""
+    """In what form an input comes: JSON, raw float32, an array with its type, an image file."""
 
     JSON = 1
     TENSOR = 2
     ARRAY = 3
+    FILE = 4
 
 
 @dataclass(frozen=True, slots=True)

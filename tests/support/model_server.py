@@ -18,6 +18,7 @@ from bentos.inference.wire import Answers, Input, InputRefused, Message, ModelIn
 
 FAILS = 666.0
 GIVES_NAN = 13.0
+MAX_PIXELS = 1_000_000
 WAIT_SECONDS = 30.0
 
 
@@ -93,7 +94,7 @@ class Bench:
         self._installed = asyncio.Event()
         self._ours, theirs = socket.socketpair()
         self._theirs = theirs
-        self._server = ModelServer(Connection(theirs), max_batch=max_batch)
+        self._server = ModelServer(Connection(theirs), max_batch=max_batch, max_pixels=MAX_PIXELS)
         self._thread = threading.Thread(target=self._server.serve, daemon=True)
         self._transport: asyncio.Transport | None = None
 

@@ -5,10 +5,13 @@ import threading
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bentos.health.http import ServiceError
 from bentos.inference.engine import Engine, Prediction
+from bentos.inference.images import open_image
 from bentos.inference.wire import Input, InputKind
+from tests.support.images import black_png, colour_file
 from tests.support.model_server import (
     FAILS,
     GIVES_NAN,
@@ -371,5 +374,144 @@ def test_the_observer_is_told_of_calls_that_fail_too() -> None:
     async def test(bench: Bench) -> None:
         await refused(bench.ask(FAILS, 0.0))
         assert bench.observer.inputs == [1]
+
+    run(test)
+
+
+COLOUR = (3, 16, 16)
+
+
+class Decoding:
+    """Holds the decoding of files until it is told to go on, and counts them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun = threading.Event()
+        self.go_on = threading.Event()
+        self.files = 0
+        monkeypatch.setattr("bentos.inference.model_process.files.open_image", self._held)
+
+    def _held(self, content: bytes, *, max_pixels: int) -> Image.Image:
+        self.files += 1
+        self.begun.set()
+        assert self.go_on.wait(WAIT_SECONDS)
+        return open_image(content, max_pixels=max_pixels)
+
+
+def large_file(value: int = 0) -> Input:
+    return Input(InputKind.FILE, colour_file((value, 0, 0), size=(300, 300)))
+
+
+def test_a_large_picture_is_decoded_for_the_model_that_answers() -> None:
+    async def test(bench: Bench) -> None:
+        model = Model("2", shape=COLOUR)
+        await bench.install(model)
+        black, red = await asyncio.gather(
+            bench.ask_input(large_file(0)), bench.ask_input(large_file(255))
+        )
+        assert (black.probabilities == 0.5).all()
+        assert red.probabilities[1] == pytest.approx(0.5)
+        assert red.model.identity.version == "2"
+        assert model.types == [np.dtype(np.float32)] * 2
+        assert bench.engine.waiting == 0
+
+    run(test)
+
+
+def test_a_large_picture_keeps_no_other_input_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoding = Decoding(monkeypatch)
+
+    async def test(bench: Bench) -> None:
+        await bench.install(Model("2", shape=COLOUR))
+        pictures = [bench.ask_input(large_file()) for _ in range(10)]
+        assert await asyncio.to_thread(decoding.begun.wait, WAIT_SECONDS)
+        numbers = b"[" + b",".join([b"0"] * 768) + b"]"
+        for _ in range(5):
+            await bench.ask_input(Input(InputKind.JSON, b'{"data": ' + numbers + b"}"))
+        assert not any(picture.done() for picture in pictures)
+        decoding.go_on.set()
+        await asyncio.gather(*pictures)
+
+    run(test, max_batch=2)
+
+
+def test_beyond_a_few_large_pictures_a_request_is_told_to_come_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoding = Decoding(monkeypatch)
+
+    async def test(bench: Bench) -> None:
+        await bench.install(Model("2", shape=COLOUR))
+        waiting = [bench.ask_input(large_file()) for _ in range(32)]
+        await asyncio.sleep(0)
+        error = await refused(bench.ask_input(large_file()))
+        assert (error.status, error.reason) == (429, "queue_full")
+        assert error.headers == {"Retry-After": "1"}
+        assert "32 large images" in error.message
+        decoding.go_on.set()
+        await asyncio.gather(*waiting)
+        await bench.ask_input(large_file())
+
+    run(test)
+
+
+def test_a_large_picture_that_is_given_up_while_it_is_queued_is_not_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoding = Decoding(monkeypatch)
+
+    async def test(bench: Bench) -> None:
+        await bench.install(Model("2", shape=COLOUR))
+        waiting = [bench.ask_input(large_file()) for _ in range(10)]
+        assert await asyncio.to_thread(decoding.begun.wait, WAIT_SECONDS)
+        for left in waiting[2:]:
+            left.cancel()
+        await asyncio.sleep(0)
+        assert bench.engine.waiting == 2
+        decoding.go_on.set()
+        await asyncio.gather(*waiting[:2])
+        await bench.ask_input(large_file())
+        assert decoding.files == 3
+
+    run(test)
+
+
+def test_a_large_picture_that_is_not_whole_fails_alone() -> None:
+    async def test(bench: Bench) -> None:
+        await bench.install(Model("2", shape=COLOUR))
+        whole = black_png(500, 500)
+        cut = bench.ask_input(Input(InputKind.FILE, whole[: len(whole) // 2]))
+        fine = bench.ask_input(Input(InputKind.FILE, whole))
+        error = await refused(cut)
+        assert (error.status, error.reason) == (400, "bad_input")
+        assert "damaged or cut short" in error.message
+        await fine
+        assert bench.engine.waiting == 0
+
+    run(test)
+
+
+def test_a_large_picture_for_a_model_that_sees_none_is_refused() -> None:
+    async def test(bench: Bench) -> None:
+        error = await refused(bench.ask_input(large_file()))
+        assert (error.status, error.reason) == (400, "bad_input")
+        assert "not images" in error.message
+
+    run(test)
+
+
+def test_large_pictures_that_the_process_owes_fail_when_it_dies(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoding = Decoding(monkeypatch)
+
+    async def test(bench: Bench) -> None:
+        await bench.install(Model("2", shape=COLOUR))
+        pictures = [bench.ask_input(large_file()) for _ in range(4)]
+        assert await asyncio.to_thread(decoding.begun.wait, WAIT_SECONDS)
+        bench.engine.disconnected()
+        statuses = [(await refused(picture)).status for picture in pictures]
+        assert statuses == [500, 500, 503, 503]
+        assert bench.engine.waiting == 0
+        decoding.go_on.set()
 
     run(test)

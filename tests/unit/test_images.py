@@ -1,8 +1,6 @@
 """Image files to inputs: formats, modes, limits, and what is no image."""
 
-import asyncio
 import random
-import threading
 import zlib
 from typing import Any
 
@@ -12,14 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bentos.health.http import ServiceError
-from bentos.inference import images
-from bentos.inference.images import ImageReader, Upload, upload_of
+from bentos.inference.images import decode, open_image
 from bentos.inference.model import ModelSpec
-from tests.support.images import black_png, colour_file, file_of, form_of, noise_file
-from tests.support.requests import request
+from tests.support.images import black_png, colour_file, file_of, noise_file
 
 MAX_PIXELS = 1_000_000
-FORM = {"Content-Type": "multipart/form-data; boundary=frontier"}
 
 
 def spec_of(*shape: int, dtype: str = "float32") -> ModelSpec:
@@ -30,11 +25,7 @@ COLOUR, GREY = spec_of(3, 16, 16), spec_of(1, 16, 16)
 
 
 def read(content: bytes, spec: ModelSpec = COLOUR) -> NDArray[Any]:
-    reader = ImageReader(max_pixels=MAX_PIXELS)
-    try:
-        return asyncio.run(reader.read(Upload(content), spec))
-    finally:
-        reader.close()
+    return decode(open_image(content, max_pixels=MAX_PIXELS), spec)
 
 
 def refusal(content: bytes, *, status: int = 400, spec: ModelSpec = COLOUR) -> ServiceError:
@@ -207,154 +198,19 @@ def test_mutated_files_are_images_or_clear_refusals() -> None:
     files = [noise_file(form=form) for form in ("PNG", "JPEG", "BMP")]
     files.append(file_of(Image.fromarray(np.full((24, 31), 9_000, np.uint16))))
     files.append(file_of(Image.new("P", (20, 20), 3)))
-    reader = ImageReader(max_pixels=MAX_PIXELS)
 
-    async def outcome(content: bytes) -> int:
+    def outcome(content: bytes) -> int:
         try:
-            inputs = await reader.read(Upload(content), COLOUR)
+            inputs = read(content)
         except ServiceError as error:
             return error.status
         assert 0 <= inputs.min() <= inputs.max() <= 1
         return 200
 
-    async def main() -> set[int]:
-        seen = set()
-        for _ in range(3_000):
-            content = bytearray(chance.choice(files))
-            for _ in range(chance.randrange(1, 5)):
-                content[chance.randrange(min(len(content), 200))] = chance.randrange(256)
-            seen.add(await outcome(bytes(content[: chance.randrange(1, 2 * len(content))])))
-        return seen
-
-    assert asyncio.run(main()) == {200, 400, 413}
-    reader.close()
-
-
-def test_beyond_a_few_large_pictures_a_request_is_told_to_come_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    free, decode = threading.Event(), images._pixels
-
-    def held(*arguments: Any) -> NDArray[Any]:
-        assert free.wait(30)
-        return decode(*arguments)
-
-    async def main() -> None:
-        reader = ImageReader(max_pixels=MAX_PIXELS)
-        large = Upload(black_png(500, 500))
-        waiting = [asyncio.ensure_future(reader.read(large, COLOUR)) for _ in range(2)]
-        await asyncio.sleep(0)
-        with pytest.raises(ServiceError) as refused:
-            await reader.read(large, COLOUR)
-        assert (refused.value.status, refused.value.reason) == (429, "queue_full")
-        assert refused.value.headers == {"Retry-After": "1"}
-        free.set()
-        assert len(await asyncio.gather(*waiting)) == 2
-        assert (await reader.read(large, COLOUR)).shape == (3, 16, 16)
-        reader.close()
-
-    monkeypatch.setattr(images, "_pixels", held)
-    monkeypatch.setattr(images, "_MOST_WAITING", 2)
-    asyncio.run(main())
-
-
-PICTURE = colour_file((1, 2, 3))
-
-
-def test_a_body_that_is_no_form_is_the_file_itself() -> None:
-    for media_type in ("image/png", "application/octet-stream", ""):
-        sent = request(headers={"Content-Type": media_type})
-        assert upload_of(sent, PICTURE) == Upload(PICTURE)
-
-
-@pytest.mark.parametrize(
-    "about",
-    [
-        'form-data; name="image"; filename="a.png"',
-        'form-data; name="anything"; filename="a.png"',
-        "form-data; name=file; filename=a.png",
-        'form-data; filename="a.png"; name="x"',
-    ],
-)
-def test_a_form_gives_its_one_file_and_its_name(about: str) -> None:
-    body = form_of([('form-data; name="note"', b"hello"), (about, PICTURE)])
-    assert upload_of(request(headers=FORM), body) == Upload(PICTURE, "a.png")
-
-
-def test_a_part_called_image_needs_no_file_name() -> None:
-    for name in ("image", "file"):
-        body = form_of([(f'form-data; name="{name}"', PICTURE)])
-        assert upload_of(request(headers=FORM), body) == Upload(PICTURE)
-
-
-def test_a_file_may_hold_what_looks_like_a_boundary() -> None:
-    content = PICTURE + b"\r\n--frontie\r\n--\r\n\r\n" + PICTURE
-    body = form_of([('form-data; name="image"; filename="a"', content)])
-    assert upload_of(request(headers=FORM), body).content == content
-
-
-def test_a_boundary_may_be_quoted_and_text_may_stand_before_and_after_the_parts() -> None:
-    headers = {"Content-Type": 'Multipart/Form-Data; charset=x; boundary="fron tier"'}
-    body = form_of([('form-data; name="image"', PICTURE)], boundary=b"fron tier")
-    assert upload_of(request(headers=headers), body + b"epilogue").content == PICTURE
-
-
-def test_a_name_is_cut_and_kept_harmless() -> None:
-    long = "x" * 1_000
-    body = form_of([(f'form-data; name="image"; filename="{long}"', PICTURE)])
-    assert len(upload_of(request(headers=FORM), body).filename) == 200
-    raw = form_of([('form-data; name=image; filename="WRONG"', PICTURE)])
-    upload = upload_of(request(headers=FORM), raw.replace(b"WRONG", b"a\xff\x00\x1b[31m\tb"))
-    assert upload.filename.isprintable()
-
-
-@pytest.mark.parametrize(
-    ("parts", "count"),
-    [
-        ([], 0),
-        ([('form-data; name="note"', b"hello")], 0),
-        ([("attachment", PICTURE)], 0),
-        ([('form-data; name="image"; filename="a"', PICTURE)] * 2, 2),
-        ([('form-data; name="image"', PICTURE), ('form-data; name="x"; filename=""', b"")], 2),
-    ],
-)
-def test_a_form_without_a_file_or_with_several_is_refused(
-    parts: list[tuple[str, bytes]], count: int
-) -> None:
-    with pytest.raises(ServiceError) as refused:
-        upload_of(request(headers=FORM), form_of(parts))
-    assert refused.value.status == 400
-    if parts:
-        assert f"expected one file in the form, got {count}" in refused.value.message
-
-
-@pytest.mark.parametrize(
-    ("headers", "body"),
-    [
-        ({"Content-Type": "multipart/form-data"}, form_of([("form-data; name=image", PICTURE)])),
-        ({"Content-Type": "multipart/form-data; boundary="}, b""),
-        ({"Content-Type": f"multipart/form-data; boundary={'x' * 3_000}"}, b"--x"),
-        ({"Content-Type": "multipart/form-data; boundary=\xff\xfe"}, b"--\xff\xfe\r\n"),
-        (FORM, b""),
-        (FORM, b"no form at all"),
-        (FORM, PICTURE),
-        (FORM, form_of([("form-data; name=image", PICTURE)], boundary=b"another")),
-        (FORM, form_of([("form-data; name=image", PICTURE)], end=False)),
-        (FORM, form_of([("form-data; name=image", PICTURE)])[:-30]),
-        (FORM, b"--frontier\r\n" + b"x" * 100_000),
-        (FORM, b"--frontier\r\n" + b"a: b\r\n" * 1_000),
-        (FORM, b"--frontier\r\nbad header\r\n\r\n\r\n--frontier--\r\n"),
-    ],
-)
-def test_a_form_that_cannot_be_read_is_refused(headers: dict[str, str], body: bytes) -> None:
-    with pytest.raises(ServiceError) as refused:
-        upload_of(request(headers=headers), body)
-    assert (refused.value.status, refused.value.reason) == (400, "bad_input")
-
-
-def test_a_form_of_very_many_parts_is_refused_before_they_are_kept() -> None:
-    """A million of them fit a body and took the event loop six seconds."""
-    many = form_of([("form-data; name=n", b"")] * 1_000)
-    with pytest.raises(ServiceError, match="parts") as refused:
-        upload_of(request(headers=FORM), many)
-    assert refused.value.status == 400
+    seen = set()
+    for _ in range(3_000):
+        content = bytearray(chance.choice(files))
+        for _ in range(chance.randrange(1, 5)):
+            content[chance.randrange(min(len(content), 200))] = chance.randrange(256)
+        seen.add(outcome(bytes(content[: chance.randrange(1, 2 * len(content))])))
+    assert seen == {200, 400, 413}

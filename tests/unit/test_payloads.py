@@ -16,8 +16,16 @@ from bentos.inference.engine import Prediction
 from bentos.inference.model import ModelIdentity, ModelSpec, ServedModel
 from bentos.inference.model_process import inputs
 from bentos.inference.model_process.inputs import InputReader
-from bentos.inference.payloads import TENSOR, answer_of, input_of, new_prediction_id, record_of
+from bentos.inference.payloads import (
+    TENSOR,
+    answer_of,
+    input_of,
+    input_of_image,
+    new_prediction_id,
+    record_of,
+)
 from bentos.inference.wire import Input, InputKind
+from tests.support.images import black_png, colour_file
 
 JSON = b"application/json"
 SIZE = 4
@@ -323,3 +331,30 @@ def test_prediction_ids_are_unique_and_sort_by_time() -> None:
     ids = [new_prediction_id() for _ in range(1_000)]
     assert len(set(ids)) == 1_000
     assert [i[:16] for i in ids] == sorted(i[:16] for i in ids)
+
+
+IMAGES = spec_of((3, 16, 16))
+
+
+def test_a_small_picture_is_decoded_at_once() -> None:
+    given = input_of_image(colour_file((0, 255, 0)), IMAGES, max_pixels=1_000_000)
+    assert given.kind is InputKind.ARRAY
+    np.testing.assert_array_equal(given.array().mean(axis=(1, 2)), [0, 1, 0])
+
+
+def test_a_large_picture_is_left_to_the_model_process() -> None:
+    content = black_png(1_000, 1_000)
+    given = input_of_image(content, IMAGES, max_pixels=1_000_000)
+    assert given == Input(InputKind.FILE, content)
+
+
+def test_a_picture_beyond_the_bounds_goes_nowhere() -> None:
+    for content, status in ((black_png(1_001, 1_000), 413), (b"no image", 400)):
+        with pytest.raises(ServiceError) as refused:
+            input_of_image(content, IMAGES, max_pixels=1_000_000)
+        assert refused.value.status == status
+
+
+def test_a_picture_for_a_model_that_sees_none_is_refused_whatever_it_holds() -> None:
+    with pytest.raises(ServiceError, match="not images"):
+        input_of_image(b"no image", SPEC, max_pixels=1_000_000)

@@ -69,7 +69,9 @@ def serve(connection: Connection, settings: InferenceSettings) -> None:
             max_batch=settings.max_batch_size,
         )
 
-    server = ModelServer(connection, max_batch=settings.max_batch_size)
+    server = ModelServer(
+        connection, max_batch=settings.max_batch_size, max_pixels=settings.max_image_pixels
+    )
     loader = ModelLoader(
         load_version, server.install, on_change=lambda change: connection.send([change])
     )

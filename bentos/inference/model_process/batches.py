@@ -32,7 +32,7 @@ def answer(
         try:
             waiting.append((identifier, _fitting(read(given, model.spec), model.spec)))
         except Exception as error:
-            told.append(InputRefused(identifier, _as_service_error(error)))
+            told.append(refusal(identifier, error))
     for first in range(0, len(waiting), model.max_batch):
         told += _call(model, generation, waiting[first : first + model.max_batch])
     return told
@@ -46,7 +46,7 @@ def _call(model: LoadedModel, generation: int, waiting: _Waiting) -> list[Messag
         told: list[Message] = [Answers(generation, len(waiting), time.perf_counter() - started)]
         if len(waiting) == 1:
             identifier, values = waiting[0]
-            told.append(InputRefused(identifier, _as_service_error(_blamed(error, values))))
+            told.append(refusal(identifier, _blamed(error, values)))
             return told
     else:
         seconds = time.perf_counter() - started
@@ -84,9 +84,10 @@ def _blamed(error: Exception, inputs: NDArray[Any]) -> Exception:
     )
 
 
-def _as_service_error(error: Exception) -> ServiceError:
+def refusal(identifier: int, error: Exception) -> InputRefused:
+    """Return what is told of an input that ended in an error."""
     if isinstance(error, ServiceError):
-        return error
+        return InputRefused(identifier, error)
     failure = ServiceError(500, "model_failure", "the model failed on this input")
     failure.__cause__ = error
-    return failure
+    return InputRefused(identifier, failure)

@@ -4,25 +4,32 @@ A batch is whatever waits when the model comes free: alone, an input waits for n
 batches grow by themselves up to the model's own or the configured limit.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from threading import Lock
 
 from bentos.health.http import RETRY_LATER, ServiceError
-from bentos.inference.model import LoadedModel, ServedModel
-from bentos.inference.model_process.batches import answer
+from bentos.inference.model import LoadedModel, ModelSpec, ServedModel
+from bentos.inference.model_process.batches import Read, answer, refusal
 from bentos.inference.model_process.connection import Connection
+from bentos.inference.model_process.files import FileReader
 from bentos.inference.model_process.inputs import InputReader
-from bentos.inference.wire import InputRefused, Message, ModelInstalled
+from bentos.inference.wire import Input, InputKind, InputRefused, Message, ModelInstalled
 
 
 class ModelServer:
     """Owns the model in use; `serve` belongs to one thread, `install` may come from another."""
 
-    def __init__(self, connection: Connection, *, max_batch: int) -> None:
+    def __init__(self, connection: Connection, *, max_batch: int, max_pixels: int) -> None:
         self._connection = connection
         self._max_batch = max_batch
         self._reader = InputReader()
+        self._files = FileReader(
+            max_pixels=max_pixels,
+            find_spec=self._spec,
+            on_input=lambda number, given: self._answer([(number, given)], InputReader().read),
+            on_error=lambda number, error: self._tell([refusal(number, error)]),
+        )
         self._next = Lock()
         self._in_use = Lock()
         self._model: LoadedModel | None = None
@@ -40,18 +47,35 @@ class ModelServer:
 
     def serve(self) -> None:
         """Answer inputs until the worker closes the stream."""
+        self._files.start()
         while inputs := self._connection.receive(self._max_batch):
-            with self._turn():
-                if self._model is None:
-                    told: list[Message] = [
-                        InputRefused(number, _no_model()) for number, _ in inputs
-                    ]
+            batch = []
+            for number, given in inputs:
+                if given.kind is InputKind.FILE:
+                    self._files.put(number, given)
                 else:
-                    told = answer(self._model, self._generation, inputs, self._reader.read)
-            try:
-                self._connection.send(told)
-            except ConnectionError:
-                return  # the worker went without waiting
+                    batch.append((number, given))
+            if batch:
+                self._answer(batch, self._reader.read)
+        self._files.stop()
+
+    def _answer(self, inputs: Sequence[tuple[int, Input]], read: Read) -> None:
+        with self._turn():
+            if self._model is None:
+                told: list[Message] = [InputRefused(number, _no_model()) for number, _ in inputs]
+            else:
+                told = answer(self._model, self._generation, inputs, read)
+        self._tell(told)
+
+    def _tell(self, messages: Sequence[Message]) -> None:
+        # Where the worker went without waiting, the next `receive` finds the stream's end.
+        with suppress(ConnectionError):
+            self._connection.send(messages)
+
+    def _spec(self) -> ModelSpec:
+        if self._model is None:
+            raise _no_model()
+        return self._model.spec
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
