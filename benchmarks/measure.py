@@ -1,26 +1,24 @@
 """Measures one server in one round, from its start to its end."""
 
 import math
-import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 
 from benchmarks.apps.shared import MODEL_VARIABLE
+from benchmarks.bare import bare_server
 from benchmarks.generator import Driven, Generator, drive
 from benchmarks.model import Picture, ServedModel, large_png, point_alias
 from benchmarks.peers.peer import Call, Peer, Site
 from benchmarks.plan import Plan
-from benchmarks.probing import probe, probe_idle
-from benchmarks.process import ROOT, Memory, Server, ServerFailed
+from benchmarks.probing import probe_all, probe_idle
+from benchmarks.process import ROOT, Memory, Server, ServerFailed, free_ports
 from bentos.health.probes import METRICS_PATH
 from loadtests.prober import Answer
 
-_PORTS = 3
 _LOADS_EVERY_SECONDS = 2.0
 _WORTH_NAMING = 0.05
 # Servers compute in another order of additions; a class may not differ for that, nor this much.
@@ -29,7 +27,11 @@ _SAME_CONFIDENCE = 1e-3
 
 @dataclass(frozen=True)
 class Round:
-    """What one server did in one round; `extra_probes` are by what went on meanwhile."""
+    """What one server did in one round.
+
+    `extra_probes` are by what went on meanwhile; `bare_probes` are those of a bare socket while
+    the server was saturated, which tell what the machine itself takes.
+    """
 
     first_health_seconds: float
     first_ready_seconds: float
@@ -38,6 +40,7 @@ class Round:
     image: Driven | None
     idle_probes: Sequence[Answer]
     loaded_probes: Sequence[Answer]
+    bare_probes: Sequence[Answer]
     extra_probes: dict[str, Sequence[Answer]]
     cpu_microseconds: float
     memory: Memory
@@ -144,6 +147,7 @@ def _measure(
     call = peer.json_call(picture.pixels)
     idle = probe_idle(server.url, peer.ready_path, plan.idle_probes)
     many = plan.saturating_clients
+    ready_url = server.url + peer.ready_path
 
     def driven(what: Call, clients: int, seconds: float) -> Driven:
         return drive(server.url, what, clients=clients, seconds=seconds, scratch=scratch)
@@ -163,13 +167,14 @@ def _measure(
     binary, image = peer.binary_call(picture.pixels), peer.image_call(picture.png)
     binary_rate = driven(binary, many, plan.rate) if binary else None
     image_rate = driven(image, many, plan.rate) if image else None
-    loaded = _probe_under(peer, server, call, plan, scratch)
+    with bare_server() as bare_url:
+        loaded, bare = _probe_under(server, [ready_url, bare_url], call, plan, scratch)
     extra: dict[str, Sequence[Answer]] = {}
     large = peer.image_call(large_png()) if peer.probed_further else None
     if large is not None:
-        extra["images of 500 kB"] = _probe_under(peer, server, large, plan, scratch)
+        (extra["images of 500 kB"],) = _probe_under(server, [ready_url], large, plan, scratch)
         with _Loads(bench.model, bench.second_version) as loads:
-            extra["model loads"] = _probe_under(peer, server, call, plan, scratch)
+            (extra["model loads"],) = _probe_under(server, [ready_url], call, plan, scratch)
         notes.append(f"the alias moved {loads.moves} times; {_loads_total(server)} loads in all")
     return Round(
         first_health_seconds=started[0],
@@ -179,6 +184,7 @@ def _measure(
         image=image_rate,
         idle_probes=idle,
         loaded_probes=loaded,
+        bare_probes=bare,
         extra_probes=extra,
         cpu_microseconds=cpu,
         memory=server.memory(),
@@ -200,8 +206,8 @@ def _shares(used: Sequence[float], clients: int) -> list[str]:
 
 
 def _probe_under(
-    peer: Peer, server: Server, call: Call, plan: Plan, scratch: Path
-) -> Sequence[Answer]:
+    server: Server, urls: Sequence[str], call: Call, plan: Plan, scratch: Path
+) -> list[list[Answer]]:
     """Probe while the saturating clients send; what falls before or after does not count."""
     generator = Generator(
         server.url,
@@ -211,7 +217,7 @@ def _probe_under(
         scratch=scratch,
     )
     driven: list[Driven] = []
-    answers = probe(server.url, peer.ready_path, lambda: driven.append(generator.result()))
+    answers = probe_all(urls, lambda: driven.append(generator.result()))
     if driven[0].errors:
         raise ServerFailed(f"{driven[0].errors} of {driven[0].requests} requests failed")
     return answers
@@ -252,12 +258,3 @@ def _loads_total(server: Server) -> int:
             if line.startswith("inference_model_loads_total{")
         )
     )
-
-
-def free_ports() -> list[int]:
-    """Return ports of the loopback interface that nothing listens on."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(_PORTS)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]

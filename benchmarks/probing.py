@@ -33,9 +33,21 @@ class Probed:
 
 def probe(url: str, path: str, during: Callable[[], None]) -> list[Answer]:
     """Probe a path every 20 ms while something goes on, and return the answers."""
-    schedule = Schedule(
-        url + path, interval_seconds=_INTERVAL_SECONDS, timeout_seconds=_TIMEOUT_SECONDS
-    )
+    (answers,) = probe_all([url + path], during)
+    return answers
+
+
+def probe_all(urls: Sequence[str], during: Callable[[], None]) -> list[list[Answer]]:
+    """Probe every URL every 20 ms, in turn, while something goes on; return the answers of each."""
+    schedules = [
+        Schedule(
+            url,
+            interval_seconds=_INTERVAL_SECONDS,
+            timeout_seconds=_TIMEOUT_SECONDS,
+            offset_seconds=_INTERVAL_SECONDS * position / len(urls),
+        )
+        for position, url in enumerate(urls)
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "loadtests.prober"],
         cwd=ROOT,
@@ -43,13 +55,14 @@ def probe(url: str, path: str, during: Callable[[], None]) -> list[Answer]:
         stdout=subprocess.PIPE,
     )
     assert process.stdin is not None
-    process.stdin.write(encode([schedule]))
+    process.stdin.write(encode(schedules))
     process.stdin.flush()
     try:
         during()
     finally:
         out, _ = process.communicate(timeout=2 * _TIMEOUT_SECONDS)
-    return [decode_answer(line) for line in out.splitlines()]
+    answers = [decode_answer(line) for line in out.splitlines()]
+    return [[one for one in answers if one.schedule == index] for index in range(len(urls))]
 
 
 def probe_idle(url: str, path: str, seconds: float) -> list[Answer]:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import time
 import uuid
@@ -16,6 +17,7 @@ import httpx
 import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
+_PORTS = 3
 _START_SECONDS = 180.0
 _STOP_SECONDS = 20.0
 _POLL_SECONDS = 0.01
@@ -134,3 +136,12 @@ class Server:
         gone_by = time.monotonic() + _STOP_SECONDS
         while self.processes() and time.monotonic() < gone_by:
             time.sleep(_POLL_SECONDS)
+
+
+def free_ports() -> list[int]:
+    """Return ports of the loopback interface that nothing listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(_PORTS)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]

@@ -19,6 +19,8 @@ from benchmarks.process import ROOT
 from loadtests.prober import Answer
 
 FOLDER = Path(__file__).with_name("results")
+# What the probes of the bare socket are called; not the server's own.
+BARE = "saturated: a bare socket beside it"
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def joined(key: str, title: str, rounds: Sequence[Round]) -> PeerResult:
     probes = {
         "idle": _pooled(rounds, lambda one: one.idle_probes),
         "saturated": _pooled(rounds, lambda one: one.loaded_probes),
+        BARE: _pooled(rounds, lambda one: one.bare_probes),
     }
     for name in rounds[0].extra_probes:
         probes[name] = _pooled(rounds, lambda one, name=name: one.extra_probes[name])  # type: ignore[misc]
@@ -107,7 +110,7 @@ def joined(key: str, title: str, rounds: Sequence[Round]) -> PeerResult:
         pss=round(median(one.memory.pss for one in rounds)),
         rss=round(median(one.memory.rss for one in rounds)),
         processes=rounds[-1].memory.processes,
-        notes=[note for one in rounds for note in one.notes],
+        notes=rounds[-1].notes,
     )
 
 

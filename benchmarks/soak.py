@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.generator import Generator
-from benchmarks.measure import free_ports, start
+from benchmarks.measure import start
 from benchmarks.model import ServedModel, pictures
 from benchmarks.peers.peer import Site
 from benchmarks.peers.this_project import ThisProject
+from benchmarks.process import free_ports
 from benchmarks.results import now, this_commit, this_machine
 
 _CLIENTS = 16

@@ -30,7 +30,9 @@ def tables(results: Results) -> str:
             "### Bytes instead of JSON, and the cost of a request\n\n" + _bodies(results),
             "### Probes, in milliseconds\n\n"
             "A probe of the readiness route every 20 ms, each over a new connection, from a "
-            "process of its own; all rounds together.\n\n" + _probes(results),
+            "process of its own; all rounds together. The bare socket is a process beside the "
+            "saturated server that only answers probes: what its probes take is the machine's "
+            "part.\n\n" + _probes(results),
             "### Start and memory\n\n"
             "From the start of the process to the first 200; memory of all processes after the "
             "load, shared pages shared out (PSS) and counted for each (RSS).\n\n" + _start(results),

@@ -4,27 +4,30 @@ import json
 import math
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import numpy as np
 import psutil
 import pytest
 
 from benchmarks.__main__ import chosen
+from benchmarks.bare import bare_server
 from benchmarks.chart import draw
 from benchmarks.generator import Driven, GeneratorFailed, drive
-from benchmarks.measure import Round, free_ports
+from benchmarks.measure import Round
 from benchmarks.peers import all_peers
 from benchmarks.peers.peer import Call, found_in_logits, nested
 from benchmarks.peers.this_project import ThisProject
 from benchmarks.peers.triton import Triton
 from benchmarks.plan import FULL, QUICK
-from benchmarks.probing import summarize
-from benchmarks.process import Memory, Server, ServerFailed
+from benchmarks.probing import probe_all, summarize
+from benchmarks.process import Memory, Server, ServerFailed, free_ports
 from benchmarks.reach import targets
-from benchmarks.results import Machine, PeerResult, Results, joined, load, store
+from benchmarks.results import BARE, Machine, PeerResult, Results, joined, load, store
 from benchmarks.soak import Sample, growth_per_hour
 from benchmarks.table import BEGIN, END, MarkersMissing, tables, write_page
 from examples.stack import StackError
@@ -150,6 +153,17 @@ def test_probes_that_were_missed_are_no_probes_but_make_the_prober_late() -> Non
         summarize([])
 
 
+def test_several_urls_are_probed_side_by_side_and_each_keeps_its_own_answers() -> None:
+    nobody = f"http://127.0.0.1:{free_ports()[0]}/"
+    with bare_server() as url:
+        bare, refused = probe_all([url, nobody], lambda: time.sleep(0.5))
+    assert len(bare) > 5
+    assert {answer.status for answer in bare} == {200}
+    assert {answer.status for answer in refused} == {0}
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(url)
+
+
 def driven(clients: int, rate: float) -> Driven:
     return Driven(clients, rate, 1000 / rate, 5000 / rate, 9000 / rate, int(rate), 0)
 
@@ -163,6 +177,7 @@ def one_round(rate: float, *, slow_probe: float = 2.0) -> Round:
         image=None,
         idle_probes=answers(50),
         loaded_probes=answers(500, milliseconds=slow_probe),
+        bare_probes=answers(500, milliseconds=0.5),
         extra_probes={"model loads": answers(10)},
         cpu_microseconds=1e6 / rate,
         memory=Memory(pss=2**28, rss=2**29, processes=2),
@@ -182,6 +197,7 @@ def test_rates_are_medians_of_the_rounds_and_probes_are_taken_together() -> None
     assert result.probes["saturated"].p50_ms == pytest.approx(2.0)
     assert result.probes["saturated"].p99_ms == pytest.approx(9.0)
     assert result.probes["model loads"].probes == 30
+    assert result.probes[BARE].p99_ms == pytest.approx(0.5)
 
 
 def results() -> Results:
