@@ -62,6 +62,7 @@ class InferenceApp:
         self._engine = Engine(
             queue_size=settings.queue_size,
             max_batch=settings.max_batch_size,
+            max_pixels=settings.max_image_pixels,
             observer=self._metrics,
         )
         self._listener = ModelListener(self._engine, self.state, self._metrics)

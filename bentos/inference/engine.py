@@ -18,9 +18,10 @@ from bentos.inference.wire import Answers, Input, InputKind, InputRefused, pack_
 _ANSWERS_AT_ONCE = 2
 # While one batch is in the model the next is on its way. More would only wait out of our reach.
 _BATCHES_SENT = 2
-# Large images wait in memory, and one of them may take a second to decode. While one is decoded
-# the next is on its way.
+# Large images wait in memory, and one of them may take a second to decode: more of them than
+# these would only wait for their time-outs. While one is decoded the next is on its way.
 _MOST_FILES = 32
+_LARGEST_FILES = 4
 _FILES_SENT = 2
 # Answers of a model that was just replaced may still come.
 _GENERATIONS_KNOWN = 4
@@ -83,8 +84,11 @@ class Engine:
     `connected` and `disconnected` say whether there is a process, the other two what it told.
     """
 
-    def __init__(self, *, queue_size: int, max_batch: int, observer: EngineObserver) -> None:
+    def __init__(
+        self, *, queue_size: int, max_batch: int, max_pixels: int, observer: EngineObserver
+    ) -> None:
         self._queue_size = queue_size
+        self._most_pixels = _LARGEST_FILES * max_pixels
         self._observer = observer
         self._write: Callable[[bytes], None] | None = None
         # An image that is decoded for a second keeps no other input waiting.
@@ -122,8 +126,7 @@ class Engine:
             raise _queue_full(f"{self._queue_size} inputs wait for the model")
         if given.kind is InputKind.FILE:
             lane = self._files
-            if lane.waiting >= _MOST_FILES:
-                raise _queue_full(f"{_MOST_FILES} large images wait to be decoded")
+            self._check_room(given)
         if self._model is None:
             raise no_model()
         identifier = self._next_id
@@ -194,6 +197,14 @@ class Engine:
         ]
         self._progressed()
         _deliver(done)
+
+    def _check_room(self, file: Input) -> None:
+        waiting = (*self._sent.values(), *self._files.queued.values())
+        pixels = sum(job.given.pixels for job in waiting)
+        if self._files.waiting >= _MOST_FILES or pixels + file.pixels > self._most_pixels:
+            raise _queue_full(
+                f"{self._files.waiting} large images of {pixels} pixels wait to be decoded"
+            )
 
     def _taken_back(self, identifier: int) -> _Job | None:
         job = self._sent.pop(identifier, None)

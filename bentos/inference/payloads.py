@@ -53,9 +53,10 @@ def input_of_image(content: bytes, spec: ModelSpec, *, max_pixels: int) -> Input
     """
     check_sees_images(spec)
     image = open_image(content, max_pixels=max_pixels)
-    if image.width * image.height <= _SMALL_PIXELS:
+    pixels = image.width * image.height
+    if pixels <= _SMALL_PIXELS:
         return Input.from_array(decode(image, spec))
-    return Input(InputKind.FILE, content)
+    return Input(InputKind.FILE, content, pixels)
 
 
 def new_prediction_id() -> str:

@@ -42,10 +42,11 @@ class InputKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One input as the model process gets it."""
+    """One input as the model process gets it; of a file, how many pixels it will be."""
 
     kind: InputKind
     content: bytes
+    pixels: int = 0
 
     @classmethod
     def from_array(cls, values: NDArray[Any]) -> "Input":

@@ -88,7 +88,12 @@ class Bench:
 
     def __init__(self, *, queue_size: int, max_batch: int) -> None:
         self.observer = Observer()
-        self.engine = Engine(queue_size=queue_size, max_batch=max_batch, observer=self.observer)
+        self.engine = Engine(
+            queue_size=queue_size,
+            max_batch=max_batch,
+            max_pixels=MAX_PIXELS,
+            observer=self.observer,
+        )
         self.model = Model()
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._installed = asyncio.Event()

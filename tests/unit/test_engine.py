@@ -15,6 +15,7 @@ from tests.support.images import black_png, colour_file
 from tests.support.model_server import (
     FAILS,
     GIVES_NAN,
+    MAX_PIXELS,
     WAIT_SECONDS,
     Bench,
     Model,
@@ -261,7 +262,7 @@ def test_an_input_decoded_for_a_model_of_another_type_is_cast() -> None:
 
 def test_without_a_model_an_input_is_refused() -> None:
     async def main() -> None:
-        engine = Engine(queue_size=1, max_batch=1, observer=Observer())
+        engine = Engine(queue_size=1, max_batch=1, max_pixels=1, observer=Observer())
         assert engine.spec is None
         with pytest.raises(ServiceError) as failed:
             await engine.predict(Input(InputKind.JSON, b"{}"))
@@ -398,7 +399,7 @@ class Decoding:
 
 
 def large_file(value: int = 0) -> Input:
-    return Input(InputKind.FILE, colour_file((value, 0, 0), size=(300, 300)))
+    return Input(InputKind.FILE, colour_file((value, 0, 0), size=(300, 300)), pixels=90_000)
 
 
 def test_a_large_picture_is_decoded_for_the_model_that_answers() -> None:
@@ -450,6 +451,29 @@ def test_beyond_a_few_large_pictures_a_request_is_told_to_come_again(
         decoding.go_on.set()
         await asyncio.gather(*waiting)
         await bench.ask_input(large_file())
+
+    run(test)
+
+
+def test_of_the_largest_pictures_only_as_many_wait_as_are_decoded_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoding = Decoding(monkeypatch)
+
+    async def test(bench: Bench) -> None:
+        await bench.install(Model("2", shape=COLOUR))
+        largest = Input(InputKind.FILE, black_png(1_000, 1_000), pixels=MAX_PIXELS)
+        waiting = [bench.ask_input(largest) for _ in range(4)]
+        await asyncio.sleep(0)
+        error = await refused(bench.ask_input(large_file()))
+        assert (error.status, error.reason) == (429, "queue_full")
+        assert "4 large images of 4000000 pixels" in error.message
+        # What is given up makes room.
+        waiting.pop().cancel()
+        await asyncio.sleep(0)
+        waiting.append(bench.ask_input(large_file()))
+        decoding.go_on.set()
+        await asyncio.gather(*waiting)
 
     run(test)
 

@@ -345,7 +345,7 @@ def test_a_small_picture_is_decoded_at_once() -> None:
 def test_a_large_picture_is_left_to_the_model_process() -> None:
     content = black_png(1_000, 1_000)
     given = input_of_image(content, IMAGES, max_pixels=1_000_000)
-    assert given == Input(InputKind.FILE, content)
+    assert given == Input(InputKind.FILE, content, pixels=1_000_000)
 
 
 def test_a_picture_beyond_the_bounds_goes_nowhere() -> None:
