@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,31 +38,39 @@ def probe(url: str, path: str, during: Callable[[], None]) -> list[Answer]:
     return answers
 
 
-def probe_all(urls: Sequence[str], during: Callable[[], None]) -> list[list[Answer]]:
-    """Probe every URL every 20 ms, in turn, while something goes on; return the answers of each."""
+def probe_all(
+    urls: Sequence[str],
+    during: Callable[[], None],
+    *,
+    interval_seconds: float = _INTERVAL_SECONDS,
+) -> list[list[Answer]]:
+    """Probe every URL at the interval, in turn, while something goes on; return each's answers."""
     schedules = [
         Schedule(
             url,
-            interval_seconds=_INTERVAL_SECONDS,
+            interval_seconds=interval_seconds,
             timeout_seconds=_TIMEOUT_SECONDS,
-            offset_seconds=_INTERVAL_SECONDS * position / len(urls),
+            offset_seconds=interval_seconds * position / len(urls),
         )
         for position, url in enumerate(urls)
     ]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "loadtests.prober"],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert process.stdin is not None
-    process.stdin.write(encode(schedules))
-    process.stdin.flush()
-    try:
-        during()
-    finally:
-        out, _ = process.communicate(timeout=2 * _TIMEOUT_SECONDS)
-    answers = [decode_answer(line) for line in out.splitlines()]
+    # A file, not a pipe: nobody reads meanwhile, and a full pipe would hold the prober up.
+    with tempfile.TemporaryFile() as told:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "loadtests.prober"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=told,
+        )
+        assert process.stdin is not None
+        process.stdin.write(encode(schedules))
+        process.stdin.flush()
+        try:
+            during()
+        finally:
+            process.communicate(timeout=2 * _TIMEOUT_SECONDS)
+        told.seek(0)
+        answers = [decode_answer(line) for line in told]
     return [[one for one in answers if one.schedule == index] for index in range(len(urls))]
 
 
