@@ -56,6 +56,8 @@ def classify(error: sqlite3.Error | OSError, path: Path) -> StoreError:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     reason = _REASONS.get(code & 0xFF, "other")
+    if code == sqlite3.SQLITE_READONLY_DBMOVED:
+        reason = "missing"
     if code & 0xFF in _UNSPECIFIC:
         reason = _look_closer(path)
     return StoreError(reason, f"{path}: {error} ({name})")

@@ -145,8 +145,11 @@ class DatabaseFiles:
         SQLite opens what it may not write for reading, and finds out at the first commit.
         """
         for path in (self.path, self.log_path, self.path.parent):
-            if not os.access(path, os.W_OK):
-                raise StoreError("read_only", f"{path}: is read-only")
+            if os.access(path, os.W_OK):
+                continue
+            if not path.exists():  # what is gone may not be written either
+                raise StoreError("missing", f"{path}: was deleted while open")
+            raise StoreError("read_only", f"{path}: is read-only")
 
     def require_space(self) -> None:
         """Raise StoreError while the disk has too little room for a batch."""

@@ -1,0 +1,54 @@
+"""What the database's files are found to be when they change between two looks."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from bentos.logging.failures import StoreError, classify
+from bentos.logging.files import DatabaseFiles
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> DatabaseFiles:
+    opened = DatabaseFiles(tmp_path / "data" / "predictions.db")
+    for path in (opened.path, opened.log_path):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+    return opened
+
+
+def reason(files: DatabaseFiles) -> str:
+    with pytest.raises(StoreError) as failed:
+        files.require_writable()
+    return failed.value.reason
+
+
+@pytest.mark.parametrize("gone", ["predictions.db", "predictions.db-wal"])
+def test_a_file_that_was_deleted_is_missing_and_not_read_only(
+    files: DatabaseFiles, gone: str
+) -> None:
+    files.require_writable()
+    files.path.with_name(gone).unlink()
+    assert reason(files) == "missing"
+
+
+def test_what_the_system_refuses_to_write_is_read_only(
+    files: DatabaseFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write everything
+    assert reason(files) == "read_only"
+
+
+def test_a_database_that_sqlite_finds_moved_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.db"
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("CREATE TABLE numbers (number)")
+    path.rename(tmp_path / "elsewhere.db")
+    with pytest.raises(sqlite3.OperationalError) as failed:
+        connection.execute("INSERT INTO numbers VALUES (1)")
+    connection.close()
+    assert failed.value.sqlite_errorname == "SQLITE_READONLY_DBMOVED"
+    failure = classify(failed.value, path)
+    assert failure.reason == "missing"
+    assert failure.lost
