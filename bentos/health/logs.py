@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from bentos.health.encoding import encode_json
+from bentos.health.line_writer import LineWriter
 
 _LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40}
 ROOT = "bentos"
+# At the end of a process: as long as a reader that is only slow may take.
+_FLUSH_SECONDS = 2.0
 
 
 def get_logger(name: str) -> logging.Logger:
@@ -77,19 +80,52 @@ def _plain(value: object) -> str:
     return text if text.isprintable() else repr(text)
 
 
+class BackgroundHandler(logging.Handler):
+    """Writes records to standard error without ever keeping waiting whoever logs."""
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+        self._writer = LineWriter(sys.stderr, self._lost)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand a record's line on."""
+        try:
+            self._writer.put(self.format(record))
+        except Exception:  # as logging's own handlers do: what is said matters less than the work
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Wait until everything is written, but for no reader that is gone."""
+        self._writer.flush(_FLUSH_SECONDS)
+
+    def close(self) -> None:
+        """Write what is left and end."""
+        self._writer.close()
+        super().close()
+
+    def _lost(self, lines: int) -> str:
+        record = logging.LogRecord(
+            f"{ROOT}.logs", logging.ERROR, "", 0, "log lines lost: nobody read them", None, None
+        )
+        record.__dict__["fields"] = {"lines": lines}
+        return self.format(record)
+
+
 def configure_logging(*, level: str, form: str, service: str, worker: int) -> None:
     """Send the project's records, and other libraries' warnings, to standard error.
 
     BentoML leaves its workers' root logger at WARNING; the project's own logger is configured
-    beside it, so that INFO lines are seen.
+    beside it, so that INFO lines are seen. Warnings of Python's own go the same way: written
+    directly they would wait for standard error's reader.
     """
     formatter: logging.Formatter = (
         JsonFormatter(service=service, worker=worker)
         if form == "json"
         else PlainFormatter(service=service, worker=worker)
     )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
+    handler = BackgroundHandler(formatter)
+    logging.captureWarnings(capture=True)
     ours = logging.getLogger(ROOT)
     ours.handlers = [handler]
     ours.setLevel(_LEVELS[level])
@@ -100,3 +136,5 @@ def configure_logging(*, level: str, form: str, service: str, worker: int) -> No
         theirs.propagate = False
         if theirs.level == logging.NOTSET or theirs.level < logging.WARNING:
             theirs.setLevel(max(_LEVELS[level], logging.WARNING))
+    # Uvicorn puts a line together for every answer wherever this logger has a handler.
+    logging.getLogger("uvicorn.access").propagate = False

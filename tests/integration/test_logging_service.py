@@ -1,5 +1,6 @@
 """The logging service as it is deployed: `bentoml serve`, real files, real signals."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -25,10 +26,13 @@ TARGET = "bentos.logging.service:LoggingService"
 TOKEN = "correct horse battery staple"
 
 
-def start(directory: Path, *, port: int | None = None, **env: str) -> Server:
+def start(
+    directory: Path, *, port: int | None = None, output: int | None = None, **env: str
+) -> Server:
     """Start the service with its database in the directory."""
     path = directory / "data" / "predictions.db"
-    return start_service(TARGET, directory, env={"DATABASE_PATH": str(path)} | env, port=port)
+    settings = {"DATABASE_PATH": str(path)} | env
+    return start_service(TARGET, directory, env=settings, port=port, output=output)
 
 
 def database(directory: Path) -> Path:
@@ -620,6 +624,25 @@ class TestEnds:
             server.wait_for_reason("shutting_down", seconds=3)
             assert server.post("/log", json=batch(prediction())).status_code == 200
             assert server.wait() == 0
+
+
+class TestLog:
+    def test_a_log_that_nobody_reads_keeps_no_probe_and_no_batch_waiting(
+        self, tmp_path: Path
+    ) -> None:
+        reader, writer = os.pipe()
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4_096)
+        try:
+            with start(tmp_path, output=writer) as server:
+                os.close(writer)
+                server.wait_until_ready()
+                for _ in range(100):  # each is a line of 250 bytes
+                    assert server.post("/log", json=batch(prediction())).status_code == 200
+                assert server.get("/health").status_code == 200
+                assert server.get("/ready").status_code == 200
+                assert server.stop() == 0
+        finally:
+            os.close(reader)
 
 
 class TestTwoWorkers:

@@ -64,10 +64,16 @@ def wait_until(
 
 
 class Server:
-    """A process that listens on `port` and writes its log to `log_path`."""
+    """A process that listens on `port` and writes its log to `log_path`, or to `output`."""
 
     def __init__(
-        self, command: Sequence[str], *, port: int, environment: Mapping[str, str], log_path: Path
+        self,
+        command: Sequence[str],
+        *,
+        port: int,
+        environment: Mapping[str, str],
+        log_path: Path,
+        output: int | None = None,
     ) -> None:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
@@ -79,7 +85,7 @@ class Server:
                 cwd=ROOT,
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=log if output is None else output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
@@ -197,12 +203,14 @@ def start_service(
     *,
     env: Mapping[str, str] | None = None,
     port: int | None = None,
+    output: int | None = None,
 ) -> Server:
     """Start `bentoml serve target` from the repository's root.
 
-    `directory` takes the log and the BENTOML_HOME. Relative paths among the settings are taken
-    from the root: name paths that the service writes to in `env`. A second start with the same
-    directory and port goes on with the same log, as a restart does.
+    `directory` takes the log, unless `output` is a descriptor for it, and the BENTOML_HOME.
+    Relative paths among the settings are taken from the root: name paths that the service writes
+    to in `env`. A second start with the same directory and port goes on with the same log, as a
+    restart does.
     """
     name = target.rpartition(":")[2].lower()
     home = directory / f"{name}-home"
@@ -219,4 +227,5 @@ def start_service(
     }
     command = [sys.executable, "-m", "bentoml", "serve", target]
     command += ["--host", "127.0.0.1", "--port", str(port)]
-    return Server(command, port=port, environment=environment, log_path=directory / f"{name}.log")
+    log_path = directory / f"{name}.log"
+    return Server(command, port=port, environment=environment, log_path=log_path, output=output)

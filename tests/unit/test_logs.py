@@ -2,6 +2,7 @@
 
 import json
 import logging
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ def restored() -> Iterator[None]:
     before = [(logging.getLogger(n), list(logging.getLogger(n).handlers)) for n in names]
     kept = [(logger, logger.level, logger.propagate) for logger, _ in before]
     yield
+    for handler in logging.getLogger("bentos").handlers:
+        handler.close()
+    logging.captureWarnings(capture=False)
     for (logger, handlers), (_, level, propagate) in zip(before, kept, strict=True):
         logger.handlers = handlers
         logger.setLevel(level)
@@ -30,6 +34,8 @@ class Written:
         self._capsys = capsys
 
     def read(self) -> list[str]:
+        for handler in logging.getLogger("bentos").handlers:
+            handler.flush()
         return self._capsys.readouterr().err.splitlines()
 
 
@@ -92,3 +98,11 @@ def test_libraries_are_heard_from_warnings_on(written: Written) -> None:
     logging.getLogger("mlflow.tracking").warning("yes")
     logging.getLogger("some.library").warning("yes too")
     assert [line["message"] for line in lines(written)] == ["yes", "yes too"]
+
+
+def test_a_warning_of_pythons_own_is_a_line_like_any_other(written: Written) -> None:
+    configure("json")
+    warnings.warn("beware", UserWarning, stacklevel=1)
+    (line,) = lines(written)
+    assert "beware" in line["message"]
+    assert line["level"] == "warning"
