@@ -78,7 +78,7 @@ def _measure(directory: Path, options: argparse.Namespace) -> int:
         (f"batches of {BATCH}, random ids", BATCH, "random"),
         ("single predictions", 1, "sorted"),
     ):
-        with _serve(directory / "fresh", options.workers) as server:
+        with serve(directory / "fresh", options.workers) as server:
             logged = _log(server.url, batch=batch, ids=ids, seconds=options.seconds)
         shutil.rmtree(directory / "fresh")
         failed += _print_logged(what, logged)
@@ -91,7 +91,7 @@ def _measure_full(directory: Path, options: argparse.Namespace) -> int:
     directory.mkdir()
     seconds, size = _fill(directory / "predictions.db", options.rows)
     rows = f"{options.rows:,} rows"
-    with _serve(directory, options.workers) as server:
+    with serve(directory, options.workers) as server:
         failed = 0
         for what, ids in (("ids sorted by time", "sorted"), ("random ids", "random")):
             logged = _log(server.url, batch=BATCH, ids=ids, seconds=options.seconds)
@@ -165,7 +165,11 @@ def _row(number: int) -> PredictionRow:
     )
 
 
-def _serve(directory: Path, workers: int) -> Server:
+def serve(directory: Path, workers: int) -> Server:
+    """Start the logging service with its database in the directory.
+
+    Raises BenchmarkFailed where it does not get ready.
+    """
     directory.mkdir(exist_ok=True)
     (directory / "home").mkdir()
     port = _free_port()

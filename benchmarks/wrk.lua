@@ -1,11 +1,12 @@
--- Sends one body over and over and prints what came of it as one line of JSON.
+-- Sends one body over and over, or a GET where it is empty, and prints what came of it as one
+-- line of JSON.
 -- Arguments after "--": the file with the body, then headers as "Name: value".
 
 function init(args)
-  wrk.method = "POST"
   local file = assert(io.open(args[1], "rb"))
   wrk.body = file:read("*a")
   file:close()
+  wrk.method = #wrk.body > 0 and "POST" or "GET"
   for i = 2, #args do
     local name, value = args[i]:match("^([^:]+):%s*(.*)$")
     wrk.headers[name] = value

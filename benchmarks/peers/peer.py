@@ -49,7 +49,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Call:
-    """One POST request."""
+    """One POST request, or a GET where there is no body."""
 
     path: str
     body: bytes

@@ -7,12 +7,16 @@ from typing import Any, ClassVar, Protocol
 import bentoml
 from _bentoml_sdk import Service
 from bentoml._internal.context import server_context
+from starlette.routing import Match
 
 from bentos.health.door import Door, FrontDoor
+from bentos.health.http import Scope
 from bentos.health.logs import configure_logging
 from bentos.health.probes import HEALTH_PATH, READY_PATH, Probes
 from bentos.health.runtime import pod_directory
 from bentos.health.settings import ServiceSettings
+
+_PAGES_TIMEOUT_SECONDS = 1
 
 
 class App(Protocol):
@@ -89,18 +93,26 @@ class FrontedService(Service[Any]):  # type: ignore[misc]  # BentoML ships no ty
 
     def to_asgi(self, is_main: bool = True) -> Any:
         """Return the ASGI app that a worker serves."""
+        app = super().to_asgi(is_main)
         find_door: Callable[[], Door | None] = self.inner.door
-        return FrontDoor(super().to_asgi(is_main), find_door)
+
+        def knows(scope: Scope) -> bool:
+            return any(route.matches(scope)[0] is not Match.NONE for route in app.routes)
+
+        return FrontDoor(app, find_door, knows=knows)
 
 
 def service_config(*, workers: int, port: int) -> Mapping[str, Any]:
     """Return BentoML's settings of a service behind the front door.
 
     BentoML's request metrics and access log are off: they label raw paths and count probes, so
-    a scan would make series without bound. The probe paths are named for its limiter as well.
+    a scan would make series without bound. Its time-out is short, since it leaves a timer with all
+    that a request holds until then; what takes long is answered at the door, which has its own.
+    The probe paths are named for its limiter as well.
     """
     return {
         "workers": workers,
+        "traffic": {"timeout": _PAGES_TIMEOUT_SECONDS},
         "http": {"port": port},
         "metrics": {"enabled": False, "namespace": "bentoml_service"},
         "logging": {"access": {"enabled": False}},

@@ -1,8 +1,10 @@
-"""The front door: an ASGI app that answers a service's own routes and hands on all others.
+"""The front door: an ASGI app that answers a service's own routes and hands others on.
 
 It stands before BentoML's middlewares. Those leave a timer for every request until the time-out
 has passed, count probes among requests, label metrics with raw paths and may answer a probe
-with 429 or 504; what comes through the door meets none of that.
+with 429 or 504; what comes through the door meets none of that. What nobody behind it knows is
+answered here too: a scan of random paths would otherwise fill the heap with those timers, and a
+probe would wait for the collector.
 """
 
 import asyncio
@@ -11,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
+from bentos.health.bodies import BodyRoom
 from bentos.health.http import (
     CLOSE,
     AsgiApp,
@@ -23,7 +26,7 @@ from bentos.health.http import (
     ServiceError,
 )
 from bentos.health.logs import event, get_logger
-from bentos.health.metrics import HTTP_REQUESTS, PROBE_DURATION, Metrics
+from bentos.health.metrics import HTTP_REQUESTS, OTHER_ROUTE, PROBE_DURATION, Metrics
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -31,6 +34,7 @@ _logger = get_logger("http")
 
 _PROBE_STATUSES = ("200", "500", "503")
 _STATUSES = ("200", "400", "413", "429", "500", "503", "504")
+_MAX_SHOWN = 60
 
 
 @dataclass(frozen=True)
@@ -51,15 +55,17 @@ class Route:
 
 @dataclass(frozen=True)
 class Door:
-    """The routes of a running service, its time-out and its counts."""
+    """The routes of a running service, its time-out, its counts and its room for bodies."""
 
     service: str
     routes: Mapping[str, Route]
     metrics: Metrics
     timeout_seconds: float
+    room: BodyRoom | None = None
 
     def __post_init__(self) -> None:
         # A counter that is not there before its first event hides that event from rate().
+        self.metrics.counters[HTTP_REQUESTS.name].labels(self.service, OTHER_ROUTE, "404")
         for route in self.routes.values():
             for status in _PROBE_STATUSES if route.probe else _STATUSES:
                 self.metrics.counters[HTTP_REQUESTS.name].labels(self.service, route.path, status)
@@ -70,6 +76,12 @@ class Door:
 
     async def answer(self, route: Route, request: Request) -> Response | None:
         """Return the route's answer, an error body included; None where the client left."""
+        try:
+            return await self._answer(route, request)
+        finally:
+            request.release()
+
+    async def _answer(self, route: Route, request: Request) -> Response | None:
         started = perf_counter()
         failure: BaseException | None = None
         response: Response
@@ -114,6 +126,16 @@ class Door:
             route.on_failure("internal_error")
         self._account(route, request, response, perf_counter() - started, failure)
         return response
+
+    def nothing_here(self, request: Request) -> Response:
+        """Return the 404 for a path that nobody has."""
+        self.metrics.counters[HTTP_REQUESTS.name].labels(self.service, OTHER_ROUTE, "404").inc()
+        routes = ", ".join(self.routes)
+        return ServiceError(
+            404,
+            "not_found",
+            f"there is nothing at {request.path[:_MAX_SHOWN]}; the routes are {routes}",
+        ).response()
 
     def _account(
         self,
@@ -170,20 +192,33 @@ def route_table(routes: Sequence[Route]) -> dict[str, Route]:
 
 
 class FrontDoor:
-    """Wraps an ASGI app; `door` returns the running service's Door, None before it is up."""
+    """Wraps an ASGI app; `door` returns the running service's Door, None before it is up.
 
-    def __init__(self, app: AsgiApp, door: Callable[[], Door | None]) -> None:
+    `knows` tells whether the app has what a request's scope asks for.
+    """
+
+    def __init__(
+        self,
+        app: AsgiApp,
+        door: Callable[[], Door | None],
+        *,
+        knows: Callable[[Scope], bool] = lambda _scope: True,
+    ) -> None:
         self._app = app
         self._door = door
+        self._knows = knows
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one of the service's own routes or hand the request on."""
         door = self._door() if scope["type"] == "http" else None
         route = door.routes.get(scope["path"]) if door is not None else None
-        if door is None or route is None:
+        if door is None or (route is None and self._knows(scope)):
             await self._app(scope, receive, send)
             return
-        request = Request(scope, receive)
+        request = Request(scope, receive, door.room)
+        if route is None:
+            await _send(request, door.nothing_here(request), send, identified=True)
+            return
         response = await door.answer(route, request)
         if response is not None:
             await _send(request, response, send, identified=not route.probe)

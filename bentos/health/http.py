@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import orjson
 
+from bentos.health.bodies import FREE_BYTES, BodyRoom
 from bentos.health.encoding import encode_json
 
 Scope: TypeAlias = dict[str, Any]
@@ -17,8 +18,8 @@ Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
 Send: TypeAlias = Callable[[dict[str, Any]], Awaitable[None]]
 AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# A client that is still sending reads no answer: what is too large is read and thrown away for
-# this long and this far, so that it sees the 413 and not a broken connection.
+# A client that is still sending reads no answer: what is refused is read and thrown away for this
+# long and this far, so that it sees the 413 or 429 and not a broken connection.
 _DISCARD_SECONDS = 5.0
 _DISCARD_BYTES = 1 << 29
 _REQUEST_ID_LENGTH = 128
@@ -92,13 +93,18 @@ def json_response(
 
 
 class Request:
-    """One HTTP request; its body is read once, at most `limit` bytes of it."""
+    """One HTTP request; its body is read once, at most `limit` bytes of it.
 
-    __slots__ = ("_receive", "_request_id", "receiving", "scope")
+    The body takes its place in `room` until `release`.
+    """
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
+    __slots__ = ("_receive", "_request_id", "_room", "_taken", "receiving", "scope")
+
+    def __init__(self, scope: Scope, receive: Receive, room: BodyRoom | None = None) -> None:
         self.scope = scope
         self._receive = receive
+        self._room = room
+        self._taken = 0
         self._request_id: str | None = None
         # Whether the service waits for the client to send, and not the client for the service.
         self.receiving = False
@@ -140,27 +146,50 @@ class Request:
         """Return the whole body.
 
         Raises ServiceError 413 where it is larger than `limit` bytes, whatever length it was
-        announced with, and ClientDisconnected where it never became whole.
+        announced with, 429 where there is no room for it, and ClientDisconnected where it never
+        became whole.
         """
         announced = self.header(b"content-length")
         if announced is not None and announced.isdigit() and int(announced) > limit:
-            await self._refuse_larger(limit)
-        message = await self._next()
-        body: bytes = message.get("body", b"")
-        if not message.get("more_body", False):
-            if len(body) > limit:
-                await self._refuse_larger(limit, more=False)
-            return body
-        chunks = [body]
-        size = len(body)
-        while message.get("more_body", False):
+            await self._refuse(_too_large(limit))
+        chunks: list[bytes] = []
+        size = 0
+        more = True
+        while more:
+            await self._take_turn(size)
             message = await self._next()
-            chunk = message.get("body", b"")
+            chunk: bytes = message.get("body", b"")
+            more = message.get("more_body", False)
             size += len(chunk)
-            if size > limit:
-                await self._refuse_larger(limit, more=message.get("more_body", False))
+            refusal = self._refusal(size, limit)
+            if refusal is not None:
+                chunks.clear()  # or it would be kept for as long as the rest is thrown away
+                del message, chunk
+                self.release()
+                await self._refuse(refusal, more=more)
             chunks.append(chunk)
-        return b"".join(chunks)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def release(self) -> None:
+        """Give the body's room back: nothing holds the body any more."""
+        if self._room is not None and self._taken:
+            self._room.give_back(self._taken)
+            self._taken = 0
+
+    def _refusal(self, size: int, limit: int) -> ServiceError | None:
+        """Take room for a body of which so much has come; return why it has none."""
+        if size > limit:
+            return _too_large(limit)
+        if self._room is not None and size > FREE_BYTES:
+            if not self._room.take(size - FREE_BYTES - self._taken):
+                return _no_room(self._room)
+            self._taken = size - FREE_BYTES
+        return None
+
+    async def _take_turn(self, size: int) -> None:
+        """Wait until more of a body of which so much has come may be read."""
+        if self._room is not None and size > FREE_BYTES:
+            await self._room.turn()
 
     async def _next(self) -> dict[str, Any]:
         self.receiving = True
@@ -170,27 +199,41 @@ class Request:
             raise ClientDisconnected
         return message
 
-    async def _refuse_larger(self, limit: int, *, more: bool = True) -> None:
+    async def _refuse(self, error: ServiceError, *, more: bool = True) -> None:
         # Whoever asks before sending is told at once and sends nothing.
         if (self.header(b"expect") or b"").lower() != b"100-continue":
             with suppress(TimeoutError):
                 async with asyncio.timeout(_DISCARD_SECONDS):
                     more = await self._discard(more=more)
-        raise ServiceError(
-            413,
-            "too_large",
-            f"the body may have at most {limit} bytes (MAX_BODY_BYTES); send less",
-            headers=CLOSE if more else {},
-        )
+        if more:
+            error.headers |= CLOSE
+        raise error
 
     async def _discard(self, *, more: bool) -> bool:
         """Read what is sent and throw it away; tell whether some of it is still to come."""
         discarded = 0
         while more and discarded <= _DISCARD_BYTES:
+            await self._take_turn(discarded)
             message = await self._next()
             more = message.get("more_body", False)
             discarded += len(message.get("body", b""))
         return more
+
+
+def _too_large(limit: int) -> ServiceError:
+    return ServiceError(
+        413, "too_large", f"the body may have at most {limit} bytes (MAX_BODY_BYTES); send less"
+    )
+
+
+def _no_room(room: BodyRoom) -> ServiceError:
+    return ServiceError(
+        429,
+        "queue_full",
+        f"large request bodies take all of the {room.most_bytes} bytes that they may "
+        "(MAX_BODIES_BYTES); try again later",
+        headers=RETRY_LATER,
+    )
 
 
 def parse_json(body: bytes) -> Any:

@@ -1,17 +1,20 @@
 """A worker's life: its heartbeat, what its readiness turns to, and an orderly end."""
 
 import asyncio
-import contextlib
 import logging
 import signal
 import time
 from collections.abc import Callable
 from types import FrameType
 
-import uvicorn
-
 from bentos.health.checks import Verdict
 from bentos.health.logs import event, get_logger
+from bentos.health.server import (
+    accept_several,
+    answer_probes_first,
+    bound_shutdown,
+    running_server,
+)
 from bentos.health.state import ServiceState
 
 HEARTBEAT_SECONDS = 0.5
@@ -43,23 +46,28 @@ class Lifecycle:
         self._drain_seconds = drain_seconds
         self._shutdown_seconds = shutdown_seconds
         self._on_beat = on_beat
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._said: dict[str, Verdict] = {}
 
     def start(self) -> None:
         """Begin to beat and take over the stop signals; call it on the event loop."""
         self._loop = asyncio.get_running_loop()
-        self._task = self._loop.create_task(self._beat())
+        self._tasks = [self._loop.create_task(self._beat())]
+        server = running_server()
+        if server is None:
+            return  # not served by uvicorn, as in a test: its owner stops it
+        answer_probes_first(server)
+        bound_shutdown(server, self._shutdown_seconds)
+        self._tasks.append(self._loop.create_task(accept_several(server)))
         for number in (signal.SIGTERM, signal.SIGINT):
             self._chain(number)
 
     async def stop(self) -> None:
         """End the heartbeat."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _beat(self) -> None:
         while True:
@@ -84,12 +92,8 @@ class Lifecycle:
     def _chain(self, number: signal.Signals) -> None:
         """Put the drain before the server's own handler of a signal."""
         theirs = signal.getsignal(number)
-        server = getattr(theirs, "__self__", None)
-        if not isinstance(server, uvicorn.Server) or not callable(theirs):
-            return  # not served by uvicorn, as in a test: its owner stops it
-        if server.config.timeout_graceful_shutdown is None:
-            # Without a bound one hanging client keeps the pod until it is killed.
-            server.config.timeout_graceful_shutdown = self._shutdown_seconds
+        if not callable(theirs):
+            return
 
         def begin(received: int, frame: FrameType | None) -> None:
             loop = self._loop

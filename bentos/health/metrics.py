@@ -18,6 +18,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from bentos.health.checks import Verdict
+from bentos.health.shared_run import SharedRun
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -47,10 +48,13 @@ PROBE_DURATION = Family(
     ("service", "probe", "status"),
     PROBE_BUCKETS,
 )
+# Of what was asked for at paths that nobody has: the paths themselves would make series without
+# bound.
+OTHER_ROUTE = "other"
 HTTP_REQUESTS = Family(
     "http_requests_total",
     "counter",
-    "Requests answered, by declared route and status.",
+    "Requests answered, by declared route, or other for none, and status.",
     ("service", "route", "status"),
 )
 SHARED_FAMILIES = (PROBE_DURATION, HTTP_REQUESTS)
@@ -68,6 +72,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._multiprocess = values.ValueClass is not values.MutexValue
         self._read: dict[str, Callable[[], Samples]] = {}
+        self._scrapes = SharedRun(self.exposition)
         self.histograms: dict[str, Histogram] = {}
         self.counters: dict[str, Counter] = {}
         for family in families:
@@ -103,6 +108,10 @@ class Metrics:
         """Families of the catalogue that nothing feeds: none, once a service is wired."""
         fed = {*self._read, *self.histograms, *self.counters}
         return frozenset(self._families) - fed
+
+    async def scrape(self) -> bytes:
+        """Return the exposition, made off the event loop, once for all who scrape at once."""
+        return await self._scrapes.result()
 
     def exposition(self) -> bytes:
         """Return the pod's metrics in the Prometheus text format."""

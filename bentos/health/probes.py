@@ -1,6 +1,5 @@
 """`/health`, `/ready` and `/metrics` over a state, its checks and its metrics."""
 
-import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -81,7 +80,7 @@ class Probes:
     async def exposition(self, _: Request) -> Response:
         """Answer a scrape; the files of all workers are read off the event loop."""
         try:
-            text = await asyncio.to_thread(self.metrics.exposition)
+            text = await self.metrics.scrape()
         except Exception as error:
             raise ServiceError(500, "metrics_failed", "the metrics cannot be read") from error
         return Response(body=text, content_type=CONTENT_TYPE)

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bentos.health.window import WINDOW_SECONDS
@@ -20,6 +20,11 @@ class ServiceSettings(BaseSettings):
     workers: int = Field(default=1, ge=1, le=64, description="Worker processes in the pod.")
     max_body_bytes: int = Field(
         default=10_485_760, ge=1_024, description="Largest request body, in bytes."
+    )
+    max_bodies_bytes: int = Field(
+        default=134_217_728,
+        validate_default=True,
+        description="Memory for the bodies of all requests together, in bytes; beyond, a 429.",
     )
     request_timeout_seconds: float = Field(
         default=10.0, gt=0, description="Longest a request may take, in seconds; then it is a 504."
@@ -50,6 +55,19 @@ class ServiceSettings(BaseSettings):
     log_format: Literal["json", "plain"] = Field(
         default="json", description="`json`, one object a line, or `plain`."
     )
+
+    @field_validator("max_bodies_bytes")
+    @classmethod
+    def _holds_the_largest(cls, value: int, given: ValidationInfo) -> int:
+        least = given.data.get("max_body_bytes", 0) * given.data.get("workers", 1)
+        if value < least:
+            raise ValueError(f"must be MAX_BODY_BYTES for each of WORKERS at least, {least}")
+        return value
+
+    @property
+    def max_bodies_bytes_a_worker(self) -> int:
+        """A worker's share of the memory for bodies."""
+        return self.max_bodies_bytes // self.workers
 
     @field_validator("*")
     @classmethod

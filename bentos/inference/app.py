@@ -11,6 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from bentos.health import checks
+from bentos.health.bodies import BodyRoom
 from bentos.health.checks import Check
 from bentos.health.door import Door, Route, route_table
 from bentos.health.http import Request, Response, json_response
@@ -96,6 +97,7 @@ class InferenceApp:
             routes=route_table([*self.probes.routes(), *self._routes()]),
             metrics=self._metrics,
             timeout_seconds=settings.request_timeout_seconds,
+            room=BodyRoom(settings.max_bodies_bytes_a_worker),
         )
 
     def start(self) -> None:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bentos.health import checks
+from bentos.health.bodies import BodyRoom
 from bentos.health.checks import Check
 from bentos.health.door import Door, Handler, Route, route_table
 from bentos.health.http import Request, Response, ServiceError, json_response
@@ -90,6 +91,7 @@ class LoggingApp:
             routes=route_table([*self.probes.routes(), *self._routes()]),
             metrics=self._metrics,
             timeout_seconds=settings.request_timeout_seconds,
+            room=BodyRoom(settings.max_bodies_bytes_a_worker),
         )
 
     def start(self) -> None:

@@ -131,7 +131,7 @@ def check_refused(response: httpx.Response, status: int, told: str) -> None:
     assert response.status_code == status, response.text
     content = response.json()
     assert set(content) <= {"error", "reason", "field"}
-    assert content["reason"] in ("bad_input", "too_large")
+    assert content["reason"] in ("bad_input", "too_large", "not_found")
     assert told in content["error"]
     assert "Traceback" not in response.text
 
@@ -262,10 +262,21 @@ def test_every_family_of_the_catalogue_is_exposed_and_promtool_finds_nothing(
     assert found.stdout + found.stderr == b""
 
 
-def test_a_scan_of_random_paths_makes_no_series(server: Server) -> None:
+def test_a_scan_of_random_paths_makes_no_series_and_is_refused_in_the_one_shape(
+    server: Server,
+) -> None:
+    before = metric(server, "http_requests_total", route="other", status="404")
     for index in range(20):
-        assert server.get(f"/zzz-{index}").status_code == 404
+        check_refused(server.get(f"/zzz-{index}"), 404, "/predict")
+    check_refused(server.post("/predict/", json={}), 404, "/predict")
     assert "zzz" not in server.get("/metrics").text
+    assert metric(server, "http_requests_total", route="other", status="404") == before + 21
+
+
+def test_what_is_bentomls_own_is_still_there(server: Server) -> None:
+    for path in ("/", "/docs.json", "/schema.json", "/livez", "/readyz", "/healthz"):
+        assert server.get(path).status_code == 200, path
+    assert server.get("/static_content/swagger-ui.css").status_code == 200
 
 
 def test_probes_are_counted_apart_from_requests(server: Server) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from bentos.health.bodies import BodyRoom
 from bentos.health.door import Door, FrontDoor, Route, route_table
 from bentos.health.http import Request, Response, ServiceError, json_response
 from bentos.health.metrics import HTTP_REQUESTS, PROBE_DURATION, SHARED_FAMILIES, Metrics
@@ -37,6 +38,7 @@ class House:
         self.failures: list[str] = []
         self.refusals: list[str] = []
         self.metrics = Metrics(directory, SHARED_FAMILIES)
+        self.room = BodyRoom(10**6)
         self.handler: Callable[[Request], Awaitable[Response]] = _fine
         routes = [
             Route(
@@ -49,7 +51,11 @@ class House:
             Route("GET", "/ready", self._handle, probe="ready"),
         ]
         self.door: Door | None = Door(
-            service="svc", routes=route_table(routes), metrics=self.metrics, timeout_seconds=0.2
+            service="svc",
+            routes=route_table(routes),
+            metrics=self.metrics,
+            timeout_seconds=0.2,
+            room=self.room,
         )
         self.app = FrontDoor(_teapot, lambda: self.door)
 
@@ -124,6 +130,20 @@ def test_what_is_no_route_goes_through_and_makes_no_series(house: House) -> None
     assert b"zzz123" not in house.metrics.exposition()
 
 
+def test_what_nobody_has_is_a_404_in_the_one_error_shape_under_one_label(house: House) -> None:
+    house.app = FrontDoor(_teapot, lambda: house.door, knows=lambda scope: scope["path"] == "/docs")
+    assert house.ask("/docs").status == 418
+    for path in ("/zzz123", "/task/", "/zzz123" * 100):
+        answer = house.ask(path, chunk(b"x", more=True))
+        assert answer.status == 404
+        assert answer.json["reason"] == "not_found"
+        assert "/task" in answer.json["error"]
+        assert len(answer.json["error"]) < 200
+    assert house.requests("other", 404) == 3
+    assert b"zzz123" not in house.metrics.exposition()
+    assert (house.failures, house.refusals) == ([], [])
+
+
 def test_before_the_service_is_up_everything_goes_through(house: House) -> None:
     house.door = None
     assert house.ask("/task").status == 418
@@ -156,6 +176,20 @@ def test_head_is_answered_as_get_without_a_body(house: House) -> None:
     assert (answer.status, answer.body) == (200, b"")
     assert answer.headers[b"content-length"] == b"9"
     assert house.ask("/task", method="HEAD").status == 405
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_bodys_room_is_given_back_however_the_request_ends(house: House, fails: bool) -> None:
+    async def handler(request: Request) -> Response:
+        body = await request.body(10**6)
+        assert house.room.taken > 0
+        if fails:
+            raise KeyError
+        return json_response(len(body))
+
+    house.handler = handler
+    assert house.ask("/task", chunk(b"x" * 100_000)).status == (500 if fails else 200)
+    assert house.room.taken == 0
 
 
 def test_a_handler_that_takes_too_long_is_a_504_and_a_failure(house: House) -> None:
@@ -246,6 +280,7 @@ def test_the_series_of_a_route_stand_at_zero_from_the_start(house: House) -> Non
     assert house.requests("/task", 200) == 0
     assert house.requests("/task", 500) == 0
     assert house.requests("/ready", 503) == 0
+    assert house.requests("other", 404) == 0
 
 
 def levels_of(

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from bentos.health.bodies import FREE_BYTES, BodyRoom
 from bentos.health.http import (
     ClientDisconnected,
     Request,
@@ -74,6 +75,39 @@ def test_a_client_that_asks_before_sending_is_told_at_once() -> None:
 def test_an_announcement_that_is_no_number_is_not_believed() -> None:
     assert read(chunk(b"x"), headers={"Content-Length": "-5"}) == b"x"
     assert read(chunk(b"x"), headers={"Content-Length": "many"}) == b"x"
+
+
+def in_room(room: BodyRoom, *messages: dict[str, object]) -> tuple[Request, Client]:
+    client = Client(messages)
+    return Request(scope("/predict"), client.receive, room), client
+
+
+def test_large_bodies_beyond_the_room_for_all_are_a_429_until_one_is_released() -> None:
+    room = BodyRoom(100)
+    first, _ = in_room(room, chunk(b"x" * FREE_BYTES, more=True), chunk(b"x" * 80))
+    assert len(asyncio.run(first.body(10**6))) == FREE_BYTES + 80
+    assert room.taken == 80
+    second, client = in_room(
+        room, chunk(b"x" * (FREE_BYTES + 20), more=True), chunk(b"x", more=True), chunk(b"")
+    )
+    with pytest.raises(ServiceError, match="MAX_BODIES_BYTES") as refused:
+        asyncio.run(second.body(10**6))
+    assert (refused.value.status, refused.value.reason) == (429, "queue_full")
+    assert refused.value.headers == {"Retry-After": "1"}
+    assert client.taken == 3  # to its end, so that the client reads the answer
+    second.release()
+    assert room.taken == 80
+    first.release()
+    first.release()
+    assert room.taken == 0
+    third, _ = in_room(room, chunk(b"x" * (FREE_BYTES + 100)))
+    assert len(asyncio.run(third.body(10**6))) == FREE_BYTES + 100
+
+
+def test_small_bodies_have_a_place_however_many_large_ones_there_are() -> None:
+    room = BodyRoom(0)
+    request_, _ = in_room(room, chunk(b"x" * FREE_BYTES))
+    assert len(asyncio.run(request_.body(10**6))) == FREE_BYTES
 
 
 @pytest.mark.parametrize("before", [[], [chunk(b"x", more=True)], [chunk(b"x" * 50, more=True)]])

@@ -11,7 +11,7 @@ import pytest
 
 from bentos.health.checks import Check, Details
 from bentos.health.http import Request, Response, ServiceError
-from bentos.health.metrics import SHARED_FAMILIES, Metrics
+from bentos.health.metrics import HTTP_REQUESTS, SHARED_FAMILIES, Metrics
 from bentos.health.probes import HEALTH_PATH, METRICS_PATH, READY_PATH, Probes, isoformat
 from bentos.health.state import ServiceState
 from tests.support.requests import request
@@ -123,14 +123,12 @@ def test_what_a_check_tells_cannot_break_the_probe(tmp_path: Path, strange: obje
     assert told(response)["reason"] == "odd"
 
 
-def test_metrics_that_cannot_be_read_are_a_500(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken() -> bytes:
+def test_metrics_that_cannot_be_read_are_a_500(tmp_path: Path) -> None:
+    def broken() -> list[tuple[dict[str, str], float]]:
         raise OSError("the disk is gone")
 
     probes = make(tmp_path)
-    monkeypatch.setattr(probes.metrics, "exposition", broken)
+    probes.metrics.read(HTTP_REQUESTS.name, broken)
     with pytest.raises(ServiceError) as failed:
         asyncio.run(probes.exposition(ASKED))
     assert (failed.value.status, failed.value.reason) == (500, "metrics_failed")

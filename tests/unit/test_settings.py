@@ -168,3 +168,17 @@ def test_the_kit_imports_neither_torch_nor_mlflow_nor_sqlite() -> None:
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert told.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_the_room_for_bodies_has_to_hold_the_largest_in_every_worker(
+    kind: type[ServiceSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAX_BODY_BYTES", "200000000")
+    assert "MAX_BODIES_BYTES" in refusal(kind)
+    monkeypatch.setenv("MAX_BODIES_BYTES", "400000000")
+    assert load_settings(kind).max_bodies_bytes_a_worker == 400_000_000
+    monkeypatch.setenv("WORKERS", "2")
+    assert load_settings(kind).max_bodies_bytes_a_worker == 200_000_000
+    monkeypatch.setenv("WORKERS", "3")
+    assert "600000000" in refusal(kind)
