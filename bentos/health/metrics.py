@@ -6,6 +6,7 @@ multi-process files, kept in the pod's own directory: BentoML's default one is e
 other service that starts under the same BENTOML_HOME.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,10 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from bentos.health.checks import Verdict
+from bentos.health.logs import event, get_logger
 from bentos.health.shared_run import SharedRun
+
+_logger = get_logger("metrics")
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -108,6 +112,18 @@ class Metrics:
         """Families of the catalogue that nothing feeds: none, once a service is wired."""
         fed = {*self._read, *self.histograms, *self.counters}
         return frozenset(self._families) - fed
+
+    def reserve(self) -> None:
+        """Take the disk's blocks for this worker's files as they are now.
+
+        They are mapped and have holes: a first write to a hole on a full disk kills the process.
+        """
+        for path in self._directory.glob(f"*_{os.getpid()}.db"):
+            try:
+                with path.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as error:
+                event(_logger, logging.ERROR, f"no disk for the metrics' files: {error}")
 
     async def scrape(self) -> bytes:
         """Return the exposition, made off the event loop, once for all who scrape at once."""

@@ -195,8 +195,9 @@ def _map_file(path: Path, size: int) -> mmap.mmap:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         # Growing to the same size from several workers at once is harmless: new bytes are zero.
+        # With the disk's blocks: the first write to one that is missing on a full disk kills.
         if os.fstat(descriptor).st_size < size:
-            os.ftruncate(descriptor, size)
+            os.posix_fallocate(descriptor, 0, size)
         return mmap.mmap(descriptor, size)
     finally:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Uvicorn's HTTP protocol, with two waits of a probe taken out of it."""
+"""Uvicorn's HTTP protocol, with two waits of a probe taken out and a bound on silence put in."""
 
 import asyncio
 import types
@@ -12,16 +12,60 @@ from bentos.health.probes import HEALTH_PATH, READY_PATH
 
 # Routes that wait for nothing. `/metrics` is made on a thread.
 _AT_ONCE = frozenset({HEALTH_PATH, READY_PATH})
+# Uvicorn waits for ever for the first request of a connection: those of clients that vanished
+# would pile up until there is no descriptor left for a probe's.
+HEADERS_SECONDS = 30.0
 _STATUS_LINE = b"HTTP/1.1 "
 _INTERIM = b"HTTP/1.1 1"
 
 
 class ProbeFirstProtocol(HttpToolsProtocol):
-    """Answers a probe as soon as it is read, where others wait for the loop's next turn."""
+    """Answers a probe as soon as it is read, where others wait for the loop's next turn.
+
+    A connection on which the head of a request is not whole in time is closed.
+    """
+
+    headers_seconds = HEADERS_SECONDS
+    _waiting_for_headers: asyncio.TimerHandle | None = None
+    _within_headers = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a new connection."""
         super().connection_made(cast("asyncio.Transport", JoinedWrites(transport)))
+        self._wait_for_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of a connection."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came."""
+        super().data_received(data)
+        if self._within_headers and self._waiting_for_headers is None:
+            self._wait_for_headers()
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        self._within_headers = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Start a request whose head is whole."""
+        self._within_headers = False
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def _wait_for_headers(self) -> None:
+        if not self.transport.is_closing():
+            self._waiting_for_headers = self.loop.call_later(
+                self.headers_seconds, self.transport.close
+            )
+
+    def _stop_waiting(self) -> None:
+        if self._waiting_for_headers is not None:
+            self._waiting_for_headers.cancel()
+            self._waiting_for_headers = None
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if cycle.scope["path"] not in _AT_ONCE:

@@ -107,6 +107,7 @@ class InferenceApp:
         # What was imported is not garbage: a full collection over it would keep a probe waiting.
         gc.collect()
         gc.freeze()
+        self._metrics.reserve()
         self._lifecycle.start()
         self._process.start()
         if self._handover is not None:

@@ -101,6 +101,7 @@ class LoggingApp:
         # What was imported stays: a collection that walks it stops everything for 100 ms.
         gc.collect()
         gc.freeze()
+        self._metrics.reserve()
         self._lifecycle.start()
         self._store.start()
 

@@ -215,6 +215,24 @@ def test_histograms_and_requests_are_the_pods_and_outlive_their_worker(
         assert lint(three.result) == ""
 
 
+def reserve(directory: Path) -> list[tuple[int, int]]:
+    """Run in a worker's process: return size and blocks' bytes of its files once reserved."""
+    metrics = Metrics(directory, (*SHARED_FAMILIES, DURATION))
+    metrics.histograms[DURATION.name].labels("s")
+    metrics.counters[HTTP_REQUESTS.name].labels("s", "/task", "200")
+    found = sorted(directory.glob("*.db"))
+    assert any(path.stat().st_blocks * 512 < path.stat().st_size for path in found), "no hole"
+    metrics.reserve()
+    return [(path.stat().st_size, path.stat().st_blocks * 512) for path in found]
+
+
+def test_the_files_have_no_hole_that_a_full_disk_could_not_fill(several_workers: Path) -> None:
+    with child(reserve, several_workers) as worker:
+        assert len(worker.result) == 2
+        for size, blocks in worker.result:
+            assert blocks >= size > 0
+
+
 def test_every_reason_that_the_code_gives_is_declared() -> None:
     """An undeclared reason would be a KeyError while an error is being answered."""
     declared = {*inference.ERROR_REASONS, *inference.REFUSAL_REASONS}

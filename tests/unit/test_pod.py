@@ -126,6 +126,11 @@ def test_a_step_of_the_clock_kills_nobody(path: Path, monkeypatch: pytest.Monkey
         assert pod_of(path).rows[0].alive
 
 
+def test_the_memory_has_no_hole_that_a_full_disk_could_not_fill(path: Path) -> None:
+    PodMemory(path, workers=64, counters=[f"c{n}" for n in range(200)], gauges=())
+    assert path.stat().st_blocks * 512 >= path.stat().st_size > 100_000
+
+
 def test_a_row_that_nobody_claimed_is_neither_alive_nor_dead(path: Path) -> None:
     pod = pod_of(path)
     pod.claim(1)

@@ -38,17 +38,24 @@ class FakeTransport(asyncio.Transport):
         """Do nothing."""
 
 
+async def connected(app: Any) -> tuple[ProbeFirstProtocol, FakeTransport]:
+    """Return a protocol that has a connection."""
+    config = uvicorn.Config(app, log_config=None)
+    config.load()
+    protocol = ProbeFirstProtocol(
+        config=config, server_state=ServerState(), app_state={}, _loop=None
+    )
+    protocol.headers_seconds = 0.05
+    transport = FakeTransport()
+    protocol.connection_made(transport)
+    return protocol, transport
+
+
 def asked(path: str, *, app: Any, turns: int, more: bytes = b"") -> list[bytes]:
     """Return what was written so many turns of the loop after a request was read."""
 
     async def scenario() -> list[bytes]:
-        config = uvicorn.Config(app, log_config=None)
-        config.load()
-        protocol = ProbeFirstProtocol(
-            config=config, server_state=ServerState(), app_state={}, _loop=None
-        )
-        transport = FakeTransport()
-        protocol.connection_made(transport)
+        protocol, transport = await connected(app)
         protocol.data_received(b"GET " + path.encode() + b" HTTP/1.1\r\nHost: x\r\n\r\n" + more)
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -91,6 +98,43 @@ def test_a_probe_that_has_to_wait_is_answered_all_the_same() -> None:
     assert asked("/ready", app=slow_app, turns=0) == []
     (answer,) = asked("/ready", app=slow_app, turns=3)
     assert b"/ready" in answer
+
+
+REQUEST = b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ([], False),
+        ([REQUEST[:10]], False),
+        ([REQUEST], True),
+        ([REQUEST[:10], REQUEST[10:]], True),
+        ([REQUEST, REQUEST[:10]], False),
+        ([REQUEST, REQUEST[:10], REQUEST[10:]], True),
+    ],
+    ids=["nothing", "half", "whole", "in-two", "whole-and-half", "whole-and-in-two"],
+)
+def test_a_connection_whose_request_does_not_come_is_closed(sent: list[bytes], kept: bool) -> None:
+    async def scenario() -> bool:
+        protocol, transport = await connected(app)
+        for data in sent:
+            protocol.data_received(data)
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.1)
+        return not transport.closed
+
+    assert asyncio.run(scenario()) is kept
+
+
+def test_a_connection_that_was_lost_is_not_waited_for() -> None:
+    async def scenario() -> bool:
+        protocol, transport = await connected(app)
+        protocol.connection_lost(ConnectionResetError())
+        await asyncio.sleep(0.1)
+        return transport.closed
+
+    assert asyncio.run(scenario()) is False
 
 
 class TestJoinedWrites:
