@@ -27,7 +27,7 @@ class Lifecycle:
 
     On SIGTERM `/ready` says `shutting_down` while requests are served for `drain_seconds` more;
     then the server closes its port and waits `shutdown_seconds` at most for requests in flight.
-    Ctrl-C does the same without the drain.
+    Ctrl-C does the same without the drain. `on_beat` is told how many seconds late each beat is.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Lifecycle:
         liveness: Callable[[], Verdict] = Verdict,
         drain_seconds: float,
         shutdown_seconds: int,
-        on_beat: Callable[[], None] = lambda: None,
+        on_beat: Callable[[float], None] = lambda _late: None,
     ) -> None:
         self._state = state
         self._readiness = readiness
@@ -70,11 +70,14 @@ class Lifecycle:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _beat(self) -> None:
+        due = time.monotonic()
         while True:
-            self._state.row.set("heartbeat", time.monotonic())
-            self._on_beat()
+            now = time.monotonic()
+            self._state.row.set("heartbeat", now)
+            self._on_beat(max(0.0, now - due))
             self._tell("healthy", "unhealthy", self._liveness(), logging.ERROR)
             self._tell("ready", "not ready", self._readiness(), logging.WARNING)
+            due = time.monotonic() + HEARTBEAT_SECONDS
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     def _tell(self, passed: str, failed: str, verdict: Verdict, level: int) -> None:

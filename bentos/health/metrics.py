@@ -61,7 +61,15 @@ HTTP_REQUESTS = Family(
     "Requests answered, by declared route, or other for none, and status.",
     ("service", "route", "status"),
 )
-SHARED_FAMILIES = (PROBE_DURATION, HTTP_REQUESTS)
+EVENT_LOOP_DELAY = Family(
+    "event_loop_delay_seconds",
+    "histogram",
+    "How late a worker's event loop was for its heartbeat, twice a second: as long any probe "
+    "waits before it is read, which its own duration does not show.",
+    ("service",),
+    PROBE_BUCKETS,
+)
+SHARED_FAMILIES = (PROBE_DURATION, HTTP_REQUESTS, EVENT_LOOP_DELAY)
 
 
 class Metrics:

@@ -16,6 +16,7 @@ from bentos.health.checks import Check
 from bentos.health.door import Door, Route, route_table
 from bentos.health.http import Request, Response, json_response
 from bentos.health.lifecycle import Lifecycle
+from bentos.health.metrics import EVENT_LOOP_DELAY
 from bentos.health.probes import Probes, isoformat
 from bentos.inference.engine import Engine, no_model
 from bentos.inference.exposition import InferenceMetrics
@@ -84,13 +85,14 @@ class InferenceApp:
             describe=self._describe,
         )
         self._metrics.feed_readiness(self.probes.readiness_verdict)
+        self._loop_delay = self._metrics.histograms[EVENT_LOOP_DELAY.name].labels(SERVICE_NAME)
         self._lifecycle = Lifecycle(
             self.state,
             self.probes.readiness_verdict,
             liveness=self.probes.live,
             drain_seconds=settings.drain_seconds,
             shutdown_seconds=settings.shutdown_seconds,
-            on_beat=lambda: self.state.row.set("queue_depth", self._engine.waiting),
+            on_beat=self._beat,
         )
         self.door = Door(
             service=SERVICE_NAME,
@@ -135,6 +137,10 @@ class InferenceApp:
         started = time.perf_counter()
         given = self._image_input(content)
         return await self._answer(given, started, request_id=new_prediction_id())
+
+    def _beat(self, late_seconds: float) -> None:
+        self._loop_delay.observe(late_seconds)
+        self.state.row.set("queue_depth", self._engine.waiting)
 
     def _routes(self) -> list[Route]:
         make = partial(

@@ -16,6 +16,7 @@ from bentos.health.checks import Check
 from bentos.health.door import Door, Handler, Route, route_table
 from bentos.health.http import Request, Response, ServiceError, json_response
 from bentos.health.lifecycle import Lifecycle
+from bentos.health.metrics import EVENT_LOOP_DELAY
 from bentos.health.probes import Probes, isoformat
 from bentos.logging.exposition import LoggingMetrics
 from bentos.logging.failures import StoreError
@@ -85,6 +86,7 @@ class LoggingApp:
             liveness=self.probes.live,
             drain_seconds=settings.drain_seconds,
             shutdown_seconds=settings.shutdown_seconds,
+            on_beat=self._metrics.histograms[EVENT_LOOP_DELAY.name].labels(SERVICE_NAME).observe,
         )
         self.door = Door(
             service=SERVICE_NAME,

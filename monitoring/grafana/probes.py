@@ -1,6 +1,6 @@
 """The probes dashboard: what the kubelet sees, against how long it waits."""
 
-from bentos.health.metrics import PROBE_DURATION
+from bentos.health.metrics import EVENT_LOOP_DELAY, PROBE_DURATION
 from monitoring.grafana.charts import heatmap, states, timeseries
 from monitoring.grafana.dashboard import Dashboard, runbook
 from monitoring.grafana.palette import FEW_ARE_ODD, READY_OR_NOT, ZERO_IS_GOOD
@@ -94,12 +94,14 @@ def _latency() -> tuple[Panel, ...]:
             "Liveness probes by how long they took.",
             buckets(PROBE_DURATION.name, HEALTH),
             unit="s",
+            width=6,
         ),
         heatmap(
             "Spread of /ready",
             "Readiness probes by how long they took.",
             buckets(PROBE_DURATION.name, READY),
             unit="s",
+            width=6,
         ),
         timeseries(
             "Probes by instance, p99",
@@ -109,6 +111,20 @@ def _latency() -> tuple[Panel, ...]:
                 legend="{{instance}}",
             ),
             unit="s",
+            width=6,
+        ),
+        timeseries(
+            "Wait for the event loop, p99",
+            "How late each instance's heartbeat was: what a probe waits before it is read, on top "
+            "of its own time.",
+            Target(
+                expr=quantile(0.99, EVENT_LOOP_DELAY.name, by=("instance",)),
+                legend="{{instance}}",
+            ),
+            unit="s",
+            width=6,
+            thresholds=AGAINST_TIMEOUT,
+            links=(runbook("ServingEventLoopBlocked"),),
         ),
     )
 

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bentos.health import probes
 from bentos.health.checks import Verdict
 from bentos.health.metrics import (
+    EVENT_LOOP_DELAY,
     HTTP_REQUESTS,
     PROBE_DURATION,
     SHARED_FAMILIES,
@@ -158,6 +159,7 @@ def test_promtool_finds_nothing_in_the_inference_services_metrics(tmp_path: Path
     exposition.model_called(inputs=3, seconds=0.01)
     exposition.counters[HTTP_REQUESTS.name].labels("svc", "/predict", "200").inc()
     exposition.histograms[PROBE_DURATION.name].labels("svc", "ready", "200").observe(0.001)
+    exposition.histograms[EVENT_LOOP_DELAY.name].labels("svc").observe(0.001)
     text = exposition.exposition()
     told = {name for name, _ in samples(text)}
     for family in inference.FAMILIES:

@@ -1,6 +1,7 @@
 """Scenarios of every alert, one module an area, as sources of promtool's unit tests."""
 
 from monitoring.prometheus.scenarios import (
+    event_loop,
     inference_model,
     inference_outbox,
     inference_readiness,
@@ -29,6 +30,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     *logging_readiness.SCENARIOS,
     *logging_requests.SCENARIOS,
     *probes_slow.SCENARIOS,
+    *event_loop.SCENARIOS,
     *probes_answers.SCENARIOS,
     *kubernetes.SCENARIOS,
 )

@@ -1,6 +1,7 @@
 """Alerts on the probes: slower than half their time-out, refused, or contradicting the service."""
 
-from monitoring.prometheus.source.recordings import PROBE_RECORDINGS
+from bentos.health.metrics import EVENT_LOOP_DELAY
+from monitoring.prometheus.source.recordings import KUBELET_PROBES, PROBE_RECORDINGS
 from monitoring.prometheus.source.rule import (
     EITHER_SERVICE,
     INSTANCE,
@@ -9,7 +10,17 @@ from monitoring.prometheus.source.rule import (
     Group,
     RuleFile,
 )
+from monitoring.timings import SERVICES
 
+# Half the time-out of every probe in the manifests, and a bucket of the histogram.
+_LATE_SECONDS = (
+    min(
+        timings.probe(kind).timeout_seconds
+        for timings in SERVICES.values()
+        for kind in KUBELET_PROBES
+    )
+    / 2
+)
 _OWN = f'job=~"{EITHER_SERVICE}"'
 _KUBELET = f'container=~"{EITHER_SERVICE}"'
 
@@ -22,6 +33,17 @@ def _answers(matchers: str) -> str:
     """
     count = f"probe_duration_seconds_count{{{_OWN},{matchers}}}"
     return f"({count} unless {count} offset 5m) or increase({count}[5m]) > 0"
+
+
+def _late_beats(window: str) -> str:
+    """Return PromQL for heartbeats of a target's event loop that came too late."""
+    target = "namespace, pod, job, instance"
+    name = EVENT_LOOP_DELAY.name
+    in_time = f'{name}_bucket{{{_OWN},le="{_LATE_SECONDS}"}}'
+    return (
+        f"sum by ({target}) (increase({name}_count{{{_OWN}}}[{window}]))"
+        f" - sum by ({target}) (increase({in_time}[{window}]))"
+    )
 
 
 def _failed_probes(kind: str, window: str) -> str:
@@ -54,6 +76,21 @@ PROBES = RuleFile(
                         f"One probe of /{{{{ $labels.probe }}}} in twenty of {INSTANCE} has taken"
                         " {{ $value | humanizeDuration }} or more, over half of the probe's"
                         " timeoutSeconds: the kubelet will soon count it as failed."
+                    ),
+                    dashboard="probes",
+                ),
+                Alert(
+                    name="ServingEventLoopBlocked",
+                    severity="warning",
+                    service="{{ $labels.job }}",
+                    expr=f"{_late_beats('10m')} > 2.5",
+                    hold="30s",
+                    summary=f"the event loop of {INSTANCE} is blocked again and again",
+                    description=(
+                        f"About {{{{ $value | humanize }}}} times in 10 minutes the event loop of"
+                        f" {INSTANCE} was blocked for more than {_LATE_SECONDS:g} s, over half of"
+                        " the probes' timeoutSeconds. A probe that comes meanwhile waits as long;"
+                        " probe_duration_seconds, which begins when it is read, does not show it."
                     ),
                     dashboard="probes",
                 ),
