@@ -35,6 +35,7 @@ _IDLE_CONNECTIONS = 2_000
 _UPLOADS = 200
 _UPLOAD_BYTES = 10_000_000
 _CHUNK = b"0" * 65_536
+_TINY_CHUNKS = b"1\r\n0\r\n" * 20_000
 _MEMORY_EVERY_SECONDS = 0.2
 _SETTLE_SECONDS = 2.0
 _MIB = 2**20
@@ -153,6 +154,25 @@ def _upload(target: Target, seconds: float) -> None:
         connection.close()
 
 
+def _send_tiny_chunks(target: Target, seconds: float) -> None:
+    """Send bodies whose every byte is a chunk of its own."""
+    ends = time.monotonic() + seconds
+    head = f"POST {target.call.path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    def send() -> None:
+        while time.monotonic() < ends:
+            with suppress(OSError), _connection(target) as connection:
+                connection.sendall(head.encode())
+                while time.monotonic() < ends:
+                    connection.sendall(_TINY_CHUNKS)
+
+    senders = [threading.Thread(target=send, daemon=True) for _ in range(_CLIENTS)]
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.join(seconds + _SETTLE_SECONDS)
+
+
 def _connection(target: Target) -> socket.socket:
     parts = urlsplit(target.server.url)
     return socket.create_connection((str(parts.hostname), parts.port or 80))
@@ -167,6 +187,7 @@ LOADS = (
     Load(f"{_NEW_CONNECTIONS}, a new connection for each request", _connect_anew),
     Load(f"{_IDLE_CONNECTIONS:,} connections without a request", _connect_and_wait),
     Load(f"{_UPLOADS} uploads of {_UPLOAD_BYTES / 1e6:.0f} MB at once", _upload),
+    Load(f"{_CLIENTS} bodies in chunks of a byte", _send_tiny_chunks),
 )
 
 

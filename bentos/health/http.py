@@ -156,8 +156,7 @@ class Request:
         size = 0
         more = True
         while more:
-            await self._take_turn(size)
-            message = await self._next()
+            message = await self._next(size)
             chunk: bytes = message.get("body", b"")
             more = message.get("more_body", False)
             size += len(chunk)
@@ -186,13 +185,11 @@ class Request:
             self._taken = size - FREE_BYTES
         return None
 
-    async def _take_turn(self, size: int) -> None:
-        """Wait until more of a body of which so much has come may be read."""
+    async def _next(self, size: int) -> dict[str, Any]:
+        """Return the next part of a body of which so much has come."""
+        self.receiving = True
         if self._room is not None and size > FREE_BYTES:
             await self._room.turn()
-
-    async def _next(self) -> dict[str, Any]:
-        self.receiving = True
         message = await self._receive()
         self.receiving = False
         if message["type"] == "http.disconnect":
@@ -213,8 +210,7 @@ class Request:
         """Read what is sent and throw it away; tell whether some of it is still to come."""
         discarded = 0
         while more and discarded <= _DISCARD_BYTES:
-            await self._take_turn(discarded)
-            message = await self._next()
+            message = await self._next(discarded)
             more = message.get("more_body", False)
             discarded += len(message.get("body", b""))
         return more

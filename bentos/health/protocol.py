@@ -1,13 +1,16 @@
-"""Uvicorn's HTTP protocol, with two waits of a probe taken out and a bound on silence put in."""
+"""Uvicorn's HTTP protocol, with waits of a probe taken out and a bound on silence put in."""
 
 import asyncio
+import time
 import types
-from collections.abc import Coroutine, Generator
+from collections import deque
+from collections.abc import Coroutine, Generator, Iterator
 from functools import partial
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from bentos.health.pace import Pace
 from bentos.health.probes import HEALTH_PATH, READY_PATH
 
 # Routes that wait for nothing. `/metrics` is made on a thread.
@@ -15,6 +18,12 @@ _AT_ONCE = frozenset({HEALTH_PATH, READY_PATH})
 # Uvicorn waits for ever for the first request of a connection: those of clients that vanished
 # would pile up until there is no descriptor left for a probe's.
 HEADERS_SECONDS = 30.0
+# The parser calls back for every chunk of a chunked body, and a quarter of a megabyte that is read
+# at once may hold forty thousand: such data is parsed a slice at a time, for so long in a turn.
+_SLICE_BYTES = 4_096
+_SLICES_SECONDS = 0.0005
+_CHUNKED = b"chunked"
+_TRANSFER_ENCODING = b"transfer-encoding"
 _STATUS_LINE = b"HTTP/1.1 "
 _INTERIM = b"HTTP/1.1 1"
 
@@ -22,28 +31,42 @@ _INTERIM = b"HTTP/1.1 1"
 class ProbeFirstProtocol(HttpToolsProtocol):
     """Answers a probe as soon as it is read, where others wait for the loop's next turn.
 
-    A connection on which the head of a request is not whole in time is closed.
+    A connection on which the head of a request is not whole in time is closed. Connections with
+    chunked bodies are parsed at a `pace` that they have in common.
     """
 
     headers_seconds = HEADERS_SECONDS
     _waiting_for_headers: asyncio.TimerHandle | None = None
     _within_headers = False
+    _unparsed: deque[memoryview]
+    _parsing: asyncio.Task[None] | None = None
+
+    def __init__(self, *arguments: Any, pace: Pace, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._pace = pace
+        self._unparsed = deque()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a new connection."""
-        super().connection_made(cast("asyncio.Transport", JoinedWrites(transport)))
+        self._ours = WorkerTransport(transport)
+        super().connection_made(cast("asyncio.Transport", self._ours))
         self._wait_for_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of a connection."""
         self._stop_waiting()
+        self._unparsed.clear()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Take what came."""
-        super().data_received(data)
-        if self._within_headers and self._waiting_for_headers is None:
-            self._wait_for_headers()
+        if self._parsing is None and (len(data) <= _SLICE_BYTES or not self._is_chunked(data)):
+            self._parse(data)
+            return
+        self._unparsed.extend(_slices(data))
+        self._ours.hold_reading()
+        if self._parsing is None:
+            self._parsing = self.loop.create_task(self._parse_in_turns())
 
     def on_message_begin(self) -> None:
         """Begin a request."""
@@ -55,6 +78,25 @@ class ProbeFirstProtocol(HttpToolsProtocol):
         self._within_headers = False
         self._stop_waiting()
         super().on_headers_complete()
+
+    def _is_chunked(self, data: bytes) -> bool:
+        """Tell whether data is of a chunked body, or of a request that says it will be."""
+        known = any(name == _TRANSFER_ENCODING for name, _ in self.headers or ())
+        return known or _CHUNKED in data[:_SLICE_BYTES].lower()
+
+    def _parse(self, data: bytes | memoryview) -> None:
+        super().data_received(cast("bytes", data))
+        if self._within_headers and self._waiting_for_headers is None:
+            self._wait_for_headers()
+
+    async def _parse_in_turns(self) -> None:
+        while self._unparsed:
+            await self._pace.step()
+            ends = time.perf_counter() + _SLICES_SECONDS
+            while self._unparsed and time.perf_counter() < ends:
+                self._parse(self._unparsed.popleft())
+        self._parsing = None
+        self._ours.let_read(wanted=not self.flow.read_paused)
 
     def _wait_for_headers(self) -> None:
         if not self.transport.is_closing():
@@ -77,16 +119,22 @@ class ProbeFirstProtocol(HttpToolsProtocol):
             self.tasks.add(task)
 
 
-class JoinedWrites:
+def _slices(data: bytes) -> Iterator[memoryview]:
+    view = memoryview(data)
+    return (view[at : at + _SLICE_BYTES] for at in range(0, len(data), _SLICE_BYTES))
+
+
+class WorkerTransport:
     """A transport that sends the head of an answer together with the body that follows.
 
     Each of two system calls would wake the client, and a client on the same core then takes
-    turns with the worker, twice for each answer.
+    turns with the worker, twice for each answer. While reading is held nobody else resumes it.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._head = b""
+        self._held = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -99,6 +147,22 @@ class JoinedWrites:
             self._head = data
         else:
             self._transport.write(data)
+
+    def resume_reading(self) -> None:
+        """Read on, unless reading is held."""
+        if not self._held:
+            self._transport.resume_reading()
+
+    def hold_reading(self) -> None:
+        """Read no more, whoever wants to."""
+        self._held = True
+        self._transport.pause_reading()
+
+    def let_read(self, *, wanted: bool) -> None:
+        """Hold reading no longer, and read on where that is wanted."""
+        self._held = False
+        if wanted and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def close(self) -> None:
         """Send what was kept and close."""

@@ -4,15 +4,19 @@ import asyncio
 import os
 import signal
 import socket
+from functools import partial
+from typing import cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from bentos.health.pace import Pace
 from bentos.health.protocol import ProbeFirstProtocol
 
 # libuv takes one new connection in a turn of the event loop: behind a hundred that came at once a
 # probe would wait a hundred turns. Each descriptor of the listening socket takes one of its own.
 _CONNECTIONS_A_TURN = 8
+_CHUNKED_BODIES_A_TURN = 4
 _START_POLL_SECONDS = 0.01
 
 
@@ -25,7 +29,9 @@ def running_server() -> uvicorn.Server | None:
 def answer_probes_first(server: uvicorn.Server) -> None:
     """Let connections from now on speak our protocol; before the server listens, all do."""
     if server.config.http_protocol_class is HttpToolsProtocol:
-        server.config.http_protocol_class = ProbeFirstProtocol
+        # It is only ever called, to make a connection's protocol.
+        protocol = partial(ProbeFirstProtocol, pace=Pace(_CHUNKED_BODIES_A_TURN))
+        server.config.http_protocol_class = cast("type[asyncio.Protocol]", protocol)
 
 
 def bound_shutdown(server: uvicorn.Server, seconds: int) -> None:

@@ -212,6 +212,22 @@ def test_a_client_too_slow_to_send_its_body_is_refused_and_no_failure(house: Hou
     assert (house.failures, house.refusals) == ([], ["body_timeout"])
 
 
+def test_a_body_that_waits_for_its_turn_is_no_failure_of_the_service(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    async def handler(request: Request) -> Response:
+        return json_response(len(await request.body(10**6)))
+
+    monkeypatch.setattr(house.room, "turn", never)
+    house.handler = handler
+    answer = house.ask("/task", chunk(b"x" * 100_000, more=True), chunk(b"x"))
+    assert answer.status == 408
+    assert (house.failures, house.refusals) == ([], ["body_timeout"])
+
+
 def test_a_client_too_slow_to_send_what_is_too_large_is_no_failure_either(house: House) -> None:
     answer = house.ask("/task", chunk(b"x", more=True), headers={"Content-Length": "1000"})
     assert answer.status == 408

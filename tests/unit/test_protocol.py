@@ -8,7 +8,8 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from bentos.health.protocol import JoinedWrites, ProbeFirstProtocol, start_at_once
+from bentos.health.pace import Pace
+from bentos.health.protocol import ProbeFirstProtocol, WorkerTransport, start_at_once
 
 
 class FakeTransport(asyncio.Transport):
@@ -18,6 +19,7 @@ class FakeTransport(asyncio.Transport):
         super().__init__()
         self.written: list[bytes] = []
         self.closed = False
+        self.reading = True
 
     def write(self, data: Any) -> None:
         """Note data."""
@@ -32,10 +34,12 @@ class FakeTransport(asyncio.Transport):
         return self.closed
 
     def pause_reading(self) -> None:
-        """Do nothing."""
+        """Note that nothing is read."""
+        self.reading = False
 
     def resume_reading(self) -> None:
-        """Do nothing."""
+        """Note that it is read on."""
+        self.reading = True
 
 
 async def connected(app: Any) -> tuple[ProbeFirstProtocol, FakeTransport]:
@@ -43,7 +47,7 @@ async def connected(app: Any) -> tuple[ProbeFirstProtocol, FakeTransport]:
     config = uvicorn.Config(app, log_config=None)
     config.load()
     protocol = ProbeFirstProtocol(
-        config=config, server_state=ServerState(), app_state={}, _loop=None
+        config=config, server_state=ServerState(), app_state={}, _loop=None, pace=Pace(2)
     )
     protocol.headers_seconds = 0.05
     transport = FakeTransport()
@@ -137,10 +141,87 @@ def test_a_connection_that_was_lost_is_not_waited_for() -> None:
     assert asyncio.run(scenario()) is False
 
 
-class TestJoinedWrites:
+class Body:
+    """An app that notes how much of a body has come, and answers when it is whole."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.whole = False
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Read the body and answer."""
+        while not self.whole:
+            message = await receive()
+            self.size += len(message["body"])
+            self.whole = not message["more_body"]
+        await app(scope, receive, send)
+
+
+CHUNKED = b"POST /log HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: Chunked\r\n\r\n"
+PLAIN = b"POST /log HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+END = b"0\r\n\r\n"
+
+
+async def turns_for(body: Body, *data: bytes) -> int:
+    """Return how many turns of the loop it takes until a body is whole; each datum is one read."""
+    protocol, transport = await connected(body)
+    for one in data:
+        protocol.data_received(one)
+    turns = 0
+    while not transport.written:
+        await asyncio.sleep(0)
+        turns += 1
+    assert transport.reading
+    return turns
+
+
+def test_a_body_of_tiny_chunks_is_parsed_a_slice_at_a_time_and_comes_whole() -> None:
+    body = Body()
+    tiny = b"1\r\nx\r\n" * 40_000
+    turns = asyncio.run(turns_for(body, CHUNKED + tiny[:100_000], tiny[100_000:] + END))
+    assert body.size == 40_000
+    assert turns > 10
+
+
+def test_a_plain_body_is_parsed_at_once_however_large() -> None:
+    body = Body()
+    size = 250_000
+    assert asyncio.run(turns_for(body, PLAIN % size + b"x" * size)) < 10
+    assert body.size == size
+
+
+def test_requests_that_follow_a_chunked_one_are_answered_in_their_order() -> None:
+    async def scenario() -> list[bytes]:
+        protocol, transport = await connected(Body())
+        protocol.data_received(CHUNKED + b"1\r\nx\r\n" * 2_000)
+        protocol.data_received(END + REQUEST)
+        while len(transport.written) < 2:  # noqa: ASYNC110 - a turn of the loop is what counts
+            await asyncio.sleep(0)
+        return transport.written
+
+    first, second = asyncio.run(scenario())
+    assert b"/log" in first
+    assert b"/ready" in second
+
+
+def test_a_connection_that_is_lost_leaves_nothing_to_parse() -> None:
+    async def scenario() -> int:
+        body = Body()
+        protocol, _ = await connected(body)
+        protocol.data_received(CHUNKED + b"1\r\nx\r\n" * 40_000)
+        await asyncio.sleep(0)
+        protocol.connection_lost(None)
+        for _ in range(200):
+            await asyncio.sleep(0)
+        return body.size
+
+    assert asyncio.run(scenario()) < 40_000
+
+
+class TestTransport:
     def written(self, *data: bytes, close: bool = False) -> list[bytes]:
         transport = FakeTransport()
-        joined = JoinedWrites(transport)
+        joined = WorkerTransport(transport)
         for one in data:
             joined.write(one)
         if close:
@@ -166,8 +247,19 @@ class TestJoinedWrites:
     def test_a_client_that_asks_before_sending_is_told_at_once(self) -> None:
         assert self.written(b"HTTP/1.1 100 Continue\r\n\r\n") == [b"HTTP/1.1 100 Continue\r\n\r\n"]
 
+    def test_reading_that_is_held_is_resumed_by_nobody_else(self) -> None:
+        transport = FakeTransport()
+        ours = WorkerTransport(transport)
+        ours.hold_reading()
+        ours.resume_reading()
+        assert not transport.reading
+        ours.let_read(wanted=False)
+        assert not transport.reading
+        ours.resume_reading()
+        assert transport.reading
+
     def test_all_else_is_the_transports_own(self) -> None:
-        joined = JoinedWrites(FakeTransport())
+        joined = WorkerTransport(FakeTransport())
         assert joined.is_closing() is False
 
 
