@@ -5,6 +5,7 @@ It ends when the worker closes the stream, or dies.
 """
 
 import ctypes
+import logging
 import os
 import signal
 import socket
@@ -96,5 +97,6 @@ def _die_with(parent: int) -> None:
 
 if __name__ == "__main__":
     main()
+    logging.shutdown()
     # Threads that wait for the network would keep the process alive.
     os._exit(0)
