@@ -15,6 +15,7 @@ from bentos.inference.model import (
     UnusableModel,
     warm_up,
 )
+from bentos.inference.model_process.layout import put_channels_last
 from bentos.inference.model_process.registry import PICKLE_SWITCH, Registry
 
 
@@ -45,9 +46,12 @@ def load(
         labels = _merged(override, _labels_of(description, tags))
         target = _torch_device(device)
         module = _module(folder, description, target)
+        forward = _forward(module, target)
+        if target == "cpu":
+            put_channels_last(module, forward, input_shape=shape, dtype=dtype)
         return warm_up(
             identity,
-            _forward(module, target),
+            forward,
             input_shape=shape,
             dtype=dtype,
             labels=labels,
