@@ -96,19 +96,21 @@ class Receivers:
         with self._arrived:
             return list(self._notifications)
 
-    def wait_for(self, alert: str, status: str, *, after: int = 0) -> Notification:
-        """Return the first notification of an alert in a status, from number `after` on."""
+    def wait_for(self, alert: str, status: str, *, after: int = 0, **labels: str) -> Notification:
+        """Return the first such notification, of an alert with the labels, from `after` on."""
 
         def found() -> Notification | None:
             for one in self._notifications[after:]:
-                if (one.alert, one.status) == (alert, status):
+                if (one.alert, one.status) != (alert, status):
+                    continue
+                if labels.items() <= one.labels.items():
                     return one
             return None
 
         with self._arrived:
             self._arrived.wait_for(found, _PATIENCE_SECONDS)
             notification = found()
-        assert notification, f"nobody was told that {alert} is {status}: {self.told[after:]}"
+        assert notification, f"not told: {alert}{labels} is {status}: {self.told[after:]}"
         return notification
 
 

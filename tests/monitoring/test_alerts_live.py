@@ -81,19 +81,22 @@ class World:
         """How many notifications there have been."""
         return len(self.alerting.receivers.told)
 
-    def see_firing(self, alert: str, *, after: int) -> Notification:
-        """Wait until the alert was pending, fires, and its receiver was told; return that."""
+    def see_firing(self, alert: str, *, after: int, **labels: str) -> Notification:
+        """Wait until the alert was pending, fires, and its receiver was told; return that.
+
+        An alert that may fire for what an earlier test broke is told apart by its labels.
+        """
         self.alerting.wait_firing(alert)
         assert self.alerting.was_pending(alert), f"{alert} fired without waiting"
-        notification = self.alerting.receivers.wait_for(alert, "firing", after=after)
+        notification = self.alerting.receivers.wait_for(alert, "firing", after=after, **labels)
         receivers = {"critical": "page", "warning": "ticket"}
         assert notification.receiver == receivers[ALERTS[alert].severity]
         assert ALERTS[alert].links.items() <= notification.annotations.items()
         return notification
 
-    def see_resolved(self, alert: str, *, after: int) -> None:
+    def see_resolved(self, alert: str, *, after: int, **labels: str) -> None:
         """Wait until the alert has ended and its receiver was told."""
-        self.alerting.receivers.wait_for(alert, "resolved", after=after)
+        self.alerting.receivers.wait_for(alert, "resolved", after=after, **labels)
         self.alerting.wait_quiet(alert)
 
     def names_told(self, *, after: int) -> set[str]:
@@ -205,11 +208,11 @@ def test_a_database_that_was_deleted_pages_although_a_new_one_takes_its_place(
     before = world.told
     for path in world.directory.glob(f"{world.database.name}*"):
         path.unlink()
-    notification = world.see_firing("LoggingStoreErrors", after=before)
-    assert notification.labels["reason"] == "missing"
+    notification = world.see_firing("LoggingStoreErrors", after=before, reason="missing")
+    assert "fails: missing" in notification.annotations["summary"]
 
     world.logging.wait_until_ready()
-    world.see_resolved("LoggingStoreErrors", after=before)
+    world.see_resolved("LoggingStoreErrors", after=before, reason="missing")
 
 
 def test_a_killed_service_is_one_page_until_it_runs_again(world: World) -> None:
