@@ -99,6 +99,13 @@ def test_one_without_pictures_or_convolutions_is_not_touched() -> None:
     assert not put(network(), (3, -1, -1))  # which the warm-up refuses with a word of its own
 
 
+@pytest.mark.parametrize("last", [nn.Linear(7, 4), nn.Threshold(float("inf"), float("nan"))])
+def test_one_that_fails_or_gives_no_numbers_proves_nothing_and_is_left(last: nn.Module) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), last).eval()
+    assert not put(module)
+    assert not is_channels_last(module)
+
+
 def test_one_that_takes_one_input_only_is_laid_out_by_that_one() -> None:
     module = torch.export.export(network(), (torch.zeros(1, *PICTURE),)).module()
     assert put(module)
