@@ -79,6 +79,11 @@ class ProbeFirstProtocol(HttpToolsProtocol):
         self._stop_waiting()
         super().on_headers_complete()
 
+    def on_response_complete(self) -> None:
+        """End an answer, of which a head may be all: a HEAD request gets no body."""
+        self._ours.send_kept()
+        super().on_response_complete()
+
     def _is_chunked(self, data: bytes) -> bool:
         """Tell whether data is of a chunked body, or of a request that says it will be."""
         known = any(name == _TRANSFER_ENCODING for name, _ in self.headers or ())
@@ -164,10 +169,14 @@ class WorkerTransport:
         if wanted and not self._transport.is_closing():
             self._transport.resume_reading()
 
-    def close(self) -> None:
-        """Send what was kept and close."""
+    def send_kept(self) -> None:
+        """Send a head that nothing follows."""
         if self._head:
             self._send_head_with(b"")
+
+    def close(self) -> None:
+        """Send what was kept and close."""
+        self.send_kept()
         self._transport.close()
 
     def _send_head_with(self, data: bytes) -> None:

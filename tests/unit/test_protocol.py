@@ -55,12 +55,16 @@ async def connected(app: Any) -> tuple[ProbeFirstProtocol, FakeTransport]:
     return protocol, transport
 
 
-def asked(path: str, *, app: Any, turns: int, more: bytes = b"") -> list[bytes]:
+def asked(
+    path: str, *, app: Any, turns: int, method: bytes = b"GET", more: bytes = b""
+) -> list[bytes]:
     """Return what was written so many turns of the loop after a request was read."""
 
     async def scenario() -> list[bytes]:
         protocol, transport = await connected(app)
-        protocol.data_received(b"GET " + path.encode() + b" HTTP/1.1\r\nHost: x\r\n\r\n" + more)
+        protocol.data_received(
+            method + b" " + path.encode() + b" HTTP/1.1\r\nHost: x\r\n\r\n" + more
+        )
         for _ in range(turns):
             await asyncio.sleep(0)
         return transport.written.copy()
@@ -83,6 +87,13 @@ def test_a_probe_is_answered_before_the_loops_next_turn_and_in_one_piece(path: s
     (answer,) = asked(path, app=app, turns=0)
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert path.encode() in answer
+
+
+@pytest.mark.parametrize("path", ["/ready", "/predict"])
+def test_a_request_for_the_head_gets_it_at_once(path: str) -> None:
+    (answer,) = asked(path, app=app, method=b"HEAD", turns=3)
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer.endswith(b"\r\n\r\n")
 
 
 def test_probes_that_were_sent_in_one_go_are_answered_in_order() -> None:

@@ -26,7 +26,7 @@ def put_channels_last(
     """
     import torch
 
-    weights = [parameter for parameter in module.parameters() if parameter.dim() == 4]
+    weights = [one for one in module.parameters() if one.dim() == 4 and one.is_contiguous()]
     if not weights or len(input_shape) != 3 or min(input_shape) < 1:
         return False
     random = np.random.default_rng(0)
@@ -34,13 +34,13 @@ def put_channels_last(
     before = [_outputs(forward, one) for one in inputs]
     if all(one is None for one in before):
         return False
-    kept = [weight.data for weight in weights]
+    # One by one: a large model's weights would not fit twice.
     for weight in weights:
         weight.data = weight.data.to(memory_format=torch.channels_last)
     if all(map(_same, before, (_outputs(forward, one) for one in inputs))):
         return True
-    for weight, data in zip(weights, kept, strict=True):
-        weight.data = data
+    for weight in weights:
+        weight.data = weight.data.contiguous()
     return False
 
 
