@@ -79,6 +79,8 @@ class MlServer(Peer):
             "http_port": site.ports[0],
             "grpc_port": site.ports[1],
             "metrics_port": site.ports[2],
+            "metrics_dir": str(folder / "metrics"),
+            "environments_dir": str(folder / "environments"),
             "parallel_workers": 1,
             "debug": False,
             "logging_settings": str(folder / "logging.json"),
