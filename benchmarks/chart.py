@@ -41,7 +41,8 @@ def draw(results: Results, path: Path) -> None:
         axes.grid(visible=True, which="both", alpha=0.3)
     curve.set(title="Rate as clients are added", ylabel="requests/s")
     latency.set(title="99th percentile of the response time", ylabel="milliseconds")
-    curve.legend(fontsize="x-small")
+    # Below all of them: inside it would cover the curves.
+    figure.legend(*curve.get_legend_handles_labels(), loc="outside lower center", ncols=5)
 
     probed = sorted(
         (peer for peer in peers if "saturated" in peer.probes),
