@@ -96,7 +96,7 @@ def test_libraries_are_heard_from_warnings_on(written: Written) -> None:
     configure("json", "DEBUG")
     logging.getLogger("mlflow.tracking").info("no")
     logging.getLogger("mlflow.tracking").warning("yes")
-    logging.getLogger("some.library").warning("yes too")
+    logging.getLogger("another.package").warning("yes too")
     assert [line["message"] for line in lines(written)] == ["yes", "yes too"]
 
 
