@@ -100,6 +100,8 @@ class ProbeFirstProtocol(HttpToolsProtocol):
             ends = time.perf_counter() + _SLICES_SECONDS
             while self._unparsed and time.perf_counter() < ends:
                 self._parse(self._unparsed.popleft())
+                if self.transport.is_closing():  # what follows is for nobody
+                    self._unparsed.clear()
         self._parsing = None
         self._ours.let_read(wanted=not self.flow.read_paused)
 

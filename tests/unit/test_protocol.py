@@ -229,6 +229,18 @@ def test_a_connection_that_is_lost_leaves_nothing_to_parse() -> None:
     assert asyncio.run(scenario()) < 40_000
 
 
+def test_a_body_that_breaks_the_protocol_is_refused_once_and_parsed_no_further() -> None:
+    async def scenario() -> list[bytes]:
+        protocol, transport = await connected(Body())
+        protocol.data_received(CHUNKED + b"no size\r\n" * 20_000)
+        for _ in range(200):
+            await asyncio.sleep(0)
+        return transport.written.copy()
+
+    (answer,) = asyncio.run(scenario())
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
 class TestTransport:
     def written(self, *data: bytes, close: bool = False) -> list[bytes]:
         transport = FakeTransport()
