@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bentos.health.settings import load_settings
+from bentos.process.settings import load_settings
 from bentos.inference.settings import InferenceSettings
 from examples.demo_model import ensure_model
 from examples.steel_images import class_names, draw

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from bentos.health.metrics import SHARED_FAMILIES, Family
-from bentos.health.settings import ServiceSettings
+from bentos.process.settings import ServiceSettings
 from bentos.inference import metrics as inference_metrics
 from bentos.inference.settings import InferenceSettings
 from bentos.logging import metrics as logging_metrics

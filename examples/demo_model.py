@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bentos.health.settings import load_settings
+from bentos.process.settings import load_settings
 from bentos.inference.model_process.registry import Registry, RegistryUnavailable
 from bentos.inference.settings import InferenceSettings
 from examples.stack import DATA, ROOT, StackError

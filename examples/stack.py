@@ -16,7 +16,7 @@ from typing import Self
 import httpx
 
 from bentos.health.probes import READY_PATH
-from bentos.health.settings import load_settings
+from bentos.process.settings import load_settings
 from bentos.inference.settings import InferenceSettings
 from bentos.logging.settings import LoggingSettings
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
-from bentos.health.image import (
+from bentos.process.image import (
     BASE_IMAGE_VARIABLE,
     DEFAULT_BASE_IMAGE,
     DEFAULT_TORCH_WHEELS,

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bentos.health.settings import environment_names
+from bentos.process.settings import environment_names
 from bentos.inference.settings import InferenceSettings
 from bentos.logging.settings import LoggingSettings
 from images.bentos import (

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from bentos.health.image import TORCH_WHEELS_VARIABLE
+from bentos.process.image import TORCH_WHEELS_VARIABLE
 from images.bentos import (
     SOURCES,
     TORCH_WHEELS_MOUNT,

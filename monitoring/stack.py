@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from bentos.health.settings import load_settings
+from bentos.process.settings import load_settings
 from bentos.inference.settings import InferenceSettings
 from bentos.logging.settings import LoggingSettings
 from monitoring.components import (

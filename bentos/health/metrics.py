@@ -19,8 +19,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from bentos.health.checks import Verdict
-from bentos.health.logs import event, get_logger
-from bentos.health.shared_run import SharedRun
+from bentos.process.logs import event, get_logger
+from bentos.edge.shared_run import SharedRun
 
 _logger = get_logger("metrics")
 

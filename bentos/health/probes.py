@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from bentos.health.checks import Check, Verdict, judge
-from bentos.health.door import Route
-from bentos.health.http import Request, Response, ServiceError, json_response
+from bentos.edge.door import Route
+from bentos.edge.http import Request, Response, ServiceError, json_response
 from bentos.health.metrics import CONTENT_TYPE, Metrics
 from bentos.health.state import ServiceState
 

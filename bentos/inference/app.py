@@ -11,11 +11,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from bentos.health import checks
-from bentos.health.bodies import BodyRoom
+from bentos.edge.limits import BodyRoom
 from bentos.health.checks import Check
-from bentos.health.door import Door, Route, route_table
-from bentos.health.http import Request, Response, json_response
-from bentos.health.lifecycle import Lifecycle
+from bentos.edge.door import Door, Route, route_table
+from bentos.edge.http import Request, Response, json_response
+from bentos.process.lifecycle import Lifecycle
 from bentos.health.metrics import EVENT_LOOP_DELAY
 from bentos.health.probes import Probes, isoformat
 from bentos.inference.engine import Engine, no_model

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bentos.health.http import RETRY_LATER, ServiceError
+from bentos.edge.http import RETRY_LATER, ServiceError
 from bentos.inference.model import ModelSpec, ServedModel
 from bentos.inference.wire import Answers, Input, InputKind, InputRefused, pack_input
 

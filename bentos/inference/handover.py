@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import orjson
 
-from bentos.health.logs import event, get_logger
+from bentos.process.logs import event, get_logger
 from bentos.inference.outbox import Outbox, Waiting, set_aside
 from bentos.inference.state import InferenceState
 

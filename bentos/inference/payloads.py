@@ -4,7 +4,7 @@ import os
 import time
 from binascii import hexlify
 
-from bentos.health.http import ServiceError
+from bentos.edge.http import ServiceError
 from bentos.inference.engine import Prediction
 from bentos.inference.images import check_sees_images, decode, open_image
 from bentos.inference.model import ModelSpec

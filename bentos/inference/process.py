@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bentos.health.logs import event, get_logger
+from bentos.process.logs import event, get_logger
 from bentos.inference.wire import Frames, Message, frame, unpack
 
 FIRST_PAUSE_SECONDS = 1.0

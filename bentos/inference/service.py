@@ -9,10 +9,10 @@ import numpy as np
 from bentoml.validators import ContentType
 from pydantic import BaseModel, ConfigDict, Field
 
-from bentos.health.bento import FrontedInstance, FrontedService, service_config
-from bentos.health.image import service_image, torch_wheels
-from bentos.health.runtime import make_pod_directory
-from bentos.health.settings import load_settings, writable_directory
+from bentos.edge.bento import FrontedInstance, FrontedService, service_config
+from bentos.process.image import service_image, torch_wheels
+from bentos.process.supervisor import make_pod_directory
+from bentos.process.settings import load_settings, writable_directory
 from bentos.inference.app import PREDICT_IMAGE_PATH, PREDICT_PATH, SERVICE_NAME, InferenceApp
 from bentos.inference.settings import InferenceSettings
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import AnyHttpUrl, BaseModel, Field, SecretStr, field_validator
 
-from bentos.health.settings import ServiceSettings
+from bentos.process.settings import ServiceSettings
 
 
 class InferenceSettings(ServiceSettings):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from bentos.health.http import Request, ServiceError
+from bentos.edge.http import Request, ServiceError
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks

@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from bentos.health.http import ServiceError
+from bentos.edge.http import ServiceError
 from bentos.inference.model import ModelIdentity, ModelSpec, ServedModel
 
 LENGTH = struct.Struct("<I")

@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bentos.health import checks
-from bentos.health.bodies import BodyRoom
+from bentos.edge.limits import BodyRoom
 from bentos.health.checks import Check
-from bentos.health.door import Door, Handler, Route, route_table
-from bentos.health.http import Request, Response, ServiceError, json_response
-from bentos.health.lifecycle import Lifecycle
+from bentos.edge.door import Door, Handler, Route, route_table
+from bentos.edge.http import Request, Response, ServiceError, json_response
+from bentos.process.lifecycle import Lifecycle
 from bentos.health.metrics import EVENT_LOOP_DELAY
 from bentos.health.probes import Probes, isoformat
 from bentos.logging.exposition import LoggingMetrics

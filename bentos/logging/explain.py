@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from bentos.health.http import ServiceError
+from bentos.edge.http import ServiceError
 
 _MISSING_FIELD = re.compile(r"^Object missing required field `(?P<field>[^`]*)`")
 _PATH = re.compile(r" - at `\$?(?P<path>[^`]*)`$")

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bentos.health.logs import event, get_logger
+from bentos.process.logs import event, get_logger
 from bentos.logging import guard
 from bentos.logging.failures import StoreError, classify
 

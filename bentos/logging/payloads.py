@@ -9,7 +9,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from bentos.health.http import ServiceError
+from bentos.edge.http import ServiceError
 from bentos.logging.explain import bad_field, explain, explain_syntax, refuse_nul
 from bentos.logging.schema import PredictionRow
 

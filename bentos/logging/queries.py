@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from bentos.health.http import ServiceError
+from bentos.edge.http import ServiceError
 from bentos.logging.explain import bad_field
 from bentos.logging.payloads import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP
 

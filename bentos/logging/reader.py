@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from bentos.health.http import ServiceError
+from bentos.edge.http import ServiceError
 from bentos.logging.failures import StoreError, classify
 from bentos.logging.files import read_only_uri
 

@@ -7,10 +7,10 @@ import bentoml
 import msgspec
 from pydantic import BaseModel, Field
 
-from bentos.health.bento import FrontedInstance, FrontedService, service_config
-from bentos.health.image import service_image
-from bentos.health.runtime import make_pod_directory
-from bentos.health.settings import load_settings
+from bentos.edge.bento import FrontedInstance, FrontedService, service_config
+from bentos.process.image import service_image
+from bentos.process.supervisor import make_pod_directory
+from bentos.process.settings import load_settings
 from bentos.logging.app import SERVICE_NAME, LoggingApp
 from bentos.logging.metrics import LOG_PATH
 from bentos.logging.settings import LoggingSettings

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr
 
-from bentos.health.settings import ServiceSettings
+from bentos.process.settings import ServiceSettings
 
 
 class LoggingSettings(ServiceSettings):

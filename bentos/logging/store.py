@@ -16,8 +16,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeAlias
 
-from bentos.health.http import ServiceError
-from bentos.health.logs import event, get_logger
+from bentos.edge.http import ServiceError
+from bentos.process.logs import event, get_logger
 from bentos.logging.database import PredictionDatabase, Stored
 from bentos.logging.failures import StoreError
 from bentos.logging.files import DatabaseFiles

@@ -19,8 +19,8 @@ from tests.support.servers import Server, free_port
 BUILD_SECONDS = 240
 SECRET = "a-token-of-the-builder"
 PACKAGES = {
-    "inference_service": ("bentos/health", "bentos/inference"),
-    "logging_service": ("bentos/health", "bentos/logging"),
+    "inference_service": ("bentos/health", "bentos/process", "bentos/edge", "bentos/inference"),
+    "logging_service": ("bentos/health", "bentos/process", "bentos/edge", "bentos/logging"),
 }
 INFERENCE, LOGGING = SOURCES
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import mlflow.environment_variables
 
-from bentos.health.settings import environment_names
+from bentos.process.settings import environment_names
 from bentos.inference.settings import InferenceSettings
 from bentos.logging.settings import LoggingSettings
 from monitoring.prometheus.source import RULE_FILES

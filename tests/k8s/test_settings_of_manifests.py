@@ -9,7 +9,7 @@ import mlflow.environment_variables
 import pytest
 from pydantic import ValidationError
 
-from bentos.health.settings import ServiceSettings, environment_names
+from bentos.process.settings import ServiceSettings, environment_names
 from bentos.inference.settings import InferenceSettings
 from bentos.logging.settings import LoggingSettings
 from tests.k8s.manifests import (

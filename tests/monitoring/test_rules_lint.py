@@ -176,7 +176,7 @@ def test_the_metrics_that_a_text_names_exist(alert: Alert) -> None:
 
 @pytest.mark.parametrize("alert", ALERTS.values(), ids=_name)
 def test_the_settings_that_a_text_names_exist(alert: Alert) -> None:
-    from bentos.health.settings import environment_names
+    from bentos.process.settings import environment_names
     from bentos.inference.settings import InferenceSettings
     from bentos.logging.settings import LoggingSettings
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bentos.health.settings import environment_names
+from bentos.process.settings import environment_names
 from bentos.inference.settings import InferenceSettings
 from bentos.logging.settings import LoggingSettings
 from monitoring.prometheus.source import ALERTS, RULE_FILES

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bentos.health.http import Request
+from bentos.edge.http import Request
 
 
 def chunk(body: bytes, *, more: bool = False) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bentos.health.http import ServiceError
+from bentos.edge.http import ServiceError
 from bentos.inference.engine import Engine, Prediction
 from bentos.inference.images import open_image
 from bentos.inference.wire import Input, InputKind

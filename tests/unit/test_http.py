@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from bentos.health.bodies import FREE_BYTES, BodyRoom
-from bentos.health.http import (
+from bentos.edge.limits import FREE_BYTES, BodyRoom
+from bentos.edge.http import (
     ClientDisconnected,
     Request,
     ServiceError,
@@ -60,7 +60,7 @@ def test_a_body_larger_than_it_was_announced_is_refused() -> None:
 def test_a_chunked_body_without_end_is_refused_and_not_read_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("bentos.health.http._DISCARD_BYTES", 1_000)
+    monkeypatch.setattr("bentos.edge.http._DISCARD_BYTES", 1_000)
     endless = [chunk(b"x" * 100, more=True)] * 100
     error = refusal(*endless)
     assert error.headers == {"Connection": "close"}

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from bentos.health.http import ServiceError
+from bentos.edge.http import ServiceError
 from bentos.inference.images import decode, open_image
 from bentos.inference.model import ModelSpec
 from tests.support.images import black_png, colour_file, file_of, noise_file

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from bentos.health.checks import Verdict
-from bentos.health.lifecycle import HEARTBEAT_SECONDS, Lifecycle
+from bentos.process.lifecycle import HEARTBEAT_SECONDS, Lifecycle
 from bentos.health.state import ServiceState
 
 

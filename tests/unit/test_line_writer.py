@@ -7,7 +7,7 @@ from typing import TextIO
 
 import pytest
 
-from bentos.health.line_writer import LineWriter
+from bentos.process.line_writer import LineWriter
 
 SECONDS = 30.0
 

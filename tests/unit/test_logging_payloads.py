@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bentos.health.http import ServiceError
+from bentos.edge.http import ServiceError
 from bentos.logging.payloads import parse_batch
 from bentos.logging.schema import PredictionRow
 from tests.support.predictions import batch, prediction

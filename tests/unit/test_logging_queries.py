@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bentos.health.http import ServiceError
+from bentos.edge.http import ServiceError
 from bentos.logging.failures import StoreError
 from bentos.logging.queries import PageQuery
 from bentos.logging.reader import Reader

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bentos.health.http import ServiceError
+from bentos.edge.http import ServiceError
 from bentos.logging.failures import StoreError
 from tests.support.disks import immutable, remount_read_only, remount_writable, small_disk
 from tests.support.logging_store import (

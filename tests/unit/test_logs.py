@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bentos.health.logs import configure_logging, event, get_logger
+from bentos.process.logs import configure_logging, event, get_logger
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from bentos.health.pace import Pace
+from bentos.edge.pace import Pace
 
 
 async def turns_of(names: int, pace: Pace, *, giving_up: int = 0) -> list[list[int]]:

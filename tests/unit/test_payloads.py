@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bentos.health.http import ServiceError
+from bentos.edge.http import ServiceError
 from bentos.inference.engine import Prediction
 from bentos.inference.model import ModelIdentity, ModelSpec, ServedModel
 from bentos.inference.model_process import inputs

@@ -8,8 +8,8 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from bentos.health.pace import Pace
-from bentos.health.protocol import ProbeFirstProtocol, WorkerTransport, start_at_once
+from bentos.edge.pace import Pace
+from bentos.edge.protocol import ProbeFirstProtocol, WorkerTransport, start_at_once
 
 
 class FakeTransport(asyncio.Transport):

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import uvicorn
 
-from bentos.health.server import accept_several, bound_shutdown, running_server
+from bentos.process.server import accept_several, bound_shutdown, running_server
 
 
 async def app(scope: Any, _receive: Any, send: Any) -> None:

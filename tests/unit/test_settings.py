@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bentos.health.settings import (
+from bentos.process.settings import (
     ServiceSettings,
     environment_names,
     load_settings,

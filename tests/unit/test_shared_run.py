@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from bentos.health.shared_run import SharedRun
+from bentos.edge.shared_run import SharedRun
 
 
 class Work:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bentos.health.http import ServiceError
+from bentos.edge.http import ServiceError
 from bentos.inference.uploads import Upload, upload_of
 from tests.support.images import colour_file, form_of
 from tests.support.requests import request

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bentos.health.http import ServiceError
+from bentos.edge.http import ServiceError
 from bentos.inference.model import ModelIdentity, ModelSpec, ServedModel
 from bentos.inference.wire import (
     LENGTH,

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 
-from bentos.health.logs import configure_logging
+from bentos.process.logs import configure_logging
 from bentos.inference.model import Labels, LoadedModel, ModelIdentity
 from bentos.inference.model_process.connection import Connection
 from bentos.inference.model_process.loader import ModelLoader

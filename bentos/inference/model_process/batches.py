@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from bentos.health.http import RETRY_LATER, ServiceError
+from bentos.edge.http import RETRY_LATER, ServiceError
 from bentos.inference.model import LoadedModel, ModelSpec, NotFinite
 from bentos.inference.wire import Answers, Input, InputRefused, Message
 

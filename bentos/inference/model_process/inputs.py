@@ -7,7 +7,7 @@ import numpy as np
 import simdjson
 from numpy.typing import NDArray
 
-from bentos.health.http import ServiceError, parse_json
+from bentos.edge.http import ServiceError, parse_json
 from bentos.inference.model import ModelSpec
 from bentos.inference.wire import Input, InputKind
 

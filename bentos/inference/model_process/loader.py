@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from bentos.health.logs import event, get_logger
+from bentos.process.logs import event, get_logger
 from bentos.inference.model import LoadedModel
 from bentos.inference.wire import LoadChanged
 

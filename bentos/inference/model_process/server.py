@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from threading import Lock
 
-from bentos.health.http import RETRY_LATER, ServiceError
+from bentos.edge.http import RETRY_LATER, ServiceError
 from bentos.inference.model import LoadedModel, ModelSpec, ServedModel
 from bentos.inference.model_process.batches import Read, answer, refusal
 from bentos.inference.model_process.connection import Connection

@@ -4,7 +4,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from bentos.health.logs import event, get_logger
+from bentos.process.logs import event, get_logger
 from bentos.inference.model_process.registry import Registry, RegistryUnavailable
 from bentos.inference.wire import RegistryChecked
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from types import FrameType
 
 from bentos.health.checks import Verdict
-from bentos.health.logs import event, get_logger
-from bentos.health.server import (
+from bentos.process.logs import event, get_logger
+from bentos.process.server import (
     accept_several,
     answer_probes_first,
     bound_shutdown,

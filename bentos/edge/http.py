@@ -10,8 +10,8 @@ from uuid import uuid4
 
 import orjson
 
-from bentos.health.bodies import FREE_BYTES, BodyRoom
-from bentos.health.encoding import encode_json
+from bentos.edge.limits import FREE_BYTES, BodyRoom
+from bentos.process.encoding import encode_json
 
 Scope: TypeAlias = dict[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]

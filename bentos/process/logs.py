@@ -6,8 +6,8 @@ import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from bentos.health.encoding import encode_json
-from bentos.health.line_writer import LineWriter
+from bentos.process.encoding import encode_json
+from bentos.process.line_writer import LineWriter
 
 _LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40}
 ROOT = "bentos"

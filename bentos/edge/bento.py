@@ -9,12 +9,12 @@ from _bentoml_sdk import Service
 from bentoml._internal.context import server_context
 from starlette.routing import Match
 
-from bentos.health.door import Door, FrontDoor
-from bentos.health.http import Scope
-from bentos.health.logs import configure_logging
+from bentos.edge.door import Door, FrontDoor
+from bentos.edge.http import Scope
+from bentos.process.logs import configure_logging
 from bentos.health.probes import HEALTH_PATH, READY_PATH, Probes
-from bentos.health.runtime import pod_directory
-from bentos.health.settings import ServiceSettings
+from bentos.process.supervisor import pod_directory
+from bentos.process.settings import ServiceSettings
 
 _PAGES_TIMEOUT_SECONDS = 1
 

@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
-from bentos.health.bodies import BodyRoom
-from bentos.health.http import (
+from bentos.edge.limits import BodyRoom
+from bentos.edge.http import (
     CLOSE,
     AsgiApp,
     ClientDisconnected,
@@ -25,7 +25,7 @@ from bentos.health.http import (
     Send,
     ServiceError,
 )
-from bentos.health.logs import event, get_logger
+from bentos.process.logs import event, get_logger
 from bentos.health.metrics import HTTP_REQUESTS, OTHER_ROUTE, PROBE_DURATION, Metrics
 
 Handler = Callable[[Request], Awaitable[Response]]

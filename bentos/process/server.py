@@ -10,8 +10,8 @@ from typing import cast
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from bentos.health.pace import Pace
-from bentos.health.protocol import ProbeFirstProtocol
+from bentos.edge.pace import Pace
+from bentos.edge.protocol import ProbeFirstProtocol
 
 # libuv takes one new connection in a turn of the event loop: behind a hundred that came at once a
 # probe would wait a hundred turns. Each descriptor of the listening socket takes one of its own.

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from bentos.health.pace import Pace
+from bentos.edge.pace import Pace
 from bentos.health.probes import HEALTH_PATH, READY_PATH
 
 # Routes that wait for nothing. `/metrics` is made on a thread.

@@ -1,6 +1,6 @@
 """What the bodies of all requests together may take: memory, and turns of the event loop."""
 
-from bentos.health.pace import Pace
+from bentos.edge.pace import Pace
 
 # So much of each body is free, or a few large bodies would keep all small ones waiting.
 FREE_BYTES = 65_536
