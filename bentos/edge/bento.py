@@ -1,4 +1,8 @@
-"""The joint between the probe kit and BentoML: a service whose front door is ours."""
+"""The joint between a service and BentoML: a Bento whose front door is ours.
+
+Everything here that is no public API of BentoML is listed in `tests/unit/test_bento.py`, which
+fails with a clear message when an upgrade changes it.
+"""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,23 +11,39 @@ from typing import Any, ClassVar, Protocol
 import bentoml
 from _bentoml_sdk import Service
 from bentoml._internal.context import server_context
-from starlette.routing import Match
+from opentelemetry import trace
+from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+from starlette.middleware.cors import CORSMiddleware
 
 from bentos.edge.door import Door, FrontDoor
-from bentos.edge.http import Scope
-from bentos.process.logs import configure_logging
+from bentos.edge.http import AsgiApp, Receive, Request, Scope, Send
 from bentos.health.probes import HEALTH_PATH, READY_PATH, Probes
-from bentos.process.supervisor import pod_directory
+from bentos.process.logs import configure_logging
+from bentos.process.probe_process import ProbePlan
 from bentos.process.settings import ServiceSettings
+from bentos.process.supervisor import (
+    Supervisor,
+    make_pod_directory,
+    pod_directory,
+    raise_descriptor_limit,
+)
 
-_PAGES_TIMEOUT_SECONDS = 1
+# What BentoML answers itself: its pages, its probes and the description its clients read.
+_BENTOML_PATHS = frozenset({"/", "/docs.json", "/schema.json", "/livez", "/readyz", "/healthz"})
+_BENTOML_FOLDERS = ("/static_content/", "/assets/")
+_PICKLE = b"application/vnd.bentoml+pickle"
 
 
 class App(Protocol):
     """A service without BentoML: its parts, put together."""
 
-    door: Door
-    probes: Probes
+    @property
+    def door(self) -> Door:
+        """What answers the service's own routes."""
+
+    @property
+    def probes(self) -> Probes:
+        """What the service's probes answer."""
 
     def start(self) -> None:
         """Start the background parts on the event loop, without waiting for any."""
@@ -35,8 +55,9 @@ class App(Protocol):
 class FrontedInstance:
     """The life of an app in a BentoML worker; a Bento's class derives from it.
 
-    `service` is the name the probes tell. The derived class says with `make_app` how the app is
-    made; BentoML then starts it once the worker's event loop runs, and stops it at the end.
+    `service` is the name that probes and logs say. The derived class says with `make_plan` what
+    the probes are made of and with `make_app` how a worker's app is made. BentoML calls `prepare`
+    once, before there are workers, and starts the app once the worker's event loop runs.
     """
 
     service: ClassVar[str]
@@ -45,17 +66,27 @@ class FrontedInstance:
 
     def __init__(self) -> None:
         worker = worker_index()
-        configure_logging(
-            level=self.settings.log_level,
-            form=self.settings.log_format,
-            service=self.service,
-            worker=worker,
-        )
-        type(self).app = self.make_app(worker, pod_directory(self.service))
+        self._configure_logging(worker)
+        raise_descriptor_limit()
+        plan = self.make_plan(pod_directory(self.service))
+        type(self).app = self.make_app(plan, worker)
 
-    def make_app(self, worker: int, directory: Path) -> App:
-        """Return the app of a worker, 1 the first, which shares the directory with the others."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how its app is made")
+    @classmethod
+    def make_plan(cls, directory: Path) -> ProbePlan:
+        """Return what the probes are made of; the directory is the pod's."""
+        raise NotImplementedError(f"{cls.__name__} does not say what its probes are made of")
+
+    @classmethod
+    def make_app(cls, plan: ProbePlan, worker: int) -> App:
+        """Return the app of a worker, 1 the first."""
+        raise NotImplementedError(f"{cls.__name__} does not say how its app is made")
+
+    @classmethod
+    def supervise(cls) -> None:
+        """Make what the workers share and start the probe process, in `bentoml serve` itself."""
+        cls._configure_logging(worker=0)
+        raise_descriptor_limit()
+        Supervisor(cls.make_plan(make_pod_directory(cls.service))).start()
 
     @classmethod
     def door(cls) -> Door | None:
@@ -79,14 +110,23 @@ class FrontedInstance:
 
     async def __is_ready__(self) -> bool:
         """Answer BentoML's own `/readyz` as `/ready` does."""
-        return bool(self.app.probes.readiness_verdict().passed)
+        return bool(self.app.probes.is_ready().passed)
+
+    @classmethod
+    def _configure_logging(cls, worker: int) -> None:
+        configure_logging(
+            level=cls.settings.log_level,
+            form=cls.settings.log_format,
+            service=cls.service,
+            worker=worker,
+        )
 
 
 class FrontedService(Service[Any]):  # type: ignore[misc]  # BentoML ships no types
     """A BentoML service that answers its own routes before BentoML's middlewares.
 
     Its class, `inner`, is a FrontedInstance. BentoML's own pages and routes stay behind it as
-    they are.
+    they are, and its tracing and CORS settings hold for the service's own routes as well.
     """
 
     __slots__ = ()
@@ -95,25 +135,70 @@ class FrontedService(Service[Any]):  # type: ignore[misc]  # BentoML ships no ty
         """Return the ASGI app that a worker serves."""
         app = super().to_asgi(is_main)
         find_door: Callable[[], Door | None] = self.inner.door
+        fronted: Any = FrontDoor(app, find_door, passes=_passes)
+        if not is_main:
+            fronted = _PickledCalls(app, fronted)
+        for middleware in reversed(app.user_middleware):
+            if middleware.cls is CORSMiddleware:
+                fronted = CORSMiddleware(fronted, **middleware.kwargs)
+            if middleware.cls is OpenTelemetryMiddleware and _traces(middleware.kwargs):
+                fronted = OpenTelemetryMiddleware(_SpanWithRequestId(fronted), **middleware.kwargs)
+        return fronted
 
-        def knows(scope: Scope) -> bool:
-            return any(route.matches(scope)[0] is not Match.NONE for route in app.routes)
 
-        return FrontDoor(app, find_door, knows=knows)
+class _PickledCalls:
+    """Hands calls from another service of the same Bento to BentoML, which reads their pickles.
+
+    They come over a socket that only this Bento's processes have. A service that is served by
+    itself takes none: BentoML refuses them there, and so does the front door.
+    """
+
+    def __init__(self, app: AsgiApp, fronted: AsgiApp) -> None:
+        self._app = app
+        self._fronted = fronted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        pickled = scope["type"] == "http" and any(
+            name == b"content-type" and value.startswith(_PICKLE)
+            for name, value in scope["headers"]
+        )
+        await (self._app if pickled else self._fronted)(scope, receive, send)
 
 
-def service_config(*, workers: int, port: int) -> Mapping[str, Any]:
+class _SpanWithRequestId:
+    """Writes the request's id into the span around it."""
+
+    def __init__(self, app: AsgiApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            request_id = Request(scope, receive).request_id
+            trace.get_current_span().set_attribute("request_id", request_id)
+            # Later readers of the request find the same id.
+            scope["headers"] = [*scope["headers"], (b"x-request-id", request_id.encode())]
+        await self._app(scope, receive, send)
+
+
+def _passes(path: str) -> bool:
+    return path in _BENTOML_PATHS or path.startswith(_BENTOML_FOLDERS)
+
+
+def _traces(options: Mapping[str, Any]) -> bool:
+    """Tell whether any request is traced: without, spans cost a third of the rate for nothing."""
+    return "TraceIdRatioBased{0.0}" not in options["tracer_provider"].sampler.get_description()
+
+
+def service_config(settings: ServiceSettings, *, port: int) -> Mapping[str, Any]:
     """Return BentoML's settings of a service behind the front door.
 
     BentoML's request metrics and access log are off: they label raw paths and count probes, so
-    a scan would make series without bound. Its time-out is short, since it leaves a timer with all
-    that a request holds until then; what takes long is answered at the door, which has its own.
-    The probe paths are named for its limiter as well.
+    a scan would make series without bound. The probe paths are named for its limiter as well.
     """
     return {
-        "workers": workers,
-        "traffic": {"timeout": _PAGES_TIMEOUT_SECONDS},
-        "http": {"port": port},
+        "workers": settings.workers,
+        "traffic": {"timeout": settings.request_timeout_seconds},
+        "http": {"host": settings.host, "port": port},
         "metrics": {"enabled": False, "namespace": "bentoml_service"},
         "logging": {"access": {"enabled": False}},
         "endpoints": {"livez": HEALTH_PATH, "readyz": READY_PATH},

@@ -1,10 +1,8 @@
 """The front door: an ASGI app that answers a service's own routes and hands others on.
 
-It stands before BentoML's middlewares. Those leave a timer for every request until the time-out
-has passed, count probes among requests, label metrics with raw paths and may answer a probe
-with 429 or 504; what comes through the door meets none of that. What nobody behind it knows is
-answered here too: a scan of random paths would otherwise fill the heap with those timers, and a
-probe would wait for the collector.
+It stands before BentoML's middlewares. `docs/architecture.md` says what that gains, measured, and
+what it costs. What is not the service's own reaches BentoML only by an exact list of paths, so
+that no other spelling of a guarded route finds BentoML's unguarded twin of it.
 """
 
 import asyncio
@@ -13,7 +11,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
-from bentos.edge.limits import BodyRoom
 from bentos.edge.http import (
     CLOSE,
     AsgiApp,
@@ -25,15 +22,16 @@ from bentos.edge.http import (
     Send,
     ServiceError,
 )
+from bentos.edge.limits import BodyMemory
+from bentos.health.probes import Answer, Probes
+from bentos.health.state import ServiceState
+from bentos.health.values import OTHER
 from bentos.process.logs import event, get_logger
-from bentos.health.metrics import HTTP_REQUESTS, OTHER_ROUTE, PROBE_DURATION, Metrics
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 _logger = get_logger("http")
 
-_PROBE_STATUSES = ("200", "500", "503")
-_STATUSES = ("200", "400", "413", "429", "500", "503", "504")
 _MAX_SHOWN = 60
 
 
@@ -41,8 +39,9 @@ _MAX_SHOWN = 60
 class Route:
     """A path, its one method and what answers it.
 
-    `probe` names a route that Kubernetes or Prometheus asks: it is timed as a probe and logged
-    at debug. `on_failure` is told the reason when the service failed, for its error count.
+    `probe` names a route that Kubernetes or Prometheus asks: it is timed as a probe and logged at
+    debug. `on_failure` gets the reason when the service failed, `on_refusal` when it turned a
+    request away.
     """
 
     method: str
@@ -55,24 +54,12 @@ class Route:
 
 @dataclass(frozen=True)
 class Door:
-    """The routes of a running service, its time-out, its counts and its room for bodies."""
+    """The routes of a running service, its time-out, its counts and its memory for bodies."""
 
-    service: str
+    state: ServiceState
     routes: Mapping[str, Route]
-    metrics: Metrics
     timeout_seconds: float
-    room: BodyRoom | None = None
-
-    def __post_init__(self) -> None:
-        # A counter that is not there before its first event hides that event from rate().
-        self.metrics.counters[HTTP_REQUESTS.name].labels(self.service, OTHER_ROUTE, "404")
-        for route in self.routes.values():
-            for status in _PROBE_STATUSES if route.probe else _STATUSES:
-                self.metrics.counters[HTTP_REQUESTS.name].labels(self.service, route.path, status)
-                if route.probe:
-                    self.metrics.histograms[PROBE_DURATION.name].labels(
-                        self.service, route.probe, status
-                    )
+    memory: BodyMemory | None = None
 
     async def answer(self, route: Route, request: Request) -> Response | None:
         """Return the route's answer, an error body included; None where the client left."""
@@ -129,7 +116,7 @@ class Door:
 
     def nothing_here(self, request: Request) -> Response:
         """Return the 404 for a path that nobody has."""
-        self.metrics.counters[HTTP_REQUESTS.name].labels(self.service, OTHER_ROUTE, "404").inc()
+        self.state.http_requests[OTHER, "404"].add()
         routes = ", ".join(self.routes)
         return ServiceError(
             404,
@@ -146,11 +133,9 @@ class Door:
         failure: BaseException | None,
     ) -> None:
         status = str(response.status)
-        self.metrics.counters[HTTP_REQUESTS.name].labels(self.service, route.path, status).inc()
-        if route.probe:
-            self.metrics.histograms[PROBE_DURATION.name].labels(
-                self.service, route.probe, status
-            ).observe(seconds)
+        self.state.count_request(route.path, status)
+        if route.probe and response.status in (200, 500, 503):
+            self.state.probe_duration[route.probe, status].observe(seconds)
         level = _level(route, response.status)
         if _logger.isEnabledFor(level):
             fields = {
@@ -191,10 +176,24 @@ def route_table(routes: Sequence[Route]) -> dict[str, Route]:
     return table
 
 
+def probe_routes(probes: Probes) -> list[Route]:
+    """Return the probes as routes of the service's own port."""
+
+    def route(path: str, answer: Callable[[], Answer]) -> Route:
+        async def handler(_: Request) -> Response:
+            found = answer()
+            log = {"reason": found.reason} if found.reason else {}
+            return Response(found.body, found.status, found.content_type.encode(), log=log)
+
+        return Route("GET", path, handler, probe=path.removeprefix("/"))
+
+    return [route(path, answer) for path, answer in probes.answers().items()]
+
+
 class FrontDoor:
     """Wraps an ASGI app; `door` returns the running service's Door, None before it is up.
 
-    `knows` tells whether the app has what a request's scope asks for.
+    `passes` tells whether a path is the app's own, given the path exactly as it was sent.
     """
 
     def __init__(
@@ -202,29 +201,36 @@ class FrontDoor:
         app: AsgiApp,
         door: Callable[[], Door | None],
         *,
-        knows: Callable[[Scope], bool] = lambda _scope: True,
+        passes: Callable[[str], bool] = lambda _path: True,
     ) -> None:
         self._app = app
         self._door = door
-        self._knows = knows
+        self._passes = passes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one of the service's own routes or hand the request on."""
         door = self._door() if scope["type"] == "http" else None
         route = door.routes.get(scope["path"]) if door is not None else None
-        if door is None or (route is None and self._knows(scope)):
+        if door is None or (route is None and self._passes(scope["path"])):
             await self._app(scope, receive, send)
             return
-        request = Request(scope, receive, door.room)
-        if route is None:
-            await _send(request, door.nothing_here(request), send, identified=True)
-            return
-        response = await door.answer(route, request)
+        request = Request(scope, receive, door.memory)
+        response = (
+            door.nothing_here(request) if route is None else await door.answer(route, request)
+        )
         if response is not None:
-            await _send(request, response, send, identified=not route.probe)
+            await _send(
+                request,
+                response,
+                send,
+                identified=route is None or not route.probe,
+                close=door.state.row.get("shutting_down") == 1.0,
+            )
 
 
-async def _send(request: Request, response: Response, send: Send, *, identified: bool) -> None:
+async def _send(
+    request: Request, response: Response, send: Send, *, identified: bool, close: bool
+) -> None:
     headers = [
         (b"content-type", response.content_type),
         (b"content-length", str(len(response.body)).encode()),
@@ -232,6 +238,9 @@ async def _send(request: Request, response: Response, send: Send, *, identified:
     ]
     if identified:
         headers.append((b"x-request-id", request.request_id.encode()))
+    if close:
+        # The next request on this connection would meet a closed port.
+        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     body = b"" if request.method == "HEAD" else response.body
     await send({"type": "http.response.body", "body": body})

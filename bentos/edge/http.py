@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -10,8 +11,8 @@ from uuid import uuid4
 
 import orjson
 
-from bentos.edge.limits import FREE_BYTES, BodyRoom
-from bentos.process.encoding import encode_json
+from bentos.edge.limits import BodyMemory, Reservation
+from bentos.health.encoding import encode_json
 
 Scope: TypeAlias = dict[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
@@ -23,8 +24,7 @@ AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 _DISCARD_SECONDS = 5.0
 _DISCARD_BYTES = 1 << 29
 _REQUEST_ID_LENGTH = 128
-# Of a connection on which part of a body is still to come: what follows could be that or the
-# next request, and nobody can tell which.
+_GZIP_WINDOW = 16 + zlib.MAX_WBITS
 CLOSE = {"Connection": "close"}
 RETRY_LATER = {"Retry-After": "1"}
 
@@ -93,28 +93,26 @@ def json_response(
 
 
 class Request:
-    """One HTTP request; its body is read once, at most `limit` bytes of it.
+    """One HTTP request; its body is read once and counts in `memory` until `release`."""
 
-    The body takes its place in `room` until `release`.
-    """
+    __slots__ = ("_receive", "_request_id", "_reservation", "receiving", "scope")
 
-    __slots__ = ("_receive", "_request_id", "_room", "_taken", "receiving", "scope")
-
-    def __init__(self, scope: Scope, receive: Receive, room: BodyRoom | None = None) -> None:
+    def __init__(self, scope: Scope, receive: Receive, memory: BodyMemory | None = None) -> None:
         self.scope = scope
         self._receive = receive
-        self._room = room
-        self._taken = 0
+        self._reservation = Reservation(memory)
         self._request_id: str | None = None
         # Whether the service waits for the client to send, and not the client for the service.
         self.receiving = False
 
     @property
     def method(self) -> str:
+        """The method in upper case."""
         return str(self.scope["method"])
 
     @property
     def path(self) -> str:
+        """The path, decoded."""
         return str(self.scope["path"])
 
     def header(self, name: bytes) -> bytes | None:
@@ -131,6 +129,7 @@ class Request:
 
     @property
     def query(self) -> bytes:
+        """The query string, encoded as it came."""
         return bytes(self.scope.get("query_string", b""))
 
     @property
@@ -143,12 +142,15 @@ class Request:
         return self._request_id
 
     async def body(self, limit: int) -> bytes:
-        """Return the whole body.
+        """Return the whole body, at most `limit` bytes of it, a gzip body decoded.
 
-        Raises ServiceError 413 where it is larger than `limit` bytes, whatever length it was
-        announced with, 429 where there is no room for it, and ClientDisconnected where it never
-        became whole.
+        Raises ServiceError 413 for a larger one, whatever length it was announced with, 415 for
+        an encoding that is not gzip, 429 where the memory for bodies is used up, and
+        ClientDisconnected where it never became whole.
         """
+        encoding = (self.header(b"content-encoding") or b"identity").strip().lower()
+        if encoding not in (b"identity", b"gzip"):
+            await self._refuse(_unknown_encoding(encoding))
         announced = self.header(b"content-length")
         if announced is not None and announced.isdigit() and int(announced) > limit:
             await self._refuse(_too_large(limit))
@@ -156,40 +158,46 @@ class Request:
         size = 0
         more = True
         while more:
-            message = await self._next(size)
+            message = await self._next()
             chunk: bytes = message.get("body", b"")
             more = message.get("more_body", False)
             size += len(chunk)
-            refusal = self._refusal(size, limit)
-            if refusal is not None:
+            if (refusal := self._reserve(size, limit)) is not None:
                 chunks.clear()  # or it would be kept for as long as the rest is thrown away
                 del message, chunk
                 self.release()
                 await self._refuse(refusal, more=more)
             chunks.append(chunk)
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return body if encoding == b"identity" else await self._decoded(body, limit)
 
     def release(self) -> None:
-        """Give the body's room back: nothing holds the body any more."""
-        if self._room is not None and self._taken:
-            self._room.give_back(self._taken)
-            self._taken = 0
+        """Give the body's memory back: nothing holds the body any more."""
+        self._reservation.release()
 
-    def _refusal(self, size: int, limit: int) -> ServiceError | None:
-        """Take room for a body of which so much has come; return why it has none."""
+    def _reserve(self, size: int, limit: int) -> ServiceError | None:
+        """Reserve memory for `size` received bytes; return the 413 or 429 to answer, or None."""
         if size > limit:
             return _too_large(limit)
-        if self._room is not None and size > FREE_BYTES:
-            if not self._room.take(size - FREE_BYTES - self._taken):
-                return _no_room(self._room)
-            self._taken = size - FREE_BYTES
-        return None
+        return None if self._reservation.grow(size) else _no_memory()
 
-    async def _next(self, size: int) -> dict[str, Any]:
-        """Return the next part of a body of which so much has come."""
+    async def _decoded(self, body: bytes, limit: int) -> bytes:
+        """Return what a gzip body holds; no byte beyond the limit is ever decoded."""
+        decoder = zlib.decompressobj(_GZIP_WINDOW)
+        try:
+            # A thread: a few megabytes take as long as many small requests.
+            decoded = await asyncio.to_thread(decoder.decompress, body, limit + 1)
+        except zlib.error as error:
+            raise ServiceError(400, "bad_input", f"the body is not valid gzip: {error}") from None
+        if (refusal := self._reserve(len(decoded), limit)) is not None:
+            raise refusal
+        if not decoder.eof:
+            raise ServiceError(400, "bad_input", "the gzip body is cut short")
+        return decoded
+
+    async def _next(self) -> dict[str, Any]:
+        """Return the next part of the body."""
         self.receiving = True
-        if self._room is not None and size > FREE_BYTES:
-            await self._room.turn()
         message = await self._receive()
         self.receiving = False
         if message["type"] == "http.disconnect":
@@ -197,20 +205,21 @@ class Request:
         return message
 
     async def _refuse(self, error: ServiceError, *, more: bool = True) -> None:
-        # Whoever asks before sending is told at once and sends nothing.
+        # Whoever asks before sending is answered at once and sends nothing.
         if (self.header(b"expect") or b"").lower() != b"100-continue":
             with suppress(TimeoutError):
                 async with asyncio.timeout(_DISCARD_SECONDS):
                     more = await self._discard(more=more)
         if more:
+            # What follows could be the rest of the body or the next request.
             error.headers |= CLOSE
         raise error
 
     async def _discard(self, *, more: bool) -> bool:
-        """Read what is sent and throw it away; tell whether some of it is still to come."""
+        """Read the rest of the body and drop it; return whether some of it is still to come."""
         discarded = 0
         while more and discarded <= _DISCARD_BYTES:
-            message = await self._next(discarded)
+            message = await self._next()
             more = message.get("more_body", False)
             discarded += len(message.get("body", b""))
         return more
@@ -222,13 +231,22 @@ def _too_large(limit: int) -> ServiceError:
     )
 
 
-def _no_room(room: BodyRoom) -> ServiceError:
+def _no_memory() -> ServiceError:
     return ServiceError(
         429,
         "queue_full",
-        f"large request bodies take all of the {room.most_bytes} bytes that they may "
-        "(MAX_BODIES_BYTES); try again later",
+        "the memory for large request bodies is in use (MAX_BODIES_BYTES); try again later",
         headers=RETRY_LATER,
+    )
+
+
+def _unknown_encoding(encoding: bytes) -> ServiceError:
+    shown = encoding.decode("latin-1")[:60]
+    return ServiceError(
+        415,
+        "bad_input",
+        f"Content-Encoding is {shown!r}; send the body as it is, or with gzip",
+        headers={"Accept-Encoding": "gzip"},
     )
 
 

@@ -1,37 +1,49 @@
-"""What the bodies of all requests together may take: memory, and turns of the event loop."""
+"""How much memory the bodies of all requests of a worker may take together."""
 
-from bentos.edge.pace import Pace
-
-# So much of each body is free, or a few large bodies would keep all small ones waiting.
+# The first bytes of each body are free, or a few large bodies would keep all small ones out.
 FREE_BYTES = 65_536
-# A server reads a quarter of a megabyte at once: with so many bodies a turn is over in a
-# millisecond.
-_BODIES_A_TURN = 8
 
 
-class BodyRoom:
-    """The bytes beyond the free ones of each body that may be in memory at once."""
+class BodyMemory:
+    """Counts the bytes beyond the free ones of each body that are in memory."""
 
-    def __init__(self, most_bytes: int) -> None:
-        self.most_bytes = most_bytes
-        self.taken = 0
-        self._pace = Pace(_BODIES_A_TURN)
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.reserved = 0
 
-    def take(self, size: int) -> bool:
-        """Take room for so many bytes; False where there is not as much."""
-        if self.taken + size > self.most_bytes:
+    def reserve(self, size: int) -> bool:
+        """Reserve `size` bytes; False, and nothing reserved, where the limit does not allow it."""
+        if self.reserved + size > self.limit:
             return False
-        self.taken += size
+        self.reserved += size
         return True
 
-    def give_back(self, size: int) -> None:
-        """Leave room to others again."""
-        self.taken -= size
+    def release(self, size: int) -> None:
+        """Give back `size` bytes that were reserved."""
+        self.reserved -= size
 
-    async def turn(self) -> None:
-        """Wait until a body may be read on.
 
-        Its connection is not read from meanwhile, so that any number of large bodies that come at
-        full speed leave the event loop to others.
-        """
-        await self._pace.step()
+class Reservation:
+    """What one body has reserved of the memory for all."""
+
+    __slots__ = ("_memory", "_size")
+
+    def __init__(self, memory: BodyMemory | None) -> None:
+        self._memory = memory
+        self._size = 0
+
+    def grow(self, size: int) -> bool:
+        """Reserve what a body of `size` bytes needs; False where there is no memory for it."""
+        needed = max(0, size - FREE_BYTES) - self._size
+        if needed <= 0 or self._memory is None:
+            return True
+        if not self._memory.reserve(needed):
+            return False
+        self._size += needed
+        return True
+
+    def release(self) -> None:
+        """Give everything back: nothing holds the body any more."""
+        if self._memory is not None and self._size:
+            self._memory.release(self._size)
+            self._size = 0

@@ -1,12 +1,14 @@
-"""Checks behind `/ready` and `/health`: each has a reason and tells whether it fails.
+"""Checks behind `/ready` and `/health`: each has a reason and tells from the state if it fails.
 
-A check reads what is known already; none waits for the network, a disk or a model.
+A check reads the state, which is the pod's shared memory; none waits for the network, a disk or a
+model. It is a function of the state and of nothing else, so that the probe process, which has
+the same state and no other part of the service, judges as the workers do.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from functools import partial
+from typing import Any, TypeAlias
 
 from bentos.health.state import ServiceState
 
@@ -17,12 +19,13 @@ Details: TypeAlias = Mapping[str, object]
 class Check:
     """One condition of readiness or liveness.
 
-    `failing` returns None while the condition holds, else what a reader of the probe should
-    know beside the reason, as JSON values. An exception counts as a failure.
+    `failing` gets the state and returns None while the condition holds, else what a reader of the
+    probe should know beside the reason, as JSON values. An exception counts as a failure. It has
+    to be a function that another process can import: no lambda, no method.
     """
 
     reason: str
-    failing: Callable[[], Details | None]
+    failing: Callable[[Any], Details | None]
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
+        """Whether no check failed."""
         return not self.reasons
 
     @property
@@ -42,108 +46,114 @@ class Verdict:
         return self.reasons[0] if self.reasons else ""
 
 
-def judge(checks: Sequence[Check]) -> Verdict:
+def judge(checks: Sequence[Check], state: ServiceState) -> Verdict:
     """Run every check, in their order of weight; an exception in one is its failure."""
     reasons: list[str] = []
     details: dict[str, object] = {}
     for check in checks:
         try:
-            failure = check.failing()
+            failure = check.failing(state)
         except Exception as error:
             failure = {"error": f"{type(error).__name__}: {error}"}
         if failure is not None:
             reasons.append(check.reason)
-            details.update(failure)
+            # What the first cause says is not written over by those that follow from it.
+            details = {**failure, **details}
     return Verdict(reasons=tuple(reasons), details=details)
 
 
-def unless(reason: str, holds: Callable[[], bool], *, why: Callable[[], Details] = dict) -> Check:
-    """Make a check of a condition that has to hold, with `why` for the reader where it does not."""
-    return Check(reason=reason, failing=lambda: None if holds() else why())
+def required(reason: str, gauge: str) -> Check:
+    """Make a check that a gauge of the state is 1, as `Gauge(across="all")` is in all workers."""
+    return Check(reason, partial(_is_not_one, gauge))
 
 
-def shutting_down(state: ServiceState) -> Check:
+def _is_not_one(gauge: str, state: ServiceState) -> Details | None:
+    return None if getattr(state, gauge).value == 1.0 else {}
+
+
+def shutting_down() -> Check:
     """Fail once any worker of the pod was told to stop."""
-    return unless("shutting_down", lambda: not state.shutting_down)
+    return Check("shutting_down", _shutting_down)
 
 
-def high_error_rate(state: ServiceState) -> Check:
+def _shutting_down(state: ServiceState) -> Details | None:
+    return {} if state.shutting_down else None
+
+
+def high_error_rate() -> Check:
     """Fail while more than half of the requests in the window failed for the service's fault.
 
-    The window is one of time: it empties by itself, so a pod that gets no more requests
-    because it is out of rotation comes back.
+    The window is one of time: it empties by itself, so a pod that gets no more requests because
+    it is out of rotation comes back.
     """
-
-    def failing() -> Details | None:
-        outcomes = state.outcomes
-        if not outcomes.is_high():
-            return None
-        return {
-            "error_rate": round(outcomes.error_rate, 4),
-            "errors_in_window": outcomes.errors,
-            "requests_in_window": outcomes.requests,
-        }
-
-    return Check("high_error_rate", failing)
+    return Check("high_error_rate", _high_error_rate)
 
 
-def worker_missing(state: ServiceState) -> Check:
+def _high_error_rate(state: ServiceState) -> Details | None:
+    outcomes = state.outcomes
+    if not outcomes.is_high():
+        return None
+    return {
+        "error_rate": round(outcomes.error_rate, 4),
+        "errors_in_window": outcomes.errors,
+        "requests_in_window": outcomes.requests,
+    }
+
+
+def worker_missing() -> Check:
     """Fail while a worker that once served is dead and not replaced."""
-
-    def failing() -> Details | None:
-        dead = [row for row in state.pod.rows if row.claimed and not row.alive]
-        if not dead:
-            return None
-        return {"workers_alive": len(state.pod.live_rows()), "workers": len(state.pod.rows)}
-
-    return Check("worker_missing", failing)
+    return Check("worker_missing", _worker_missing)
 
 
-def worker_dead(state: ServiceState, *, grace_seconds: float) -> Check:
+def _worker_missing(state: ServiceState) -> Details | None:
+    if all(row.alive for row in state.pod.workers if row.claimed):
+        return None
+    return {"workers_alive": len(state.pod.live_workers()), "workers": len(state.pod.workers)}
+
+
+def worker_not_serving() -> Check:
+    """Fail until every worker's server takes connections."""
+    return required("worker_not_serving", "serving")
+
+
+def worker_dead(*, grace_seconds: float) -> Check:
     """Fail, for liveness, once a dead worker was not replaced within the grace.
 
     In an image BentoML starts no worker anew; only a restart of the container brings it back.
     """
-
-    def failing() -> Details | None:
-        seconds = state.pod.dead_for()
-        return {"dead_for_seconds": round(seconds, 1)} if seconds > grace_seconds else None
-
-    return Check("worker_dead", failing)
+    return Check("worker_dead", partial(_worker_dead, grace_seconds))
 
 
-def event_loop_stalled(
-    state: ServiceState, *, stall_seconds: float, clock: Callable[[], float] = time.monotonic
-) -> Check:
-    """Fail where a live worker's event loop has not beaten for so long.
+def _worker_dead(grace_seconds: float, state: ServiceState) -> Details | None:
+    seconds = state.pod.dead_for()
+    return {"dead_for_seconds": round(seconds, 1)} if seconds > grace_seconds else None
 
-    A stalled worker cannot answer for itself; its neighbours tell on it.
+
+def event_loop_stalled(*, stall_seconds: float) -> Check:
+    """Fail where a live worker's event loop has not beaten for so many seconds."""
+    return stuck("event_loop_stalled", "heartbeat", stall_seconds=stall_seconds)
+
+
+def stuck(reason: str, moment: str, *, stall_seconds: float) -> Check:
+    """Fail where a live worker has been at one piece of work for longer than `stall_seconds`.
+
+    `moment` names the gauge that holds since when, in monotonic seconds, 0 while there is none.
     """
-    return _too_old(state, "event_loop_stalled", "heartbeat", stall_seconds, clock)
+    return Check(reason, partial(_stuck, moment, stall_seconds))
 
 
-def stuck(
-    state: ServiceState,
-    reason: str,
-    cell: str,
-    *,
-    stall_seconds: float,
-    clock: Callable[[], float] = time.monotonic,
-) -> Check:
-    """Fail where a live worker has been at one piece of work, begun at `cell`, for so long.
-
-    The cell holds monotonic seconds, 0 while there is no work.
-    """
-    return _too_old(state, reason, cell, stall_seconds, clock)
+def _stuck(moment: str, stall_seconds: float, state: ServiceState) -> Details | None:
+    seconds = state.pod.longest_since(moment)
+    return {"stuck_for_seconds": round(seconds, 1)} if seconds > stall_seconds else None
 
 
-def _too_old(
-    state: ServiceState, reason: str, cell: str, limit: float, clock: Callable[[], float]
-) -> Check:
-    def failing() -> Details | None:
-        now = clock()
-        since = (row.get(cell) for row in state.pod.live_rows())
-        seconds = max((now - moment for moment in since if moment), default=0.0)
-        return {"stuck_for_seconds": round(seconds, 1)} if seconds > limit else None
+def port_not_answering(*, grace_seconds: float) -> Check:
+    """Fail where the probe process's own connections to the service's port got no answer."""
+    return Check("port_not_answering", partial(_port_not_answering, grace_seconds))
 
-    return Check(reason, failing)
+
+def _port_not_answering(grace_seconds: float, state: ServiceState) -> Details | None:
+    if not state.pod.probe_process.alive:
+        return None  # nobody has asked: what a dead process last saw says nothing any more
+    seconds = state.pod.longest_since("port_failing_since", [state.pod.probe_process])
+    return {"port_failing_for_seconds": round(seconds, 1)} if seconds > grace_seconds else None

@@ -1,85 +1,151 @@
-"""The memory that the workers of one pod share: a row of numbers for each worker.
+"""The memory that all processes of one pod share: a row of numbers and a short text for each.
 
-A row belongs to a worker's index, not to its process: a worker that replaces a dead one goes on
-with the dead one's counters, so no count is lost, and overwrites its gauges, so none is stale.
-Every cell is one aligned float64, written by one process only, so no lock crosses processes.
+A row belongs to a place (worker 1, worker 2, ..., and last the probe process), not to a process:
+a worker that replaces a dead one goes on with the dead one's counters, so no count is lost, and
+starts its gauges at 0, so none is stale. Every cell is one aligned float64 that one process
+writes, so no lock crosses processes. The same file mapped by any process gives the same answers.
 """
 
 import mmap
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
+import orjson
 import psutil
 
-from bentos.health.window import WINDOW_SECONDS, ErrorWindow, Outcomes, sum_outcomes, window_cells
+from bentos.health.window import ErrorWindow, window_cells
+
+Clock = Callable[[], float]
 
 _CELL_BYTES = 8
-_ALIVE_CACHE_SECONDS = 0.5
+_TEXT_BYTES = 32_768
+_ALIVE_CACHE_SECONDS = 0.25
+# Cells that every row has: whose it is, since when, its last sign of life, how often its text
+# was written (odd while it is being written) and the text's length.
+_OWN_CELLS = (
+    *("pid", "process_created", "claimed_at", "heartbeat", "shutting_down"),
+    *("text_version", "text_bytes"),
+)
 
-# Cells that every row has, whatever the service.
-_OWN_CELLS = ("pid", "process_created", "claimed_at", "heartbeat", "shutting_down")
+
+@dataclass(frozen=True)
+class Layout:
+    """How many numbers a row holds under each name, in their order, and which restart at 0."""
+
+    sizes: Mapping[str, int]
+    gauges: frozenset[str]
+    window_seconds: int
+
+    def row_cells(self) -> int:
+        """Return the cells of one row: its own, the named ones and the window of outcomes."""
+        return len(_OWN_CELLS) + sum(self.sizes.values()) + window_cells(self.window_seconds)
 
 
-class WorkerRow:
-    """The numbers of one worker, readable by all, written by its own process."""
+class Row:
+    """The numbers and the text of one process, readable by all, written by its own."""
 
     def __init__(
         self,
         cells: "memoryview[float]",
-        columns: dict[str, int],
-        window: ErrorWindow,
-        clock: Callable[[], float],
+        text: "memoryview[int]",
+        layout: Layout,
+        *,
+        clock: Clock,
     ) -> None:
         self._cells = cells
-        self._columns = columns
+        self._text = text
+        self._gauges = layout.gauges
         self._clock = clock
         self._lock = Lock()
         self._alive = False
         self._alive_checked_at = float("-inf")
-        self.window = window
+        self._slices: dict[str, slice] = {}
+        start = 0
+        for name, size in [*((name, 1) for name in _OWN_CELLS), *layout.sizes.items()]:
+            self._slices[name] = slice(start, start + size)
+            start += size
+        self.window = ErrorWindow(cells[start:], seconds=layout.window_seconds, clock=clock)
 
     def get(self, name: str) -> float:
-        """Return the value of a cell."""
-        return float(self._cells[self._columns[name]])
+        """Return the first cell under a name."""
+        return float(self._cells[self._slices[name].start])
 
     def set(self, name: str, value: float) -> None:
-        """Write a gauge."""
-        self._cells[self._columns[name]] = float(value)
+        """Write the first cell under a name."""
+        self._cells[self._slices[name].start] = value
 
-    def add(self, name: str, amount: float = 1) -> None:
-        """Add to a counter, safely from any thread of the owning process."""
-        column = self._columns[name]
+    def values(self, name: str) -> "memoryview[float]":
+        """Return all cells under a name, as they stand now and later."""
+        return self._cells[self._slices[name]]
+
+    def index(self, name: str) -> int:
+        """Return where the cells of a name begin, for `add_at`."""
+        return int(self._slices[name].start)
+
+    def add_at(self, *changes: tuple[int, float]) -> None:
+        """Add to cells by their index, all at once, from any thread of the row's process."""
         with self._lock:
-            self._cells[column] += amount
+            for index, amount in changes:
+                self._cells[index] += amount
 
     def record(self, *, successes: int = 0, errors: int = 0) -> None:
-        """Add outcomes to the window, safely from any thread of the owning process."""
+        """Add outcomes to the window, from any thread of the row's process."""
         with self._lock:
             self.window.record(successes=successes, errors=errors)
 
-    def claim(self, gauges: Sequence[str]) -> None:
+    def write_text(self, content: Mapping[str, object]) -> None:
+        """Write the row's text, a JSON object; one that is too long is replaced by its size.
+
+        A reader takes no text whose version is odd or changed while it was copied (a seqlock).
+        """
+        encoded = orjson.dumps(content, default=str)
+        if len(encoded) > len(self._text):
+            encoded = orjson.dumps({"text_too_long": len(encoded)})
+        with self._lock:
+            version = self.get("text_version")
+            self.set("text_version", version + 1)
+            self._text[: len(encoded)] = encoded
+            self.set("text_bytes", len(encoded))
+            self.set("text_version", version + 2)
+
+    def read_text(self) -> dict[str, object]:
+        """Return the row's text, empty where there is none or where it is never at rest."""
+        for _ in range(100):
+            version = self.get("text_version")
+            content = bytes(self._text[: int(self.get("text_bytes"))])
+            if version % 2 == 0 and version == self.get("text_version"):
+                return dict(orjson.loads(content)) if content else {}
+        return {}
+
+    def claim(self) -> None:
         """Make the row this process's own: gauges at 0, counters as they stand."""
         process = psutil.Process()
-        for name in gauges:
-            self.set(name, 0.0)
+        for name in self._gauges:
+            cells = self.values(name)
+            for index in range(len(cells)):
+                cells[index] = 0.0
         self.set("shutting_down", 0.0)
         self.set("heartbeat", self._clock())
         self.set("claimed_at", self._clock())
+        if self.get("text_version") % 2:  # its last owner died while it wrote
+            self.set("text_version", self.get("text_version") + 1)
+        self.write_text({})
         self.set("process_created", _created(process))
         self.set("pid", process.pid)
         self._alive_checked_at = float("-inf")
 
     @property
     def claimed(self) -> bool:
-        """Whether a worker has ever owned the row."""
+        """Whether a process has ever owned the row."""
         return self.get("pid") != 0.0
 
     @property
     def alive(self) -> bool:
-        """Whether the row's process runs; asked of the kernel at most twice a second."""
+        """Whether the row's process runs; asked of the kernel at most four times a second."""
         now = self._clock()
         if now - self._alive_checked_at >= _ALIVE_CACHE_SECONDS:
             self._alive = self.claimed and self._process_runs()
@@ -97,93 +163,68 @@ class WorkerRow:
 
 
 class PodMemory:
-    """All rows of a pod in one memory-mapped file.
-
-    `counters` only grow and outlive their worker; `gauges` are told by live workers only.
-    """
+    """All rows of a pod in one memory-mapped file: `workers` of them and the probe process's."""
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        workers: int,
-        counters: Sequence[str],
-        gauges: Sequence[str],
-        window_seconds: int = WINDOW_SECONDS,
-        clock: Callable[[], float] = time.monotonic,
+        self, path: Path, layout: Layout, *, workers: int, clock: Clock = time.monotonic
     ) -> None:
-        names = (*_OWN_CELLS, *counters, *gauges)
-        if len(set(names)) != len(names):
-            raise ValueError(f"a cell is named twice in {names}")
-        columns = {name: index for index, name in enumerate(names)}
-        row_cells = len(names) + window_cells(window_seconds)
-        self._gauges = tuple(gauges)
         self._clock = clock
-        self._map = _map_file(path, (workers * row_cells + 1) * _CELL_BYTES)
-        cells = memoryview(self._map).cast("d")
-        # The last cell is the pod's, not a worker's: when its first worker came.
-        self._started_at = cells[workers * row_cells :]
+        rows = workers + 1
+        row_cells = layout.row_cells()
+        numbers = (rows * row_cells + 1) * _CELL_BYTES
+        self._map = _map_file(path, numbers + rows * _TEXT_BYTES)
+        view = memoryview(self._map)
+        cells = view[:numbers].cast("d")
+        # The last cell is the pod's own: when its first process came.
+        self._started_at = cells[rows * row_cells :]
         if self._started_at[0] == 0.0:
             self._started_at[0] = time.time()
         self.rows = tuple(
-            WorkerRow(
-                cells=cells[at : at + len(names)],
-                columns=columns,
-                window=ErrorWindow(
-                    cells[at + len(names) : at + row_cells], seconds=window_seconds, clock=clock
-                ),
+            Row(
+                cells[index * row_cells : (index + 1) * row_cells],
+                view[numbers + index * _TEXT_BYTES : numbers + (index + 1) * _TEXT_BYTES],
+                layout,
                 clock=clock,
             )
-            for at in range(0, workers * row_cells, row_cells)
+            for index in range(rows)
         )
+        self.workers = self.rows[:-1]
+        self.probe_process = self.rows[-1]
 
     @property
     def started_at(self) -> float:
-        """Unix seconds at which the pod's first worker came up."""
+        """Unix seconds at which the pod's first process came up."""
         return float(self._started_at[0])
 
-    def claim(self, worker: int) -> WorkerRow:
-        """Return the row of a worker, 1 the first, as the calling process's own.
+    def claim(self, worker: int) -> Row:
+        """Return the row of a worker, 1 the first, or of the probe process, 0, as one's own.
 
         Raises ValueError where the pod has no such worker.
         """
-        if not 1 <= worker <= len(self.rows):
-            raise ValueError(f"worker {worker} of a pod with {len(self.rows)}")
+        if not 0 <= worker <= len(self.workers):
+            raise ValueError(f"worker {worker} of a pod with {len(self.workers)}")
         row = self.rows[worker - 1]
-        row.claim(self._gauges)
+        row.claim()
         return row
 
-    def total(self, counter: str) -> float:
-        """Return a counter over all workers that ever lived."""
-        return sum(row.get(counter) for row in self.rows)
-
-    def maximum(self, name: str) -> float:
-        """Return the greatest value of a cell over all rows."""
-        return max(row.get(name) for row in self.rows)
-
-    def live_rows(self) -> list[WorkerRow]:
-        """Return the rows whose process runs."""
-        return [row for row in self.rows if row.alive]
-
-    def live_total(self, gauge: str) -> float:
-        """Return the sum of a gauge over live workers."""
-        return sum(row.get(gauge) for row in self.live_rows())
-
-    def everywhere(self, flag: str) -> bool:
-        """Tell whether a 0/1 gauge is 1 in every worker that the pod should have."""
-        return all(row.alive and row.get(flag) == 1.0 for row in self.rows)
-
-    def outcomes(self) -> Outcomes:
-        """Return successes and errors of the whole pod within the window."""
-        return sum_outcomes(row.window for row in self.rows)
+    def live_workers(self) -> list[Row]:
+        """Return the rows of workers whose process runs."""
+        return [row for row in self.workers if row.alive]
 
     def dead_for(self) -> float:
         """Return for how many seconds a claimed worker has been dead, 0.0 where none is."""
         now = self._clock()
-        return max(
-            (now - row.get("heartbeat") for row in self.rows if row.claimed and not row.alive),
-            default=0.0,
-        )
+        dead = (row for row in self.workers if row.claimed and not row.alive)
+        return max((now - row.get("heartbeat") for row in dead), default=0.0)
+
+    def longest_since(self, name: str, rows: Iterable[Row] | None = None) -> float:
+        """Return the seconds since the oldest moment under a name in live workers, 0.0 for none.
+
+        A cell that is 0 holds no moment.
+        """
+        now = self._clock()
+        moments = (row.get(name) for row in (self.live_workers() if rows is None else rows))
+        return max((now - moment for moment in moments if moment), default=0.0)
 
 
 def _created(process: psutil.Process) -> float:
@@ -194,7 +235,7 @@ def _created(process: psutil.Process) -> float:
 def _map_file(path: Path, size: int) -> mmap.mmap:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        # Growing to the same size from several workers at once is harmless: new bytes are zero.
+        # Growing to the same size from several processes at once is harmless: new bytes are zero.
         # With the disk's blocks: the first write to one that is missing on a full disk kills.
         if os.fstat(descriptor).st_size < size:
             os.posix_fallocate(descriptor, 0, size)

@@ -1,95 +1,128 @@
-"""`/health`, `/ready` and `/metrics` over a state, its checks and its metrics."""
+"""The answers of `/health`, `/ready` and `/metrics`, made of a state and its checks."""
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from bentos.health.checks import Check, Verdict, judge
-from bentos.edge.door import Route
-from bentos.edge.http import Request, Response, ServiceError, json_response
-from bentos.health.metrics import CONTENT_TYPE, Metrics
+from bentos.health.encoding import encode_json
+from bentos.health.metrics import CONTENT_TYPE, exposition
 from bentos.health.state import ServiceState
+from bentos.health.values import Family, Samples
 
 HEALTH_PATH = "/health"
 READY_PATH = "/ready"
 METRICS_PATH = "/metrics"
+_JSON = "application/json"
+
+_logger = logging.getLogger("bentos.probes")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole answer to a probe; `reason` is why it is not a 200."""
+
+    status: int
+    body: bytes
+    content_type: str = _JSON
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class Probes:
-    """The three routes of a service.
+    """The three answers of a service, the same in every process that has its state.
 
-    `describe` returns what `/ready` says beside its verdict; it may not block either.
+    `describe` gets the state and returns what `/ready` says beside its verdict. Like a check it
+    waits for nothing and can be imported by another process.
     """
 
-    service: str
     state: ServiceState
-    metrics: Metrics
     liveness: Sequence[Check]
     readiness: Sequence[Check]
-    describe: Callable[[], Mapping[str, object]]
+    describe: Callable[[Any], Mapping[str, object]]
 
-    def routes(self) -> list[Route]:
-        """Return the routes, each marked as a probe."""
-        return [
-            Route("GET", HEALTH_PATH, self.health, probe="health"),
-            Route("GET", READY_PATH, self.ready, probe="ready"),
-            Route("GET", METRICS_PATH, self.exposition, probe="metrics"),
-        ]
+    def answers(self) -> dict[str, Callable[[], Answer]]:
+        """Return what makes the answer for each path."""
+        return {HEALTH_PATH: self.health, READY_PATH: self.ready, METRICS_PATH: self.metrics}
 
     def live(self) -> Verdict:
         """Judge liveness: whether only a restart would help."""
-        return judge(self.liveness)
+        return judge(self.liveness, self.state)
 
-    def readiness_verdict(self) -> Verdict:
+    def is_ready(self) -> Verdict:
         """Judge readiness: whether requests should come here."""
-        return judge(self.readiness)
+        return judge(self.readiness, self.state)
 
-    async def health(self, _: Request) -> Response:
+    def health(self) -> Answer:
         """Answer the liveness probe: 200 `healthy`, or 500 `unhealthy` with the reason."""
         verdict = self.live()
         body: dict[str, object] = {
             "status": "healthy" if verdict.passed else "unhealthy",
-            "service": self.service,
+            "service": self.state.service,
             "timestamp": _now(),
             "uptime_seconds": round(time.time() - self.state.pod.started_at, 3),
         }
         if verdict.passed:
-            return json_response(body)
-        body |= {"reason": verdict.reason, **verdict.details}
-        return json_response(body, status=500, log={"reason": verdict.reason})
+            return Answer(200, encode_json(body))
+        body |= {"reason": verdict.reason, "reasons": verdict.reasons, **verdict.details}
+        return Answer(500, encode_json(body), reason=verdict.reason)
 
-    async def ready(self, _: Request) -> Response:
+    def ready(self) -> Answer:
         """Answer the readiness probe: 200 `ready`, or 503 `not_ready` with the reason."""
-        verdict = self.readiness_verdict()
+        verdict = self.is_ready()
         body: dict[str, object] = {"status": "ready" if verdict.passed else "not_ready"}
         if not verdict.passed:
             body |= {"reason": verdict.reason, "reasons": verdict.reasons, **verdict.details}
         try:
-            body |= self.describe()
+            body |= self.describe(self.state)
         except Exception as error:
             body |= {"status": "not_ready", "error": f"{type(error).__name__}: {error}"}
             body.setdefault("reason", "exception")
-        body["timestamp"] = _now()
-        ready = body["status"] == "ready"
-        return json_response(
-            body, status=200 if ready else 503, log={} if ready else {"reason": body["reason"]}
-        )
+        body |= {"probe_process": self.state.probe_process, "timestamp": _now()}
+        if body["status"] == "ready":
+            return Answer(200, encode_json(body))
+        return Answer(503, encode_json(body), reason=str(body["reason"]))
 
-    async def exposition(self, _: Request) -> Response:
-        """Answer a scrape; the files of all workers are read off the event loop."""
+    def metrics(self) -> Answer:
+        """Answer a scrape with the pod's metrics; 500 where they cannot be read."""
         try:
-            text = await self.metrics.scrape()
-        except Exception as error:
-            raise ServiceError(500, "metrics_failed", "the metrics cannot be read") from error
-        return Response(body=text, content_type=CONTENT_TYPE)
+            return Answer(200, exposition(self.state, self._verdict_samples()), CONTENT_TYPE)
+        except Exception:
+            _logger.exception("the metrics cannot be read")
+            body = {"error": "the metrics cannot be read; the log says why"}
+            return Answer(
+                500, encode_json({**body, "reason": "metrics_failed"}), reason="metrics_failed"
+            )
+
+    def families(self) -> list[Family]:
+        """Return every metric that a scrape gets."""
+        return [*self.state.families(), *verdict_families(type(self.state))]
+
+    def _verdict_samples(self) -> list[tuple[Family, Samples]]:
+        verdict = self.is_ready()
+        ready, unready = verdict_families(type(self.state))
+        by_reason = [
+            ((check.reason,), float(check.reason in verdict.reasons)) for check in self.readiness
+        ]
+        return [(ready, [((), float(verdict.passed))]), (unready, by_reason)]
+
+
+def verdict_families(owner: type[ServiceState]) -> tuple[Family, Family]:
+    """Return the two metrics that show the verdict of `/ready`: whether, and why not."""
+    labels = owner.label_names
+    return (
+        Family(f"{owner.prefix}_ready", "gauge", "Whether /ready answers 200.", labels),
+        Family(
+            f"{owner.prefix}_unready",
+            "gauge",
+            "Whether this reason keeps the pod from being ready.",
+            (*labels, "reason"),
+        ),
+    )
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat()
-
-
-def isoformat(moment: datetime | None) -> str | None:
-    """Return a moment as ISO 8601 with its offset, None for None."""
-    return moment.isoformat() if moment else None

@@ -1,111 +1,230 @@
-"""What a service knows of itself, told for the whole pod from any of its workers."""
+"""What a service knows of itself, declared once: each value and the metric that shows it.
 
-from collections.abc import Mapping, Sequence
+A service derives a class from `ServiceState` and declares its values as class attributes::
+
+    class CacheState(ServiceState):
+        prefix = "cache"
+        hits = Counter("{prefix}_hits_total", "Look-ups that were answered.")
+        warm = Gauge("{prefix}_warm", "Whether the cache is filled.", across="all")
+
+    state = CacheState(directory, service="my-service")
+    state.hits.add()
+    state.warm.set(1)
+
+The values live in the pod's shared memory, so that `/ready` and `/metrics` say the same whichever
+process of the pod answers.
+"""
+
+import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from itertools import chain, product
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from bentos.health.pod import PodMemory
-from bentos.health.window import WINDOW_SECONDS, Outcomes
+from bentos.health.pod import Clock, Layout, PodMemory, Row
+from bentos.health.values import (
+    NAMES,
+    OTHER,
+    Computed,
+    Counter,
+    Declaration,
+    Family,
+    Gauge,
+    Histogram,
+    computed,
+)
+from bentos.health.window import WINDOW_SECONDS, Outcomes, sum_outcomes
+
+_NAME_CHARACTERS = 100
+PROBES = ("health", "ready", "metrics")
+_STATUSES = (
+    *("200", "400", "401", "404", "405", "408", "409", "413", "415", "422", "429"),
+    *("500", "503", "504"),
+)
+SHORT_BUCKETS = (
+    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1),
+    *(0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+
+
+def _routes_and_statuses(owner: "type[ServiceState]") -> list[tuple[str, str]]:
+    routes = (*owner.routes, *(f"/{probe}" for probe in PROBES), OTHER)
+    return [*product(routes, (*_STATUSES, OTHER))]
 
 
 class ServiceState:
-    """The state object that a service owns: counters, time stamps, the error window.
+    """The one state object that a service owns: counters, gauges, the window of outcomes.
 
-    `worker` is the index of the calling process, 1 the first, of `workers`. `counters` and
-    `gauges` are the cells that a service adds to those every service has; `error_reasons` are
-    the failures of the service it can tell apart, `refusal_reasons` the requests it turns away.
+    `worker` is the place of the calling process: 1 the first of `workers`, 0 the pod's probe
+    process, -1 one that only reads. `labels` are the values of `label_names` beside `service`;
+    `probe_port` is 0 where the pod has no probe process.
     """
+
+    prefix: ClassVar[str] = "service"
+    label_names: ClassVar[tuple[str, ...]] = ("service",)
+    routes: ClassVar[tuple[str, ...]] = ()
+
+    probe_duration = Histogram(
+        "probe_duration_seconds",
+        "Time to answer a probe or a scrape, by the status it was answered with.",
+        buckets=SHORT_BUCKETS,
+        labels=("probe", "status"),
+        values=[*product(PROBES, ("200", "500", "503"))],
+    )
+    http_requests = Counter(
+        "http_requests_total",
+        "Requests answered, by declared route, or other for none, and status.",
+        labels=("route", "status"),
+        values=_routes_and_statuses,
+    )
+    event_loop_delay = Histogram(
+        "event_loop_delay_seconds",
+        "How late a worker's event loop was for its heartbeat, twice a second: a request may wait "
+        "this long before it is read.",
+        buckets=SHORT_BUCKETS,
+    )
+    # Whether the worker's server takes connections.
+    serving = Gauge(across="all")
+    # Since when, in monotonic seconds, the service's own port has not answered the probe process.
+    port_failing_since = Gauge(across="max")
 
     def __init__(
         self,
         directory: Path,
         *,
+        service: str = "service",
+        labels: Mapping[str, str] | None = None,
         worker: int = 1,
         workers: int = 1,
-        counters: Sequence[str] = (),
-        gauges: Sequence[str] = (),
-        error_reasons: Sequence[str] = (),
-        refusal_reasons: Sequence[str] = (),
         window_seconds: int = WINDOW_SECONDS,
+        probe_port: int = 0,
+        clock: Clock = time.monotonic,
     ) -> None:
-        self.error_reasons = tuple(error_reasons)
-        self.refusal_reasons = tuple(refusal_reasons)
-        self.pod = PodMemory(
-            directory / "pod.state",
-            workers=workers,
-            counters=(
-                "prediction_count",
-                "error_count",
-                "last_prediction_time",
-                *counters,
-                *(f"errors:{reason}" for reason in self.error_reasons),
-                *(f"refusals:{reason}" for reason in self.refusal_reasons),
-            ),
-            gauges=gauges,
-            window_seconds=window_seconds,
+        self.labels = {"service": service, **(labels or {})}
+        self.probe_port = probe_port
+        declarations = self.declarations()
+        layout = Layout(
+            {one.name: one.cells(type(self)) for one in declarations},
+            frozenset(one.name for one in declarations if one.restarts_at_zero),
+            window_seconds,
         )
-        self.row = self.pod.claim(worker)
+        self.pod = PodMemory(directory / "pod.state", layout, workers=workers, clock=clock)
+        # Which name has which place outlives the worker, as the counts do that stand there.
+        self.row: Row = self.pod.rows[max(worker, 0) - 1]
+        self._texts: dict[str, object] = {NAMES: self.row.read_text().get(NAMES) or {}}
+        if worker >= 0:
+            self.pod.claim(worker)
+            self.row.write_text(self._texts)
+        for one in declarations:
+            self.__dict__[one.name] = one.bind(self)
+
+    @classmethod
+    def declarations(cls) -> list[Declaration[Any]]:
+        """Return all declared values, the base class's first."""
+        return [one for one in _attributes(cls) if isinstance(one, Declaration)]
+
+    @classmethod
+    def computed_values(cls) -> "list[Computed[Any]]":
+        """Return all values that are computed when they are asked for."""
+        return [one for one in _attributes(cls) if isinstance(one, Computed)]
+
+    @classmethod
+    def families(cls) -> list[Family]:
+        """Return the metric of every value that has one."""
+        declared = [one.family(cls) for one in cls.declarations() if one.metric]
+        return [*declared, *(one.family(cls) for one in cls.computed_values())]
 
     @property
-    def startup_time(self) -> datetime:
-        """When the pod's first worker came up, UTC."""
-        return datetime.fromtimestamp(self.pod.started_at, UTC)
+    def service(self) -> str:
+        """The service's name, as probes and metrics say it."""
+        return self.labels["service"]
 
-    @property
-    def prediction_count(self) -> int:
-        """Predictions of all workers since the pod started."""
-        return int(self.pod.total("prediction_count"))
+    @computed("{prefix}_start_time_seconds", "When the pod started, Unix seconds.")
+    def started_at(self) -> float:
+        """Unix seconds at which the pod's first process came up."""
+        return self.pod.started_at
 
-    @property
-    def error_count(self) -> int:
-        """Failures of all workers since the pod started; refused input is none."""
-        return int(self.pod.total("error_count"))
+    @computed("{prefix}_workers", "Worker processes that the pod should have.")
+    def workers(self) -> float:
+        """Worker processes that the pod should have."""
+        return float(len(self.pod.workers))
 
-    @property
-    def last_prediction_time(self) -> datetime | None:
-        """When any worker last predicted, UTC, or None."""
-        latest = self.pod.maximum("last_prediction_time")
-        return datetime.fromtimestamp(latest, UTC) if latest else None
+    @computed("{prefix}_workers_alive", "Worker processes that run.")
+    def workers_alive(self) -> float:
+        """Worker processes that run."""
+        return float(len(self.pod.live_workers()))
+
+    @computed(
+        "{prefix}_error_ratio", "Errors over all outcomes in the sliding window that /ready judges."
+    )
+    def error_ratio(self) -> float:
+        """Errors over all outcomes in the window."""
+        return self.outcomes.error_rate
 
     @property
     def shutting_down(self) -> bool:
         """Whether any live worker was told to stop."""
-        return self.pod.live_total("shutting_down") > 0
+        return any(row.get("shutting_down") for row in self.pod.live_workers())
 
     @property
     def outcomes(self) -> Outcomes:
         """Successes and errors of the pod within the sliding window."""
-        return self.pod.outcomes()
+        return sum_outcomes(row.window for row in self.pod.workers)
 
-    def record_predictions(self, count: int, at: float) -> None:
-        """Count predictions, all of one moment, Unix seconds."""
-        self.row.add("prediction_count", count)
-        self.row.set("last_prediction_time", at)
+    @property
+    def probe_process(self) -> Literal["running", "missing", "off"]:
+        """Whether the pod's probe process runs, or is switched off by `PROBE_PORT=0`."""
+        if not self.probe_port:
+            return "off"
+        return "running" if self.pod.probe_process.alive else "missing"
+
+    def text(self, section: str) -> Any:
+        """Return what the first live worker that has it wrote in a section, None for nothing."""
+        texts = (row.read_text().get(section) for row in self.pod.live_workers())
+        return next((text for text in texts if text is not None), None)
+
+    def write_text(self, section: str, content: object) -> None:
+        """Say something that is no number, as JSON, to all processes of the pod."""
+        if self._texts.get(section) != content:
+            self._texts[section] = content
+            self.row.write_text(self._texts)
+
+    def place_of(self, histogram: str, name: str, places: int) -> int:
+        """Return which of the places a name has in a histogram, taking a free one for a new one."""
+        name = name[:_NAME_CHARACTERS]
+        known: dict[str, list[str]] = self._texts[NAMES]  # type: ignore[assignment]
+        names = known.setdefault(histogram, [])
+        if name not in names:
+            if name == OTHER or len(names) == places - 1:
+                return places - 1
+            names.append(name)
+            self.row.write_text(self._texts)
+        return names.index(name)
+
+    def count_request(self, route: str, status: str) -> None:
+        """Count an answered request, under `other` where its route or status is not declared."""
+        key = (route, status)
+        known = key in self.http_requests
+        self.http_requests[key if known else (OTHER, OTHER)].add()
 
     def record_success(self, requests: int = 1) -> None:
         """Count requests that the service answered as it should."""
         self.row.record(successes=requests)
 
-    def record_error(self, reason: str) -> None:
-        """Count a failure of the service; KeyError for a reason it did not declare."""
-        self.row.add(f"errors:{reason}")
-        self.row.add("error_count")
-        self.row.record(errors=1)
-
-    def record_refusal(self, reason: str) -> None:
-        """Count a request turned away for no failure of the service."""
-        self.row.add(f"refusals:{reason}")
-
-    def counts(
-        self, kind: Literal["errors", "refusals"], labels: Mapping[str, str]
-    ) -> list[tuple[Mapping[str, str], float]]:
-        """Return the pod's failures or refusals by reason, as samples with these labels."""
-        reasons = self.error_reasons if kind == "errors" else self.refusal_reasons
-        return [
-            ({**labels, "reason": reason}, self.pod.total(f"{kind}:{reason}")) for reason in reasons
-        ]
-
     def begin_shutdown(self) -> None:
         """Say in `/ready` from now on that the pod is going."""
         self.row.set("shutting_down", 1.0)
+
+
+def isoformat(seconds: float) -> str | None:
+    """Return Unix seconds as ISO 8601, UTC with its offset; None for 0."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat() if seconds else None
+
+
+def _attributes(cls: type) -> list[object]:
+    """Return a class's attributes and its bases', a base's first, each name once."""
+    found: dict[str, object] = {}
+    for one in chain.from_iterable(vars(base).items() for base in reversed(cls.__mro__)):
+        found[one[0]] = one[1]
+    return list(found.values())

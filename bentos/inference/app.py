@@ -1,25 +1,17 @@
 """The inference service without BentoML: its parts, put together, and the way of a request."""
 
 import asyncio
-import gc
 import sys
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from bentos.health import checks
-from bentos.edge.limits import BodyRoom
-from bentos.health.checks import Check
-from bentos.edge.door import Door, Route, route_table
+from bentos.edge.door import Door, Route
 from bentos.edge.http import Request, Response, json_response
-from bentos.process.lifecycle import Lifecycle
-from bentos.health.metrics import EVENT_LOOP_DELAY
-from bentos.health.probes import Probes, isoformat
+from bentos.health.probes import Probes
 from bentos.inference.engine import Engine, no_model
-from bentos.inference.exposition import InferenceMetrics
 from bentos.inference.handover import Destination, Handover
 from bentos.inference.listener import ModelListener
 from bentos.inference.model import ModelSpec
@@ -33,84 +25,56 @@ from bentos.inference.payloads import (
 )
 from bentos.inference.process import ModelProcess
 from bentos.inference.settings import InferenceSettings, ModelProcessSettings
-from bentos.inference.state import InferenceState
+from bentos.inference.state import PREDICT_IMAGE_PATH, PREDICT_PATH, SERVICE_NAME, InferenceState
 from bentos.inference.uploads import upload_of
 from bentos.inference.wire import Input
+from bentos.kit import Kit
+from bentos.process.probe_process import ProbePlan
 
-SERVICE_NAME = "inference-service"
-PREDICT_PATH = "/predict"
-PREDICT_IMAGE_PATH = "/predict_image"
 SWITCH_INTERVAL_SECONDS = 0.0005
 
 
 class InferenceApp:
     """One worker's parts; `start` and `stop` belong on its event loop."""
 
-    def __init__(self, settings: InferenceSettings, *, worker: int, directory: Path) -> None:
+    def __init__(self, settings: InferenceSettings, plan: ProbePlan, *, worker: int) -> None:
         self._settings = settings
-        self.state = InferenceState(
-            directory,
-            worker=worker,
-            workers=settings.workers,
-            window_seconds=settings.error_window_seconds,
-        )
-        self.state.row.set("queue_capacity", settings.queue_size)
-        self._metrics = InferenceMetrics(
-            directory / "metrics",
-            self.state,
-            model=settings.model_name,
-            stage=settings.model_stage,
-        )
+        self._kit = Kit(plan, settings, worker=worker, on_beat=self._beat)
+        self.state: InferenceState = self._kit.state
+        self.state.queue_capacity.set(settings.queue_size)
+        self.state.mlflow_poll_seconds.set(settings.model_poll_seconds)
         self._engine = Engine(
             queue_size=settings.queue_size,
             max_batch=settings.max_batch_size,
             max_pixels=settings.max_image_pixels,
-            observer=self._metrics,
+            state=self.state,
         )
-        self._listener = ModelListener(self._engine, self.state, self._metrics)
-        told = ModelProcessSettings(settings=settings, service=SERVICE_NAME, worker=worker)
+        listener = ModelListener(self._engine, self.state)
+        given = ModelProcessSettings(settings=settings, service=SERVICE_NAME, worker=worker)
         self._process = ModelProcess(
-            told.model_dump_json().encode(),
+            given.model_dump_json().encode(),
             on_start=self._engine.connected,
-            on_message=self._listener.hear,
-            on_end=self._listener.ended,
+            on_message=listener.hear,
+            on_end=listener.ended,
         )
         self._handover = self._make_handover(worker)
-        self.probes = Probes(
-            service=SERVICE_NAME,
-            state=self.state,
-            metrics=self._metrics,
-            liveness=self._liveness(),
-            readiness=self._readiness(),
-            describe=self._describe,
-        )
-        self._metrics.feed_readiness(self.probes.readiness_verdict)
-        self._loop_delay = self._metrics.histograms[EVENT_LOOP_DELAY.name].labels(SERVICE_NAME)
-        self._lifecycle = Lifecycle(
-            self.state,
-            self.probes.readiness_verdict,
-            liveness=self.probes.live,
-            drain_seconds=settings.drain_seconds,
-            shutdown_seconds=settings.shutdown_seconds,
-            on_beat=self._beat,
-        )
-        self.door = Door(
-            service=SERVICE_NAME,
-            routes=route_table([*self.probes.routes(), *self._routes()]),
-            metrics=self._metrics,
-            timeout_seconds=settings.request_timeout_seconds,
-            room=BodyRoom(settings.max_bodies_bytes_a_worker),
-        )
+        self._kit.add_routes(self._routes())
+
+    @property
+    def door(self) -> Door:
+        """What answers the service's own routes."""
+        return self._kit.door
+
+    @property
+    def probes(self) -> Probes:
+        """What the service's probes answer."""
+        return self._kit.probes
 
     def start(self) -> None:
         """Start the background parts; nothing of it waits for the model."""
-        # The default, 5 ms, is how long a probe would wait for a thread that is busy in Python.
+        # The default, 5 ms, is how long a request would wait for a thread that is busy in Python.
         sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
-        # What was imported is not garbage: a full collection over it would keep a probe waiting.
-        gc.collect()
-        gc.freeze()
-        self._metrics.reserve()
-        self._lifecycle.start()
+        self._kit.start()
         self._process.start()
         if self._handover is not None:
             self._handover.start()
@@ -123,7 +87,7 @@ class InferenceApp:
         await self._process.stop()
         if self._handover is not None:
             await asyncio.to_thread(self._handover.stop, seconds / 2)
-        await self._lifecycle.stop()
+        await self._kit.stop()
 
     async def predict_values(self, values: NDArray[Any]) -> dict[str, object]:
         """Return the answer for one input given as an array; for BentoML's own callers."""
@@ -138,9 +102,8 @@ class InferenceApp:
         given = self._image_input(content)
         return await self._answer(given, started, request_id=new_prediction_id())
 
-    def _beat(self, late_seconds: float) -> None:
-        self._loop_delay.observe(late_seconds)
-        self.state.row.set("queue_depth", self._engine.waiting)
+    def _beat(self) -> None:
+        self.state.queue_depth.set(self._engine.waiting)
 
     def _routes(self) -> list[Route]:
         make = partial(
@@ -182,9 +145,9 @@ class InferenceApp:
         seconds = time.perf_counter() - started
         prediction_id = new_prediction_id()
         answer = answer_of(prediction, prediction_id, seconds * 1000)
-        self.state.record_predictions(1, time.time())
-        self.state.record_success()
-        self._metrics.predicted(prediction, seconds)
+        self.state.record_prediction()
+        self.state.duration.observe(seconds)
+        self.state.confidence[prediction.class_name].observe(prediction.confidence)
         if self._handover is not None:
             self._handover.put(
                 record_of(
@@ -226,52 +189,3 @@ class InferenceApp:
                 else ()
             ),
         )
-
-    def _liveness(self) -> list[Check]:
-        settings = self._settings
-        return [
-            checks.worker_dead(self.state, grace_seconds=settings.worker_grace_seconds),
-            checks.event_loop_stalled(self.state, stall_seconds=settings.stall_seconds),
-            checks.stuck(
-                self.state,
-                "model_thread_stuck",
-                "batch_since",
-                stall_seconds=settings.stall_seconds,
-            ),
-        ]
-
-    def _readiness(self) -> list[Check]:
-        return [
-            checks.shutting_down(self.state),
-            # Before what a dead worker cannot hold either: it is the cause.
-            checks.worker_missing(self.state),
-            checks.unless("model_not_loaded", lambda: self.state.model_loaded),
-            checks.unless("mlflow_not_accessible", self._mlflow_as_required),
-            checks.high_error_rate(self.state),
-        ]
-
-    def _mlflow_as_required(self) -> bool:
-        required = self._settings.readiness_requires_mlflow
-        if required == "never" or (required == "startup" and self.state.model_loaded):
-            return True
-        # A check that hangs says nothing any more: what it last said goes out of date.
-        oldest = 3 * self._settings.model_poll_seconds + 2 * self._settings.mlflow_timeout_seconds
-        return self.state.mlflow_accessible and self.state.mlflow_check_age_seconds < oldest
-
-    def _describe(self) -> dict[str, object]:
-        state, settings = self.state, self._settings
-        model = state.model
-        return {
-            "model_loaded": state.model_loaded,
-            "mlflow_accessible": state.mlflow_accessible,
-            "predictions_served": state.prediction_count,
-            "errors": state.error_count,
-            "last_prediction": isoformat(state.last_prediction_time),
-            "model": {
-                "name": settings.model_name,
-                "stage": settings.model_stage,
-                "version": model.version if model else None,
-            },
-            "load": self._listener.load_as_json(),
-            "mlflow_check_age_seconds": round(state.mlflow_check_age_seconds, 1),
-        }

@@ -4,13 +4,13 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bentos.edge.http import RETRY_LATER, ServiceError
 from bentos.inference.model import ModelSpec, ServedModel
+from bentos.inference.state import InferenceState
 from bentos.inference.wire import Answers, Input, InputKind, InputRefused, pack_input
 
 # Answers of a batch are handed on a few at a time, so that a probe that came meanwhile waits for
@@ -25,16 +25,6 @@ _LARGEST_FILES = 4
 _FILES_SENT = 2
 # Answers of a model that was just replaced may still come.
 _GENERATIONS_KNOWN = 4
-
-
-class EngineObserver(Protocol):
-    """What the engine tells of the model's work."""
-
-    def model_busy(self, since: float | None) -> None:
-        """Note since when, in monotonic seconds, the model owes an answer; None: it owes none."""
-
-    def model_called(self, *, inputs: int, seconds: float) -> None:
-        """Note one call of the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +75,11 @@ class Engine:
     """
 
     def __init__(
-        self, *, queue_size: int, max_batch: int, max_pixels: int, observer: EngineObserver
+        self, *, queue_size: int, max_batch: int, max_pixels: int, state: InferenceState
     ) -> None:
         self._queue_size = queue_size
         self._most_pixels = _LARGEST_FILES * max_pixels
-        self._observer = observer
+        self._state = state
         self._write: Callable[[bytes], None] | None = None
         # An image that is decoded for a second keeps no other input waiting.
         self._inputs = _Lane(most_sent=_BATCHES_SENT * max_batch)
@@ -159,7 +149,7 @@ class Engine:
         self._model = None
         self._models.clear()
         sent, self._sent = self._sent, {}
-        self._observer.model_busy(None)
+        self._state.model_busy_since.set(0)
         for job in sent.values():
             _fail(
                 job.answer, ServiceError(500, "model_failure", "the model's process died meanwhile")
@@ -185,7 +175,8 @@ class Engine:
 
     def answered(self, answers: Answers) -> None:
         """Hand on the answers of one call of the model."""
-        self._observer.model_called(inputs=answers.inputs, seconds=answers.seconds)
+        self._state.batch_size.observe(answers.inputs)
+        self._state.model_duration.observe(answers.seconds)
         model = self._models.get(answers.generation)
         rows = answers.probabilities
         if model is None or rows is None:
@@ -215,7 +206,7 @@ class Engine:
     def _progressed(self) -> None:
         self._send(self._inputs)
         self._send(self._files)
-        self._observer.model_busy(time.monotonic() if self._sent else None)
+        self._state.model_busy_since.set(time.monotonic() if self._sent else 0)
         self._note_idle()
 
     def _send(self, lane: _Lane) -> None:
@@ -223,7 +214,7 @@ class Engine:
         if self._write is None:
             return
         if not self._sent and lane.queued:
-            self._observer.model_busy(time.monotonic())
+            self._state.model_busy_since.set(time.monotonic())
         while lane.queued and lane.sent < lane.most_sent:
             identifier = next(iter(lane.queued))
             job = lane.queued.pop(identifier)

@@ -14,9 +14,9 @@ from pathlib import Path
 import httpx
 import orjson
 
-from bentos.process.logs import event, get_logger
 from bentos.inference.outbox import Outbox, Waiting, set_aside
 from bentos.inference.state import InferenceState
+from bentos.process.logs import event, get_logger
 
 LOG_PATH = "/log"
 _BATCH_PREDICTIONS = 500
@@ -112,10 +112,9 @@ class Handover:
         self._outbox.close()
 
     def _account(self) -> None:
-        row = self._state.row
-        row.set("log_backlog", self._outbox.backlog)
+        self._state.log_backlog.set(self._outbox.backlog)
         if dropped := self._outbox.take_dropped():
-            row.add("log_dropped", dropped)
+            self._state.log_dropped.add(dropped)
             event(_logger, logging.ERROR, "predictions dropped", {"predictions": dropped})
 
     def _guarded(self, work: Callable[[], object], path: Path | None = None) -> bool:
@@ -171,7 +170,7 @@ class Handover:
         if reply.status == 200:
             if self._files == file:
                 self._guarded(lambda: self._outbox.remove(waiting))
-            self._state.row.add("log_delivered", len(waiting.ids))
+            self._state.log_delivered.add(len(waiting.ids))
             if self._failing:
                 event(_logger, logging.INFO, "the logging service takes predictions again")
             self._failing, self._pause = "", 0.0
@@ -180,7 +179,7 @@ class Handover:
             return False  # the rows went with the damaged file; their ids may be others' by now
         if reply.blames(waiting):
             return self._deliver_apart(waiting, reply.trouble)
-        self._state.row.add("log_send_errors")
+        self._state.log_send_errors.add()
         self._pause = min(max(self._pause * 2, _FIRST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)
         # Jitter, or all edges come back in the same moment after an outage.
         wait = max(reply.retry_after, self._pause * random.uniform(0.5, 1.0))  # noqa: S311

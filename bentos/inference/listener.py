@@ -1,10 +1,7 @@
 """Takes what the model process says to where it belongs: the engine, the state, the metrics."""
 
-import time
-
 from bentos.inference.engine import Engine
-from bentos.inference.exposition import InferenceMetrics
-from bentos.inference.state import InferenceState
+from bentos.inference.state import LOAD, InferenceState
 from bentos.inference.wire import (
     Answers,
     InputRefused,
@@ -18,10 +15,9 @@ from bentos.inference.wire import (
 class ModelListener:
     """Hears one worker's model process, on the event loop."""
 
-    def __init__(self, engine: Engine, state: InferenceState, metrics: InferenceMetrics) -> None:
+    def __init__(self, engine: Engine, state: InferenceState) -> None:
         self._engine = engine
         self._state = state
-        self._metrics = metrics
         self._load = LoadChanged("waiting")
 
     def hear(self, message: Message) -> None:
@@ -32,12 +28,15 @@ class ModelListener:
             self._engine.refused(message)
         elif isinstance(message, ModelInstalled):
             self._engine.install(message.generation, message.model)
-            self._metrics.know_classes(message.model.spec.class_names)
-            self._state.model_is(message.model.identity)
+            identity = message.model.identity
+            for name in message.model.spec.class_names:
+                self._state.confidence[name]  # its series stands at 0 from now on
+            self._state.model_is(identity.name, identity.stage, identity.version)
         elif isinstance(message, LoadChanged):
-            self._load = message
+            self._note_load(message)
             if message.succeeded is not None:
-                self._metrics.loaded(message.succeeded, message.seconds)
+                self._state.loads["success" if message.succeeded else "failure"].add()
+                self._state.load_duration.observe(message.seconds)
         else:
             self._hear_check(message)
 
@@ -46,23 +45,22 @@ class ModelListener:
         self._state.model_is_gone()
         self._engine.disconnected()
         error = f"the model process {how}"
-        self._load = LoadChanged(
-            "failed", self._load.version, self._load.attempts, error, restart_at
+        self._note_load(
+            LoadChanged("failed", self._load.version, self._load.attempts, error, restart_at)
         )
 
-    def load_as_json(self) -> dict[str, object]:
-        """Return how the loading stands for `/ready`; the time to the next attempt in seconds."""
-        load = self._load
-        wait = None if load.retry_at is None else max(0.0, load.retry_at - time.monotonic())
-        return {
-            "phase": load.phase,
-            "version": load.version,
-            "attempts": load.attempts,
-            "error": load.error,
-            "retry_in_seconds": None if wait is None else round(wait, 1),
-        }
+    def _note_load(self, load: LoadChanged) -> None:
+        self._load = load
+        self._state.write_text(
+            LOAD,
+            {
+                "phase": load.phase,
+                "version": load.version,
+                "attempts": load.attempts,
+                "error": load.error and load.error[:1_000],
+                "retry_at": load.retry_at,
+            },
+        )
 
     def _hear_check(self, check: RegistryChecked) -> None:
-        self._state.mlflow_checked(accessible=check.accessible)
-        if check.accessible:
-            self._state.registry_points_to(check.version)
+        self._state.registry_checked(accessible=check.accessible, version=check.version)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Full, Queue
 
-from bentos.process.encoding import encode_json
+from bentos.health.encoding import encode_json
 
 _MEMORY_ROWS = 20_000
 _WRITE_AT_ONCE = 1_000

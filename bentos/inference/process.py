@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bentos.process.logs import event, get_logger
 from bentos.inference.wire import Frames, Message, frame, unpack
+from bentos.process.logs import event, get_logger
 
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0

@@ -10,11 +10,17 @@ from bentoml.validators import ContentType
 from pydantic import BaseModel, ConfigDict, Field
 
 from bentos.edge.bento import FrontedInstance, FrontedService, service_config
-from bentos.process.image import service_image, torch_wheels
-from bentos.process.supervisor import make_pod_directory
-from bentos.process.settings import load_settings, writable_directory
-from bentos.inference.app import PREDICT_IMAGE_PATH, PREDICT_PATH, SERVICE_NAME, InferenceApp
+from bentos.inference.app import InferenceApp
 from bentos.inference.settings import InferenceSettings
+from bentos.inference.state import (
+    PREDICT_IMAGE_PATH,
+    PREDICT_PATH,
+    SERVICE_NAME,
+    inference_probes,
+)
+from bentos.process.image import service_image, torch_wheels
+from bentos.process.probe_process import ProbePlan
+from bentos.process.settings import load_settings, writable_directory
 
 settings = load_settings(InferenceSettings)
 
@@ -40,9 +46,15 @@ class Inference(FrontedInstance):
     settings = settings
     app: ClassVar[InferenceApp]
 
-    def make_app(self, worker: int, directory: Path) -> InferenceApp:
+    @classmethod
+    def make_plan(cls, directory: Path) -> ProbePlan:
+        """Return what the probes are made of."""
+        return inference_probes(settings, directory)
+
+    @classmethod
+    def make_app(cls, plan: ProbePlan, worker: int) -> InferenceApp:
         """Return the app of a worker."""
-        return InferenceApp(settings, worker=worker, directory=directory)
+        return InferenceApp(settings, plan, worker=worker)
 
     @bentoml.on_deployment
     @staticmethod
@@ -52,7 +64,7 @@ class Inference(FrontedInstance):
         os.environ.setdefault("OMP_NUM_THREADS", str(settings.torch_threads))
         if settings.logging_url is not None:
             writable_directory(settings.outbox_path, "OUTBOX_PATH")
-        make_pod_directory(SERVICE_NAME)
+        Inference.supervise()
 
     @bentoml.api(route=PREDICT_PATH)
     async def predict(self, data: list[float]) -> PredictionAnswer:
@@ -71,7 +83,7 @@ class Inference(FrontedInstance):
 
 InferenceService = FrontedService(
     name="inference_service",
-    config=service_config(workers=settings.workers, port=settings.inference_port),
+    config=service_config(settings, port=settings.inference_port),
     inner=Inference,
     image=service_image(writable=["/var/lib/outbox"], find_links=torch_wheels()),
 )

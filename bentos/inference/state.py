@@ -1,105 +1,293 @@
-"""The inference service's state, told for the whole pod."""
+"""What the inference service knows of itself, the metric of each value, and its probes."""
 
 import time
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from bentos.health.state import ServiceState
-from bentos.health.window import WINDOW_SECONDS
-from bentos.inference.metrics import ERROR_REASONS, REFUSAL_REASONS
-from bentos.inference.model import ModelIdentity
+from bentos.health.checks import Check, Details, required, stuck
+from bentos.health.state import SHORT_BUCKETS, ServiceState, isoformat
+from bentos.health.values import Counter, Gauge, Histogram, Samples, computed
+from bentos.inference.settings import InferenceSettings
+from bentos.kit import probe_plan
+from bentos.process.probe_process import ProbePlan
 
-LOAD_OUTCOMES = ("success", "failure")
+SERVICE_NAME = "inference-service"
+PREDICT_PATH = "/predict"
+PREDICT_IMAGE_PATH = "/predict_image"
+
+# Names of what a worker says in words; see ServiceState.write_text.
+MODEL = "model"
+LOAD = "load"
+
+_CONFIDENCES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+# Series of a metric that has one for each class of the model; all others are `other`.
+_CLASSES_SHOWN = 100
 
 
 class InferenceState(ServiceState):
-    """Adds the model and MLflow to what every service knows of itself."""
+    """The model, MLflow, the queue before the model and the outbox behind it."""
 
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        worker: int,
-        workers: int,
-        window_seconds: int = WINDOW_SECONDS,
-    ) -> None:
-        super().__init__(
-            directory,
-            worker=worker,
-            workers=workers,
-            counters=(
-                *(f"loads:{outcome}" for outcome in LOAD_OUTCOMES),
-                "model_exits",
-                "log_delivered",
-                "log_dropped",
-                "log_send_errors",
-            ),
-            gauges=(
-                "model_loaded",
-                "model_version",
-                "registry_version",
-                "mlflow_accessible",
-                "mlflow_checked_at",
-                "batch_since",
-                "queue_depth",
-                "queue_capacity",
-                "log_backlog",
-            ),
-            error_reasons=ERROR_REASONS,
-            refusal_reasons=REFUSAL_REASONS,
-            window_seconds=window_seconds,
-        )
-        self.model: ModelIdentity | None = None
+    prefix = "inference"
+    label_names = ("model", "stage")
+    routes = (PREDICT_PATH, PREDICT_IMAGE_PATH)
 
-    @property
-    def model_loaded(self) -> bool:
-        """Whether every worker holds a model that answered its warm-up."""
-        return self.pod.everywhere("model_loaded")
+    model_loaded = Gauge(
+        "{prefix}_model_loaded",
+        "Whether every worker holds a model that answered its warm-up input.",
+        across="all",
+    )
+    mlflow_accessible = Gauge(
+        "{prefix}_mlflow_accessible",
+        "Whether the last check of the MLflow registry succeeded.",
+        across="all",
+    )
+    mlflow_checked_at = Gauge()
+    mlflow_poll_seconds = Gauge(
+        "{prefix}_mlflow_poll_seconds",
+        "Pause between checks of the MLflow registry, as it is set.",
+        across="max",
+    )
+    model_version = Gauge()
+    registry_version = Gauge(
+        "{prefix}_registry_version",
+        "The version that the registry's alias or stage points to, 0 while it is unknown.",
+        across="max",
+    )
+    loads = Counter(
+        "{prefix}_model_loads_total",
+        "Attempts to load a model.",
+        labels=("outcome",),
+        values=(("success",), ("failure",)),
+    )
+    load_duration = Histogram(
+        "{prefix}_model_load_duration_seconds",
+        "Time to download, load and warm up a model.",
+        buckets=(0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0),
+    )
+    model_exits = Counter(
+        "{prefix}_model_process_exits_total",
+        "Model processes that ended by themselves and were started again.",
+    )
+    predictions = Counter("{prefix}_predictions_total", "Predictions answered.")
+    last_prediction_at = Gauge(across="max", outlives=True)
+    errors = Counter(
+        "{prefix}_errors_total",
+        "Requests that failed for the service's fault.",
+        labels=("reason",),
+        values=(("model_failure",), ("timeout",), ("internal_error",)),
+    )
+    rejected = Counter(
+        "{prefix}_rejected_total",
+        "Requests turned away for no failure of the service.",
+        labels=("reason",),
+        values=[
+            (reason,)
+            for reason in (
+                *("bad_input", "too_large", "body_timeout", "queue_full", "model_not_loaded"),
+                *("model_rejected_input", "outbox_full", "unauthorized", "shutting_down"),
+                *("method_not_allowed", "other"),
+            )
+        ],
+    )
+    duration = Histogram(
+        "{prefix}_prediction_duration_seconds",
+        "Time from a request's body being whole to its answer.",
+        buckets=SHORT_BUCKETS[1:],
+    )
+    model_duration = Histogram(
+        "{prefix}_model_duration_seconds",
+        "Time of one call of the model, a whole batch.",
+        buckets=SHORT_BUCKETS[1:],
+    )
+    batch_size = Histogram(
+        "{prefix}_batch_size",
+        "Inputs in one call of the model.",
+        buckets=(1, 2, 4, 8, 16, 32, 64, 128),
+    )
+    confidence = Histogram(
+        "{prefix}_confidence",
+        "Confidence of the predicted class; classes beyond the first 100 together as other.",
+        buckets=_CONFIDENCES,
+        labels=("class_name",),
+        names=_CLASSES_SHOWN,
+    )
+    queue_depth = Gauge("{prefix}_queue_depth", "Inputs waiting for the model.")
+    queue_capacity = Gauge(
+        "{prefix}_queue_capacity", "Inputs that may wait before requests get 429."
+    )
+    # Since when, in monotonic seconds, the model owes an answer.
+    model_busy_since = Gauge()
+    log_backlog = Gauge(
+        "{prefix}_log_backlog",
+        "Predictions in the outbox that the logging service has not acknowledged.",
+    )
+    log_dead_letters = Gauge(
+        "{prefix}_log_dead_letters",
+        "Predictions that the logging service refused for good, kept in the dead-letter table.",
+    )
+    log_delivered = Counter(
+        "{prefix}_log_delivered_total", "Predictions that the logging service acknowledged."
+    )
+    log_dropped = Counter(
+        "{prefix}_log_dropped_total",
+        "Predictions given up because the outbox was full (OUTBOX_FULL=drop_oldest).",
+    )
+    log_refused = Counter(
+        "{prefix}_log_refused_total", "Predictions that the logging service refused for good."
+    )
+    log_send_errors = Counter(
+        "{prefix}_log_send_errors_total",
+        "Batches that the logging service did not acknowledge and that are sent again.",
+    )
+    outbox_bytes = Gauge("{prefix}_outbox_bytes", "Size of the outbox on disk.")
+    outbox_capacity_bytes = Gauge(
+        "{prefix}_outbox_capacity_bytes", "Size that the outbox may have (OUTBOX_MAX_BYTES)."
+    )
+    # Whether this worker takes no prediction because the outbox cannot keep it.
+    outbox_full = Gauge(across="max")
 
-    @property
-    def mlflow_accessible(self) -> bool:
-        """Whether the last check of MLflow succeeded, in every worker."""
-        return self.pod.everywhere("mlflow_accessible")
-
-    @property
+    @computed(
+        "{prefix}_mlflow_check_age_seconds",
+        "Time since a check of the MLflow registry last ended, whatever its outcome.",
+    )
     def mlflow_check_age_seconds(self) -> float:
         """Seconds since a check last ended in the worker where it is the longest ago.
 
         Since its start for a worker that has not ended one yet.
         """
         now = time.monotonic()
-        ages = (
-            now - (row.get("mlflow_checked_at") or row.get("claimed_at"))
-            for row in self.pod.live_rows()
+        ended = (
+            row.get("mlflow_checked_at") or row.get("claimed_at") for row in self.pod.live_workers()
         )
-        return max(ages, default=0.0)
+        return max((now - moment for moment in ended), default=0.0)
+
+    @computed("{prefix}_model_info", "The version served, constant 1.", labels=("version",))
+    def model_info(self) -> Samples:
+        """A sample for each version that is served."""
+        return [((str(version),), 1.0) for version in self.served_versions]
+
+    @computed(
+        "{prefix}_model_version",
+        "The version served, the lowest where workers differ, 0 without a model.",
+    )
+    def lowest_version(self) -> float:
+        """The lowest version that a worker serves."""
+        return float(min(self.served_versions, default=0))
 
     @property
     def served_versions(self) -> list[int]:
         """The versions that live workers serve; more than one only while a new one comes in."""
-        versions = {int(row.get("model_version")) for row in self.pod.live_rows()}
+        versions = {int(row.get("model_version")) for row in self.pod.live_workers()}
         return sorted(versions - {0})
 
-    def model_is(self, identity: ModelIdentity) -> None:
-        """Say that this worker serves the model from now on."""
-        self.model = identity
-        self.row.set("model_version", _as_number(identity.version))
-        self.row.set("model_loaded", 1.0)
+    def record_prediction(self) -> None:
+        """Count a prediction that was answered."""
+        self.predictions.add()
+        self.last_prediction_at.set(time.time())
+        self.record_success()
+
+    def record_error(self, reason: str) -> None:
+        """Count a failure of the service; KeyError for a reason that is not declared."""
+        self.errors[reason].add()
+        self.row.record(errors=1)
+
+    def record_refusal(self, reason: str) -> None:
+        """Count a request that was turned away for no failure of the service."""
+        self.rejected[reason if reason in self.rejected else "other"].add()
+
+    def model_is(self, name: str, stage: str, version: str) -> None:
+        """Note that this worker serves a version from now on."""
+        self.write_text(MODEL, {"name": name, "stage": stage, "version": version})
+        self.model_version.set(_as_number(version))
+        self.model_loaded.set(1)
 
     def model_is_gone(self) -> None:
-        """Say that this worker's model process ended, and the model with it."""
-        self.row.add("model_exits")
-        self.row.set("model_loaded", 0.0)
-        self.row.set("model_version", 0.0)
-        self.model = None
+        """Note that this worker's model process ended, and the model with it."""
+        self.model_exits.add()
+        self.model_loaded.set(0)
+        self.model_version.set(0)
+        self.model_busy_since.set(0)
 
-    def registry_points_to(self, version: str | None) -> None:
-        """Say which version the alias points to, None for none."""
-        self.row.set("registry_version", _as_number(version))
+    def registry_checked(self, *, accessible: bool, version: str | None) -> None:
+        """Note the end of a check of MLflow, and the version the alias points to."""
+        self.mlflow_accessible.set(float(accessible))
+        self.mlflow_checked_at.set(time.monotonic())
+        if accessible:
+            self.registry_version.set(_as_number(version))
 
-    def mlflow_checked(self, *, accessible: bool) -> None:
-        """Record the end of a check of MLflow."""
-        self.row.set("mlflow_accessible", float(accessible))
-        self.row.set("mlflow_checked_at", time.monotonic())
+
+def inference_probes(settings: InferenceSettings, directory: Path) -> ProbePlan:
+    """Return what the service's probes are made of."""
+    oldest = 3 * settings.model_poll_seconds + 2 * settings.mlflow_timeout_seconds
+    mlflow = partial(_mlflow_as_required, settings.readiness_requires_mlflow, oldest)
+    return probe_plan(
+        InferenceState,
+        SERVICE_NAME,
+        settings,
+        directory,
+        labels={"model": settings.model_name, "stage": settings.model_stage},
+        liveness=[
+            stuck("model_thread_stuck", "model_busy_since", stall_seconds=settings.stall_seconds)
+        ],
+        readiness=[
+            required("model_not_loaded", "model_loaded"),
+            stuck("model_thread_stuck", "model_busy_since", stall_seconds=settings.stall_seconds),
+            Check("mlflow_not_accessible", mlflow),
+            Check("outbox_full", _outbox_full),
+        ],
+        describe=_describe,
+    )
+
+
+def _mlflow_as_required(
+    required_when: str, oldest_seconds: float, state: InferenceState
+) -> Details | None:
+    if required_when == "never" or (required_when == "startup" and state.model_loaded.value):
+        return None
+    # A check that hangs says nothing any more: what it last said goes out of date.
+    fresh = state.mlflow_check_age_seconds < oldest_seconds
+    return None if state.mlflow_accessible.value and fresh else {}
+
+
+def _outbox_full(state: InferenceState) -> Details | None:
+    if not state.outbox_full.value:
+        return None
+    return {
+        "outbox_bytes": int(state.outbox_bytes.value),
+        "outbox_capacity_bytes": int(state.outbox_capacity_bytes.value),
+        "log_backlog": int(state.log_backlog.value),
+    }
+
+
+def _describe(state: InferenceState) -> Mapping[str, object]:
+    model = {"name": state.labels["model"], "stage": state.labels["stage"], "version": None}
+    if state.model_loaded.value:
+        model |= state.text(MODEL) or {}
+    return {
+        "model_loaded": bool(state.model_loaded.value),
+        "mlflow_accessible": bool(state.mlflow_accessible.value),
+        "predictions_served": int(state.predictions.value),
+        "errors": int(state.errors.value),
+        "last_prediction": isoformat(state.last_prediction_at.value),
+        "model": model,
+        "load": _load(state.text(LOAD) or {"phase": "waiting"}),
+        "mlflow_check_age_seconds": round(state.mlflow_check_age_seconds, 1),
+    }
+
+
+def _load(load: dict[str, Any]) -> dict[str, object]:
+    """Return how the loading stands; the time to the next attempt in seconds from now."""
+    retry_at = load.get("retry_at")
+    wait = None if retry_at is None else round(max(0.0, retry_at - time.monotonic()), 1)
+    return {
+        "phase": load["phase"],
+        "version": load.get("version"),
+        "attempts": load.get("attempts", 0),
+        "error": load.get("error"),
+        "retry_in_seconds": wait,
+    }
 
 
 def _as_number(version: str | None) -> float:

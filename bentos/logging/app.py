@@ -1,37 +1,33 @@
 """The logging service without BentoML: its parts, put together, and the way of a request."""
 
 import asyncio
-import gc
 import hmac
 import sqlite3
 import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
-from bentos.health import checks
-from bentos.edge.limits import BodyRoom
-from bentos.health.checks import Check
-from bentos.edge.door import Door, Handler, Route, route_table
+from bentos.edge.door import Door, Handler, Route
 from bentos.edge.http import Request, Response, ServiceError, json_response
-from bentos.process.lifecycle import Lifecycle
-from bentos.health.metrics import EVENT_LOOP_DELAY
-from bentos.health.probes import Probes, isoformat
-from bentos.logging.exposition import LoggingMetrics
+from bentos.health.probes import Probes
+from bentos.kit import Kit
 from bentos.logging.failures import StoreError
-from bentos.logging.metrics import LOG_PATH, PREDICTIONS_PATH, STATS_PATH
 from bentos.logging.payloads import Batch, parse_batch
 from bentos.logging.queries import PageQuery, read_page, read_stats
 from bentos.logging.reader import Reader
 from bentos.logging.settings import LoggingSettings
-from bentos.logging.state import LoggingState
+from bentos.logging.state import (
+    LOG_PATH,
+    PREDICTIONS_PATH,
+    SERVICE_NAME,
+    STATS_PATH,
+    LoggingState,
+)
 from bentos.logging.store import Store
 from bentos.logging.turns import Turns
+from bentos.process.probe_process import ProbePlan
 
-SERVICE_NAME = "logging-service"
-# The oldest proof that still counts: a check a second, and one that may wait for a lock.
-_PROOF_AGE_SECONDS = 3.0
 _SWITCH_INTERVAL_SECONDS = 0.0005
 _LARGE_BODY_BYTES = 4_096
 _DATABASE_REASONS = ("database_not_initialized", "database_not_accessible")
@@ -40,23 +36,13 @@ _DATABASE_REASONS = ("database_not_initialized", "database_not_accessible")
 class LoggingApp:
     """One worker's parts; `start` and `stop` belong on its event loop."""
 
-    def __init__(self, settings: LoggingSettings, *, worker: int, directory: Path) -> None:
+    def __init__(self, settings: LoggingSettings, plan: ProbePlan, *, worker: int) -> None:
         self._settings = settings
         token = settings.logging_token
         self._parsing = asyncio.Lock()
         self._token = f"Bearer {token.get_secret_value()}".encode() if token else None
-        self.state = LoggingState(
-            directory,
-            worker=worker,
-            workers=settings.workers,
-            window_seconds=settings.error_window_seconds,
-        )
-        self._metrics = LoggingMetrics(
-            directory / "metrics",
-            self.state,
-            service=SERVICE_NAME,
-            database_path=settings.database_path,
-        )
+        self._kit = Kit(plan, settings, worker=worker)
+        self.state: LoggingState = self._kit.state
         self._reader = Reader(
             settings.database_path,
             timeout_seconds=settings.query_timeout_seconds,
@@ -65,46 +51,28 @@ class LoggingApp:
         self._store = Store(
             settings.database_path,
             self.state,
-            self._metrics,
             self._reader,
             busy_timeout_seconds=settings.busy_timeout_seconds,
             queue_rows=settings.write_queue_rows,
-            turns=Turns(directory) if settings.workers > 1 else None,
+            turns=Turns(plan.arguments["directory"]) if settings.workers > 1 else None,
         )
-        self.probes = Probes(
-            service=SERVICE_NAME,
-            state=self.state,
-            metrics=self._metrics,
-            liveness=self._liveness(),
-            readiness=self._readiness(),
-            describe=self._describe,
-        )
-        self._metrics.feed_readiness(self.probes.readiness_verdict)
-        self._lifecycle = Lifecycle(
-            self.state,
-            self.probes.readiness_verdict,
-            liveness=self.probes.live,
-            drain_seconds=settings.drain_seconds,
-            shutdown_seconds=settings.shutdown_seconds,
-            on_beat=self._metrics.histograms[EVENT_LOOP_DELAY.name].labels(SERVICE_NAME).observe,
-        )
-        self.door = Door(
-            service=SERVICE_NAME,
-            routes=route_table([*self.probes.routes(), *self._routes()]),
-            metrics=self._metrics,
-            timeout_seconds=settings.request_timeout_seconds,
-            room=BodyRoom(settings.max_bodies_bytes_a_worker),
-        )
+        self._kit.add_routes(self._routes())
+
+    @property
+    def door(self) -> Door:
+        """What answers the service's own routes."""
+        return self._kit.door
+
+    @property
+    def probes(self) -> Probes:
+        """What the service's probes answer."""
+        return self._kit.probes
 
     def start(self) -> None:
         """Start the background parts; nothing of it waits for the database."""
-        # The default, 5 ms, is how long a probe would wait for a writer that is busy in Python.
+        # The default, 5 ms, is how long a request would wait for a writer that is busy in Python.
         sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
-        # What was imported stays: a collection that walks it stops everything for 100 ms.
-        gc.collect()
-        gc.freeze()
-        self._metrics.reserve()
-        self._lifecycle.start()
+        self._kit.start()
         self._store.start()
 
     async def stop(self) -> None:
@@ -112,7 +80,7 @@ class LoggingApp:
         self.state.begin_shutdown()
         await self._store.stop(float(self._settings.shutdown_seconds))
         self._reader.close()
-        await self._lifecycle.stop()
+        await self._kit.stop()
 
     async def log(self, body: bytes, *, request_id: str) -> dict[str, object]:
         """Store the batch that a body brings and return the answer, once it is on disk."""
@@ -172,7 +140,7 @@ class LoggingApp:
             try:
                 return await handler(request)
             finally:
-                self._metrics.requested(path, time.perf_counter() - started)
+                self.state.request_duration[path].observe(time.perf_counter() - started)
 
         return timed
 
@@ -209,15 +177,15 @@ class LoggingApp:
         return await self._read(lambda connection: read_page(connection, query))
 
     async def _read(self, query: Callable[[sqlite3.Connection], bytes]) -> Response:
-        if not self.state.row.get("db_initialized"):
+        if not self.state.db_initialized.get():
             refusal = self._store.unavailable()
             if refusal is not None:
                 raise refusal
         return Response(body=await self._reader.read(query))
 
     def _reading_failed(self, failure: StoreError) -> None:
-        self.state.record_store_error(failure.reason)
-        self.state.record_error("store_failure")
+        self.state.store_errors[failure.reason].add()
+        self.state.record_error()
         if failure.lost:
             self._store.doubt(failure)
 
@@ -225,44 +193,3 @@ class LoggingApp:
         # A batch that the database refused is an error, not a refusal; `log` tells them apart.
         if reason not in _DATABASE_REASONS:
             self.state.record_refusal(reason)
-
-    def _liveness(self) -> list[Check]:
-        settings = self._settings
-        return [
-            checks.worker_dead(self.state, grace_seconds=settings.worker_grace_seconds),
-            checks.event_loop_stalled(self.state, stall_seconds=settings.stall_seconds),
-            # A writer that waits for a hanging disk is none: a restart would wait there too.
-            checks.unless("writer_dead", lambda: self._store.alive),
-        ]
-
-    def _readiness(self) -> list[Check]:
-        return [
-            checks.shutting_down(self.state),
-            checks.worker_missing(self.state),
-            checks.unless("database_not_initialized", lambda: self.state.db_initialized),
-            checks.unless(
-                "database_not_accessible", self._accessible, why=self._why_not_accessible
-            ),
-            checks.high_error_rate(self.state),
-        ]
-
-    def _accessible(self) -> bool:
-        return self.state.db_accessible and self.state.db_proof_age_seconds < _PROOF_AGE_SECONDS
-
-    def _why_not_accessible(self) -> dict[str, object]:
-        state = self.state
-        return {
-            "database_failure": state.db_failure or "no_answer",
-            "database_proof_age_seconds": round(state.db_proof_age_seconds, 1),
-            "transaction_seconds": round(state.transaction_seconds, 1),
-        }
-
-    def _describe(self) -> dict[str, object]:
-        state = self.state
-        return {
-            "db_initialized": state.db_initialized,
-            "predictions_logged": state.prediction_count,
-            "defects_detected": state.defect_count,
-            "errors": state.error_count,
-            "last_prediction": isoformat(state.last_prediction_time),
-        }

@@ -12,9 +12,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bentos.process.logs import event, get_logger
 from bentos.logging import guard
 from bentos.logging.failures import StoreError, classify
+from bentos.process.logs import event, get_logger
 
 _MAGIC = b"SQLite format 3\x00"
 _FREE_BYTES = 1 << 20  # with less, a commit of one batch may fail: not worth coming back for

@@ -8,12 +8,12 @@ import msgspec
 from pydantic import BaseModel, Field
 
 from bentos.edge.bento import FrontedInstance, FrontedService, service_config
-from bentos.process.image import service_image
-from bentos.process.supervisor import make_pod_directory
-from bentos.process.settings import load_settings
-from bentos.logging.app import SERVICE_NAME, LoggingApp
-from bentos.logging.metrics import LOG_PATH
+from bentos.logging.app import LoggingApp
 from bentos.logging.settings import LoggingSettings
+from bentos.logging.state import LOG_PATH, SERVICE_NAME, logging_probes
+from bentos.process.image import service_image
+from bentos.process.probe_process import ProbePlan
+from bentos.process.settings import load_settings
 
 settings = load_settings(LoggingSettings)
 
@@ -35,15 +35,21 @@ class Logging(FrontedInstance):
     settings = settings
     app: ClassVar[LoggingApp]
 
-    def make_app(self, worker: int, directory: Path) -> LoggingApp:
+    @classmethod
+    def make_plan(cls, directory: Path) -> ProbePlan:
+        """Return what the probes are made of."""
+        return logging_probes(settings, directory)
+
+    @classmethod
+    def make_app(cls, plan: ProbePlan, worker: int) -> LoggingApp:
         """Return the app of a worker."""
-        return LoggingApp(settings, worker=worker, directory=directory)
+        return LoggingApp(settings, plan, worker=worker)
 
     @bentoml.on_deployment
     @staticmethod
     def prepare() -> None:
         """Make what the workers share, once, before they start."""
-        make_pod_directory(SERVICE_NAME)
+        Logging.supervise()
 
     @bentoml.api(route=LOG_PATH)
     async def log(
@@ -68,7 +74,7 @@ class Logging(FrontedInstance):
 
 LoggingService = FrontedService(
     name="logging_service",
-    config=service_config(workers=settings.workers, port=settings.logging_port),
+    config=service_config(settings, port=settings.logging_port),
     inner=Logging,
     image=service_image(writable=["/var/lib/predictions"]),
 )

@@ -1,112 +1,207 @@
-"""The logging service's state, told for the whole pod."""
+"""What the logging service knows of itself, the metric of each value, and its probes."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
-from bentos.health.state import ServiceState
-from bentos.health.window import WINDOW_SECONDS
-from bentos.logging.metrics import ERROR_REASONS, REFUSAL_REASONS, STORE_ERROR_REASONS
+from bentos.health.checks import Check, Details, required
+from bentos.health.state import SHORT_BUCKETS, ServiceState, isoformat
+from bentos.health.values import Counter, Gauge, Histogram, Samples, computed
+from bentos.kit import probe_plan
+from bentos.logging.settings import LoggingSettings
+from bentos.process.probe_process import ProbePlan
+
+SERVICE_NAME = "logging-service"
+LOG_PATH = "/log"
+STATS_PATH = "/stats"
+PREDICTIONS_PATH = "/predictions"
+
+STORE_ERROR_REASONS = ("busy", "full", "read_only", "corrupt", "missing", "other")
+# The oldest proof that still counts: a check a second, and one that may wait for a lock.
+_PROOF_AGE_SECONDS = 3.0
 
 
 class LoggingState(ServiceState):
-    """Adds the database to what every service knows of itself."""
+    """The database, the queue before it and what was stored."""
 
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        worker: int,
-        workers: int,
-        window_seconds: int = WINDOW_SECONDS,
-    ) -> None:
-        super().__init__(
-            directory,
-            worker=worker,
-            workers=workers,
-            counters=(
-                "defect_count",
-                "duplicate_count",
-                "batch_count",
-                *(f"store_errors:{reason}" for reason in STORE_ERROR_REASONS),
-            ),
-            gauges=(
-                "db_initialized",
-                "db_accessible",
-                "db_proved_at",
-                "db_failure",
-                "writing_since",
-                "queue_depth",
-                "queue_capacity",
-            ),
-            error_reasons=ERROR_REASONS,
-            refusal_reasons=REFUSAL_REASONS,
-            window_seconds=window_seconds,
-        )
+    prefix = "logging"
+    label_names = ("service",)
+    routes = (LOG_PATH, STATS_PATH, PREDICTIONS_PATH)
 
-    @property
-    def db_initialized(self) -> bool:
-        """Whether every worker has had the database open with its schema up to date."""
-        return self._everywhere("db_initialized")
+    db_initialized = Gauge(
+        "{prefix}_db_initialized",
+        "Whether every worker has had the database open with its schema up to date.",
+        across="all",
+    )
+    db_accessible = Gauge(
+        "{prefix}_db_accessible",
+        "Whether the last check of the database, or its last commit, succeeded.",
+        across="all",
+    )
+    db_proved_at = Gauge()
+    # Which of STORE_ERROR_REASONS keeps the database from being accessible, counted from 1.
+    db_failure = Gauge(across="max")
+    # Since when, in monotonic seconds, a transaction has been running.
+    writing_since = Gauge()
+    predictions = Counter("{prefix}_predictions_total", "Predictions stored.")
+    last_prediction_at = Gauge(across="max", outlives=True)
+    defects = Counter("{prefix}_defects_total", "Predictions with a defect stored.")
+    duplicates = Counter(
+        "{prefix}_duplicates_total", "Predictions that were sent again and stored before."
+    )
+    conflicts = Counter(
+        "{prefix}_conflicts_total",
+        "Predictions refused since their device had sent other content under the same id.",
+    )
+    pruned = Counter(
+        "{prefix}_database_pruned_total",
+        "Predictions deleted for their age or for the database's size.",
+    )
+    batches = Counter("{prefix}_batches_total", "Batches stored.")
+    errors = Counter("{prefix}_errors_total", "Requests that failed for the service's fault.")
+    store_errors = Counter(
+        "{prefix}_store_errors_total",
+        "Transactions and checks of the database that failed.",
+        labels=("reason",),
+        values=[(reason,) for reason in STORE_ERROR_REASONS],
+    )
+    rejected = Counter(
+        "{prefix}_rejected_total",
+        "Requests turned away for no failure of the service.",
+        labels=("reason",),
+        values=[
+            (reason,)
+            for reason in (
+                *("bad_input", "too_large", "body_timeout", "queue_full", "unauthorized"),
+                *("conflict", "database_not_initialized", "database_not_accessible"),
+                *("shutting_down", "method_not_allowed", "unknown_edge_device", "other"),
+            )
+        ],
+    )
+    request_duration = Histogram(
+        "{prefix}_request_duration_seconds",
+        "Time from a request's head to its answer, by route.",
+        buckets=SHORT_BUCKETS[1:],
+        labels=("route",),
+        values=[(LOG_PATH,), (STATS_PATH,), (PREDICTIONS_PATH,)],
+    )
+    commit_duration = Histogram(
+        "{prefix}_commit_duration_seconds",
+        "Time of one transaction, until it is on disk.",
+        buckets=SHORT_BUCKETS[1:],
+    )
+    commit_predictions = Histogram(
+        "{prefix}_commit_predictions",
+        "Predictions in one transaction.",
+        buckets=(1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500),
+    )
+    queue_depth = Gauge("{prefix}_queue_depth", "Predictions waiting to be stored.")
+    queue_capacity = Gauge(
+        "{prefix}_queue_capacity", "Predictions that may wait before requests get 429."
+    )
+    # The disk is looked at by the writer: a disk that hangs keeps no probe waiting.
+    database_bytes = Gauge(across="max")
+    wal_bytes = Gauge(across="max")
+    disk_free_bytes = Gauge(
+        "{prefix}_disk_free_bytes", "Free space where the database lies.", across="max"
+    )
+    disk_size_bytes = Gauge(
+        "{prefix}_disk_size_bytes", "Size of the disk it lies on.", across="max"
+    )
+    database_capacity_bytes = Gauge(
+        "{prefix}_database_capacity_bytes",
+        "Size that the database may have (MAX_DATABASE_BYTES), 0 for no limit.",
+        across="max",
+    )
 
-    @property
-    def db_accessible(self) -> bool:
-        """Whether the last query of every worker's check, or its last commit, succeeded."""
-        return self._everywhere("db_accessible")
-
-    def _everywhere(self, flag: str) -> bool:
-        # A dead worker is missing, for which there is a reason of its own; the database is fine.
-        return all(row.get(flag) == 1.0 for row in self.pod.rows if row.alive or not row.claimed)
+    @computed("{prefix}_database_bytes", "Size of the database's files.", labels=("file",))
+    def file_sizes(self) -> Samples:
+        """The sizes of the database and of its write-ahead log."""
+        return [
+            (("database",), self.database_bytes.value),
+            (("wal",), self.wal_bytes.value),
+        ]
 
     @property
     def db_proof_age_seconds(self) -> float:
         """Seconds since the database last worked, in the worker where that is longest ago."""
         now = time.monotonic()
-        ages = (
-            now - (row.get("db_proved_at") or row.get("claimed_at")) for row in self.pod.live_rows()
+        proved = (
+            row.get("db_proved_at") or row.get("claimed_at") for row in self.pod.live_workers()
         )
-        return max(ages, default=0.0)
+        return max((now - moment for moment in proved), default=0.0)
 
     @property
-    def transaction_seconds(self) -> float:
-        """How long the longest present transaction has been running, 0.0 where none is."""
-        now = time.monotonic()
-        since = (row.get("writing_since") for row in self.pod.live_rows())
-        return max((now - moment for moment in since if moment), default=0.0)
-
-    @property
-    def db_failure(self) -> str:
+    def db_failure_reason(self) -> str:
         """Why the database is not accessible, one of STORE_ERROR_REASONS; empty where it is."""
-        codes = (int(row.get("db_failure")) for row in self.pod.live_rows())
-        return next((STORE_ERROR_REASONS[code - 1] for code in codes if code), "")
-
-    @property
-    def defect_count(self) -> int:
-        """Stored predictions with a defect, of all workers since the pod started."""
-        return int(self.pod.total("defect_count"))
+        code = int(self.db_failure.value)
+        return STORE_ERROR_REASONS[code - 1] if code else ""
 
     def record_stored(
         self, *, batches: int, predictions: int, defects: int, duplicates: int
     ) -> None:
         """Count what one transaction stored."""
         if predictions:
-            self.record_predictions(predictions, time.time())
-        self.row.add("defect_count", defects)
-        self.row.add("duplicate_count", duplicates)
-        self.row.add("batch_count", batches)
+            self.predictions.add(predictions)
+            self.last_prediction_at.set(time.time())
+        self.defects.add(defects)
+        self.duplicates.add(duplicates)
+        self.batches.add(batches)
         self.record_success(batches)
 
-    def record_store_error(self, reason: str) -> None:
-        """Count a failed transaction or check; KeyError for a reason that is not declared."""
-        self.row.add(f"store_errors:{reason}")
+    def record_error(self, _reason: str = "") -> None:
+        """Count a failure of the service."""
+        self.errors.add()
+        self.row.record(errors=1)
+
+    def record_refusal(self, reason: str) -> None:
+        """Count a request that was turned away for no failure of the service."""
+        self.rejected[reason if reason in self.rejected else "other"].add()
 
     def database_works(self) -> None:
-        """Say that the database answered just now."""
-        self.row.set("db_proved_at", time.monotonic())
-        self.row.set("db_failure", 0.0)
-        self.row.set("db_accessible", 1.0)
-        self.row.set("db_initialized", 1.0)
+        """Note that the database answered just now."""
+        self.db_proved_at.set(time.monotonic())
+        self.db_failure.set(0)
+        self.db_accessible.set(1)
+        self.db_initialized.set(1)
 
     def database_fails(self, reason: str) -> None:
-        """Say that the database does not answer, and why."""
-        self.row.set("db_failure", STORE_ERROR_REASONS.index(reason) + 1)
-        self.row.set("db_accessible", 0.0)
+        """Note that the database does not answer, and why."""
+        self.db_failure.set(STORE_ERROR_REASONS.index(reason) + 1)
+        self.db_accessible.set(0)
+
+
+def logging_probes(settings: LoggingSettings, directory: Path) -> ProbePlan:
+    """Return what the service's probes are made of."""
+    return probe_plan(
+        LoggingState,
+        SERVICE_NAME,
+        settings,
+        directory,
+        readiness=[
+            required("database_not_initialized", "db_initialized"),
+            Check("database_not_accessible", _not_accessible),
+        ],
+        describe=_describe,
+    )
+
+
+def _not_accessible(state: LoggingState) -> Details | None:
+    age = state.db_proof_age_seconds
+    if state.db_accessible.value and age < _PROOF_AGE_SECONDS:
+        return None
+    return {
+        "database_failure": state.db_failure_reason or "no_answer",
+        "database_proof_age_seconds": round(age, 1),
+        "transaction_seconds": round(state.pod.longest_since("writing_since"), 1),
+    }
+
+
+def _describe(state: LoggingState) -> Mapping[str, object]:
+    return {
+        "db_initialized": bool(state.db_initialized.value),
+        "predictions_logged": int(state.predictions.value),
+        "defects_detected": int(state.defects.value),
+        "errors": int(state.errors.value),
+        "last_prediction": isoformat(state.last_prediction_at.value),
+    }

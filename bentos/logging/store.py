@@ -9,6 +9,7 @@ is closed, and opened anew with growing pauses until it works again.
 import asyncio
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +18,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 from bentos.edge.http import ServiceError
-from bentos.process.logs import event, get_logger
 from bentos.logging.database import PredictionDatabase, Stored
 from bentos.logging.failures import StoreError
 from bentos.logging.files import DatabaseFiles
@@ -25,7 +25,8 @@ from bentos.logging.inbox import Inbox, Waiting
 from bentos.logging.schema import PredictionRow
 from bentos.logging.state import LoggingState
 from bentos.logging.turns import Turns
-from bentos.logging.watchers import Observer, Readers
+from bentos.logging.watchers import Readers
+from bentos.process.logs import event, get_logger
 
 CHECK_SECONDS = 1.0
 # An idle database is written to this often, to find out that it cannot be before a batch does.
@@ -46,7 +47,6 @@ class Store:
         self,
         path: Path,
         state: LoggingState,
-        observer: Observer,
         readers: Readers,
         *,
         busy_timeout_seconds: float,
@@ -56,7 +56,6 @@ class Store:
     ) -> None:
         self._path = path
         self._state = state
-        self._observer = observer
         self._readers = readers
         self._busy_timeout_seconds = busy_timeout_seconds
         self._queue_rows = queue_rows
@@ -75,7 +74,7 @@ class Store:
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
-        state.row.set("queue_capacity", queue_rows)
+        state.queue_capacity.set(queue_rows)
 
     def start(self) -> None:
         """Start the writer; call it on the event loop. The database is opened in its thread."""
@@ -103,7 +102,7 @@ class Store:
         waiting = Waiting(rows, asyncio.get_running_loop().create_future())
         self._unsettled.add(waiting)
         self._waiting_rows += len(rows)
-        self._state.row.set("queue_depth", self._waiting_rows)
+        self._state.queue_depth.set(self._waiting_rows)
         self._inbox.put(waiting)
         return await waiting.done
 
@@ -115,7 +114,7 @@ class Store:
         """Return the 503 with which requests are refused now, None where they are not."""
         if self._stopping:
             return _refusal("shutting_down", "the service is shutting down")
-        if not self._state.row.get("db_initialized"):
+        if not self._state.db_initialized.get():
             return _refusal("database_not_initialized", "the database is not open yet")
         failure = self._failure
         if failure is not None:
@@ -148,7 +147,7 @@ class Store:
                 waiting.done.set_exception(outcome)
             else:
                 waiting.done.set_result(outcome)
-        self._state.row.set("queue_depth", self._waiting_rows)
+        self._state.queue_depth.set(self._waiting_rows)
 
     def _tell(self, outcomes: Sequence[_Outcome]) -> None:
         if self._loop is not None and outcomes:
@@ -200,7 +199,7 @@ class Store:
         self._works(settled=False)
 
     def _check(self, database: PredictionDatabase) -> None:
-        self._observer.transaction_started()
+        self._state.writing_since.set(time.monotonic())
         try:
             database.check(proof_seconds=PROOF_SECONDS if self._failure is None else 0.0)
         except StoreError as failure:
@@ -208,7 +207,7 @@ class Store:
         else:
             self._works()
         finally:
-            self._observer.transaction_ended()
+            self._state.writing_since.set(0)
 
     def _commit(self, database: PredictionDatabase, waiting: Sequence[Waiting]) -> None:
         wanted: list[Waiting] = []
@@ -221,7 +220,7 @@ class Store:
         if not wanted:
             return
         started = time.perf_counter()
-        self._observer.transaction_started()
+        self._state.writing_since.set(time.monotonic())
         try:
             stored = database.write([one.rows for one in wanted])
         except StoreError as failure:
@@ -237,14 +236,14 @@ class Store:
                 self._commit(database, [one])
             return
         finally:
-            self._observer.transaction_ended()
+            self._state.writing_since.set(0)
         self._account(stored, time.perf_counter() - started)
         self._tell(list(zip(wanted, stored, strict=True)))
 
     def _give_up(self, waiting: Sequence[Waiting], failure: StoreError) -> None:
         """Fail batches that were let in, each an error of the service."""
         for _ in waiting:
-            self._state.record_error("store_failure")
+            self._state.record_error()
         self._tell([(one, failure) for one in waiting])
 
     def _account(self, stored: Sequence[Stored], seconds: float) -> None:
@@ -255,7 +254,8 @@ class Store:
             defects=sum(one.defects for one in stored),
             duplicates=sum(one.duplicates for one in stored),
         )
-        self._observer.committed(predictions=predictions, seconds=seconds)
+        self._state.commit_duration.observe(seconds)
+        self._state.commit_predictions.observe(predictions)
         self._works()
 
     def _works(self, *, settled: bool = True) -> None:
@@ -263,13 +263,24 @@ class Store:
             event(_logger, logging.INFO, "the database works again", {"path": str(self._path)})
         self._failure = None
         self._state.database_works()
+        self._look_at_disk()
         self._next_check = time.monotonic() + self._check_seconds
         if settled:
             self._pause = _FIRST_PAUSE_SECONDS
 
+    def _look_at_disk(self) -> None:
+        path, state = self._path, self._state
+        with contextlib.suppress(OSError):
+            state.database_bytes.set(path.stat().st_size)
+            log = path.with_name(f"{path.name}-wal")
+            state.wal_bytes.set(log.stat().st_size if log.exists() else 0)
+            disk = os.statvfs(path.parent)
+            state.disk_free_bytes.set(disk.f_bavail * disk.f_frsize)
+            state.disk_size_bytes.set(disk.f_blocks * disk.f_frsize)
+
     def _fail(self, failure: StoreError, *, cause: Exception | None = None) -> None:
         known, self._failure = self._failure, failure
-        self._state.record_store_error(failure.reason)
+        self._state.store_errors[failure.reason].add()
         self._state.database_fails(failure.reason)
         if known is None or known.message != failure.message:
             event(

@@ -3,19 +3,6 @@
 from typing import Protocol
 
 
-class Observer(Protocol):
-    """What is told of transactions."""
-
-    def transaction_started(self) -> None:
-        """Hear that the database is called."""
-
-    def transaction_ended(self) -> None:
-        """Hear that the database returned, whatever came of it."""
-
-    def committed(self, *, predictions: int, seconds: float) -> None:
-        """Hear of a transaction that is on disk."""
-
-
 class Readers(Protocol):
     """Whoever else in the process has the database open."""
 

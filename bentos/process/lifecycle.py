@@ -1,25 +1,50 @@
-"""A worker's life: its heartbeat, what its readiness turns to, and an orderly end."""
+"""A worker's life: its heartbeat, where it listens, and an orderly end."""
 
 import asyncio
+import ctypes
 import logging
+import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from types import FrameType
 
+import uvicorn
+
 from bentos.health.checks import Verdict
+from bentos.health.probes import Probes
 from bentos.process.logs import event, get_logger
-from bentos.process.server import (
-    accept_several,
-    answer_probes_first,
-    bound_shutdown,
-    running_server,
-)
-from bentos.health.state import ServiceState
 
 HEARTBEAT_SECONDS = 0.5
+LISTENING = "listening"
 
+_PR_SET_PDEATHSIG = 1
 _logger = get_logger("lifecycle")
+
+
+class VerdictLog:
+    """Logs the verdicts of `/health` and `/ready` when their reasons change, not at every probe."""
+
+    def __init__(self, probes: Probes) -> None:
+        self._probes = probes
+        self._known: dict[str, Verdict] = {}
+
+    def note(self) -> None:
+        """Judge now, and log what changed."""
+        self._note("healthy", "unhealthy", self._probes.live(), logging.ERROR)
+        self._note("ready", "not ready", self._probes.is_ready(), logging.WARNING)
+
+    def _note(self, passed: str, failed: str, verdict: Verdict, level: int) -> None:
+        known = self._known.get(passed)
+        if known is not None and known.reasons == verdict.reasons:
+            return
+        self._known[passed] = verdict
+        if verdict.passed:
+            event(_logger, logging.INFO, passed)
+        else:
+            fields = {"reason": verdict.reason, "reasons": verdict.reasons, **verdict.details}
+            event(_logger, level, failed, fields)
 
 
 class Lifecycle:
@@ -27,82 +52,90 @@ class Lifecycle:
 
     On SIGTERM `/ready` says `shutting_down` while requests are served for `drain_seconds` more;
     then the server closes its port and waits `shutdown_seconds` at most for requests in flight.
-    Ctrl-C does the same without the drain. `on_beat` is told how many seconds late each beat is.
+    Ctrl-C does the same without the drain. `on_beat` is called with every heartbeat.
     """
 
     def __init__(
         self,
-        state: ServiceState,
-        readiness: Callable[[], Verdict],
+        probes: Probes,
         *,
-        liveness: Callable[[], Verdict] = Verdict,
         drain_seconds: float,
         shutdown_seconds: int,
-        on_beat: Callable[[float], None] = lambda _late: None,
+        on_beat: Callable[[], None] = lambda: None,
     ) -> None:
-        self._state = state
-        self._readiness = readiness
-        self._liveness = liveness
+        self._state = probes.state
         self._drain_seconds = drain_seconds
         self._shutdown_seconds = shutdown_seconds
         self._on_beat = on_beat
-        self._tasks: list[asyncio.Task[None]] = []
+        self._verdicts = VerdictLog(probes)
+        self._probe_process = self._state.probe_process
+        self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._said: dict[str, Verdict] = {}
+        self._server: uvicorn.Server | None = None
 
     def start(self) -> None:
         """Begin to beat and take over the stop signals; call it on the event loop."""
         self._loop = asyncio.get_running_loop()
-        self._tasks = [self._loop.create_task(self._beat())]
-        server = running_server()
-        if server is None:
-            return  # not served by uvicorn, as in a test: its owner stops it
-        answer_probes_first(server)
-        bound_shutdown(server, self._shutdown_seconds)
-        self._tasks.append(self._loop.create_task(accept_several(server)))
+        self._server = running_server()
+        self._task = self._loop.create_task(self._beat())
+        if self._server is None:
+            self._state.serving.set(1)  # not served by uvicorn, as in a test: its owner stops it
+            return
+        end_with_parent(signal.SIGTERM)
+        if self._server.config.timeout_graceful_shutdown is None:
+            # Without a bound one hanging client keeps the pod until it is killed.
+            self._server.config.timeout_graceful_shutdown = self._shutdown_seconds
         for number in (signal.SIGTERM, signal.SIGINT):
             self._chain(number)
 
     async def stop(self) -> None:
         """End the heartbeat."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
     async def _beat(self) -> None:
         due = time.monotonic()
         while True:
             now = time.monotonic()
             self._state.row.set("heartbeat", now)
-            self._on_beat(max(0.0, now - due))
-            self._tell("healthy", "unhealthy", self._liveness(), logging.ERROR)
-            self._tell("ready", "not ready", self._readiness(), logging.WARNING)
+            self._state.event_loop_delay.observe(max(0.0, now - due))
+            self._note_listening()
+            self._note_probe_process()
+            self._on_beat()
+            if self._state.probe_process != "running":
+                self._verdicts.note()  # the probe process does where there is one
             due = time.monotonic() + HEARTBEAT_SECONDS
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
-    def _tell(self, passed: str, failed: str, verdict: Verdict, level: int) -> None:
-        """Log a verdict when its reasons change, not at every probe."""
-        known = self._said.get(passed)
-        if known is not None and known.reasons == verdict.reasons:
+    def _note_listening(self) -> None:
+        server = self._server
+        if server is None or not server.started or self._state.serving.get():
             return
-        self._said[passed] = verdict
-        if verdict.passed:
-            event(_logger, logging.INFO, passed)
-        else:
-            fields = {"reason": verdict.reason, "reasons": verdict.reasons, **verdict.details}
-            event(_logger, level, failed, fields)
+        sockets = [one for each in server.servers for one in each.sockets]
+        if sockets:
+            host, port = sockets[0].getsockname()[:2]
+            self._state.write_text(
+                LISTENING, {"host": host, "port": port, "tls": server.config.is_ssl}
+            )
+        self._state.serving.set(1)
+
+    def _note_probe_process(self) -> None:
+        known, self._probe_process = self._probe_process, self._state.probe_process
+        if known == "running" and self._probe_process == "missing":
+            event(_logger, logging.ERROR, "the probe process is missing; it is started again")
 
     def _chain(self, number: signal.Signals) -> None:
         """Put the drain before the server's own handler of a signal."""
-        theirs = signal.getsignal(number)
-        if not callable(theirs):
+        server_handler = signal.getsignal(number)
+        if not callable(server_handler):
             return
 
         def begin(received: int, frame: FrameType | None) -> None:
             loop = self._loop
             if self._state.row.get("shutting_down") or loop is None:
                 if received == signal.SIGINT:
-                    theirs(received, frame)  # asked twice: stop without waiting
+                    server_handler(received, frame)  # asked twice: stop without waiting
                 return
             self._state.begin_shutdown()
             delay = self._drain_seconds if received == signal.SIGTERM else 0.0
@@ -110,8 +143,27 @@ class Lifecycle:
             def drain() -> None:
                 fields = {"signal": signal.Signals(received).name, "drain_seconds": delay}
                 event(_logger, logging.INFO, "shutting down", fields)
-                loop.call_later(delay, theirs, int(signal.SIGTERM), None)
+                loop.call_later(delay, server_handler, int(signal.SIGTERM), None)
 
             loop.call_soon_threadsafe(drain)
 
         signal.signal(number, begin)
+
+
+def running_server() -> uvicorn.Server | None:
+    """Return the server that takes this process's SIGTERM; None where none does, as in a test."""
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return server if isinstance(server, uvicorn.Server) else None
+
+
+def end_with_parent(number: signal.Signals) -> None:
+    """Have the kernel send this process a signal when its parent ends, however it ends.
+
+    A supervisor that is killed would leave workers behind that keep the port. Linux only:
+    prctl(2), PR_SET_PDEATHSIG.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+    if os.getppid() == 1 and os.environ.get("BENTOML_CONTAINERIZED") is None:
+        os.kill(os.getpid(), number)  # it ended before it was asked for

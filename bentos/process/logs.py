@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from bentos.process.encoding import encode_json
+from bentos.health.encoding import encode_json
 from bentos.process.line_writer import LineWriter
 
 _LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40}

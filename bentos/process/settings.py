@@ -1,10 +1,11 @@
 """Settings that every service has, read once from the environment and validated at start."""
 
 import math
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bentos.health.window import WINDOW_SECONDS
@@ -17,6 +18,13 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
+    host: str = Field(
+        default="0.0.0.0",
+        description="Address that the service and its probe process listen on; `::` for IPv6.",
+    )
+    probe_port: int = Field(
+        default=0, ge=0, le=65_535, description="Port of the probe process; 0 for none."
+    )
     workers: int = Field(default=1, ge=1, le=64, description="Worker processes in the pod.")
     max_body_bytes: int = Field(
         default=10_485_760, ge=1_024, description="Largest request body, in bytes."
@@ -28,6 +36,16 @@ class ServiceSettings(BaseSettings):
     )
     request_timeout_seconds: float = Field(
         default=10.0, gt=0, description="Longest a request may take, in seconds; then it is a 504."
+    )
+    keep_alive_seconds: int = Field(
+        default=75,
+        ge=1,
+        description="How long an idle connection is kept, longer than proxies before it do.",
+    )
+    max_connections: int = Field(
+        default=4_096,
+        ge=16,
+        description="Connections of a worker; beyond, the longest idle one is closed.",
     )
     stall_seconds: float = Field(
         default=30.0, gt=0, description="How long work may be stuck before `/health` turns 500."
@@ -69,6 +87,26 @@ class ServiceSettings(BaseSettings):
         """A worker's share of the memory for bodies."""
         return self.max_bodies_bytes // self.workers
 
+    @field_validator("host")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        try:
+            ip_address(value)
+        except ValueError:
+            raise ValueError("must be an IP address, as 0.0.0.0 or ::") from None
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _usable_secret(cls, value: object) -> object:
+        """Strip a secret's white space, as the line end of a file it was read from."""
+        if not isinstance(value, SecretStr):
+            return value
+        text = value.get_secret_value().strip()
+        if not text.isprintable():
+            raise ValueError("must not contain control characters")
+        return SecretStr(text) if text else None
+
     @field_validator("*")
     @classmethod
     def _finite(cls, value: object) -> object:
@@ -88,8 +126,15 @@ def load_settings(kind: type[SettingsT]) -> SettingsT:
         lines = []
         for item in error.errors(include_url=False):
             variable = "_".join(str(part) for part in item["loc"]).upper() or kind.__name__
-            lines.append(f"  {variable}: {item['msg']} (it is {item['input']!r})")
+            shown = "" if _is_secret(kind, item["loc"]) else f" (it is {item['input']!r})"
+            lines.append(f"  {variable}: {item['msg']}{shown}")
         raise SystemExit("Wrong settings in the environment:\n" + "\n".join(lines)) from None
+
+
+def _is_secret(kind: type[BaseSettings], location: tuple[int | str, ...]) -> bool:
+    """Tell whether a setting may hold a secret, which no message shows."""
+    field = kind.model_fields.get(str(location[0])) if location else None
+    return field is None or "Secret" in str(field.annotation) or "uri" in str(location[0])
 
 
 def environment_names(kind: type[BaseSettings]) -> frozenset[str]:

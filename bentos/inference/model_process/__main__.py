@@ -11,7 +11,6 @@ import signal
 import socket
 import sys
 
-from bentos.process.logs import configure_logging
 from bentos.inference.model import Labels, LoadedModel, ModelIdentity
 from bentos.inference.model_process.connection import Connection
 from bentos.inference.model_process.loader import ModelLoader
@@ -20,6 +19,7 @@ from bentos.inference.model_process.registry import Registry
 from bentos.inference.model_process.server import ModelServer
 from bentos.inference.model_process.watch import RegistryWatch
 from bentos.inference.settings import InferenceSettings, ModelProcessSettings
+from bentos.process.logs import configure_logging
 
 _PR_SET_PDEATHSIG = 1
 # Of two that want a core, the worker comes first: it is the one that answers probes.

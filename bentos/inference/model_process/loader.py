@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from bentos.process.logs import event, get_logger
 from bentos.inference.model import LoadedModel
 from bentos.inference.wire import LoadChanged
+from bentos.process.logs import event, get_logger
 
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0

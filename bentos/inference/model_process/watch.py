@@ -4,9 +4,9 @@ import logging
 import threading
 from collections.abc import Callable
 
-from bentos.process.logs import event, get_logger
 from bentos.inference.model_process.registry import Registry, RegistryUnavailable
 from bentos.inference.wire import RegistryChecked
+from bentos.process.logs import event, get_logger
 
 _logger = get_logger("registry")
 

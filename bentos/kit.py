@@ -1,0 +1,189 @@
+"""The probe kit, put together: what a service gets from a state and its checks.
+
+A service of one's own needs a state and the kit::
+
+    class CacheState(ServiceState):
+        prefix = "cache"
+        warm = Gauge("{prefix}_warm", "Whether the cache is filled.", across="all")
+
+    kit = Kit.alone(CacheState, "my-service", readiness=[required("cache_cold", "warm")])
+    app = kit.asgi(my_app)
+"""
+
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bentos.edge.door import Door, FrontDoor, Route, probe_routes, route_table
+from bentos.edge.http import AsgiApp, Receive, Scope, Send
+from bentos.edge.limits import BodyMemory
+from bentos.edge.protocol import use_bounded_protocol
+from bentos.health import checks
+from bentos.health.checks import Check, required
+from bentos.health.state import ServiceState
+from bentos.health.values import Counter, Gauge, Histogram
+from bentos.process.lifecycle import Lifecycle, running_server
+from bentos.process.probe_process import ProbePlan
+from bentos.process.settings import ServiceSettings
+from bentos.process.supervisor import Supervisor, pod_directory
+
+__all__ = ["Counter", "Gauge", "Histogram", "Kit", "ServiceState", "probe_plan", "required"]
+
+
+def probe_plan(
+    state: type[ServiceState],
+    service: str,
+    settings: ServiceSettings,
+    directory: Path,
+    *,
+    labels: Mapping[str, str] | None = None,
+    liveness: Sequence[Check] = (),
+    readiness: Sequence[Check] = (),
+    describe: Callable[[Any], Mapping[str, object]],
+) -> ProbePlan:
+    """Return a service's probes: what every service is judged by, and its own checks.
+
+    `liveness` and `readiness` are the service's own, in their order of weight. What explains the
+    others comes first: a worker that is gone also has no model.
+    """
+    return ProbePlan(
+        state=state,
+        arguments={
+            "directory": directory,
+            "service": service,
+            "labels": labels or {},
+            "workers": settings.workers,
+            "window_seconds": settings.error_window_seconds,
+            "probe_port": settings.probe_port,
+        },
+        liveness=[
+            checks.worker_dead(grace_seconds=settings.worker_grace_seconds),
+            checks.event_loop_stalled(
+                stall_seconds=settings.stall_seconds + settings.worker_grace_seconds
+            ),
+            checks.port_not_answering(grace_seconds=settings.stall_seconds),
+            *liveness,
+        ],
+        readiness=[
+            checks.shutting_down(),
+            checks.worker_missing(),
+            checks.event_loop_stalled(stall_seconds=settings.stall_seconds),
+            checks.port_not_answering(grace_seconds=0.0),
+            *readiness,
+            checks.high_error_rate(),
+            checks.worker_not_serving(),
+        ],
+        describe=describe,
+        host=settings.host,
+        port=settings.probe_port,
+        logging={
+            "level": settings.log_level,
+            "form": settings.log_format,
+            "service": service,
+        },
+    )
+
+
+class Kit:
+    """One worker's state, probes, routes and lifecycle; `start` and `stop` on its event loop."""
+
+    def __init__(
+        self,
+        plan: ProbePlan,
+        settings: ServiceSettings,
+        *,
+        worker: int = 1,
+        on_beat: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._plan = plan
+        self._settings = settings
+        self.probes = plan.probes(worker)
+        self.state: Any = self.probes.state
+        self.memory = BodyMemory(settings.max_bodies_bytes_a_worker)
+        self.door = self._door([])
+        self._lifecycle = Lifecycle(
+            self.probes,
+            drain_seconds=settings.drain_seconds,
+            shutdown_seconds=settings.shutdown_seconds,
+            on_beat=on_beat,
+        )
+        self._supervisor: Supervisor | None = None
+
+    @classmethod
+    def alone(
+        cls,
+        state: type[ServiceState],
+        service: str,
+        *,
+        liveness: Sequence[Check] = (),
+        readiness: Sequence[Check] = (),
+        describe: Callable[[Any], Mapping[str, object]] = lambda _state: {},
+        settings: ServiceSettings | None = None,
+    ) -> "Kit":
+        """Return the kit of a service without BentoML, with `asgi` for any server.
+
+        Without settings they are read from the environment: `PROBE_PORT=8012` starts a probe
+        process, for which `describe` has to be a function that it can import.
+        """
+        settings = settings or ServiceSettings()
+        plan = probe_plan(
+            state,
+            service,
+            settings,
+            pod_directory(service),
+            liveness=liveness,
+            readiness=readiness,
+            describe=describe,
+        )
+        kit = cls(plan, settings)
+        kit._supervisor = Supervisor(plan) if settings.probe_port else None
+        return kit
+
+    def add_routes(self, routes: Sequence[Route]) -> None:
+        """Answer these routes from now on, beside the probes."""
+        self.door = self._door(routes)
+
+    def start(self) -> None:
+        """Begin to beat, and bound what clients may do where uvicorn serves."""
+        # What was imported is not garbage: a full collection over it stops everything for 100 ms.
+        gc.collect()
+        gc.freeze()
+        server = running_server()
+        if server is not None:
+            server.config.timeout_keep_alive = self._settings.keep_alive_seconds
+            use_bounded_protocol(server, max_connections=self._settings.max_connections)
+        self._lifecycle.start()
+        if self._supervisor is not None:
+            self._supervisor.start()
+
+    async def stop(self) -> None:
+        """End the heartbeat, the last of all parts."""
+        await self._lifecycle.stop()
+        if self._supervisor is not None:
+            self._supervisor.stop()
+
+    def asgi(self, app: AsgiApp) -> AsgiApp:
+        """Return an ASGI app that answers the kit's routes and hands everything else on."""
+        door = FrontDoor(app, lambda: self.door)
+
+        async def with_lifespan(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "lifespan":
+                await door(scope, receive, send)
+                return
+            await receive()
+            self.start()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await self.stop()
+            await send({"type": "lifespan.shutdown.complete"})
+
+        return with_lifespan
+
+    def _door(self, routes: Sequence[Route]) -> Door:
+        return Door(
+            state=self.probes.state,
+            routes=route_table([*probe_routes(self.probes), *routes]),
+            timeout_seconds=self._settings.request_timeout_seconds,
+            memory=self.memory,
+        )
