@@ -101,7 +101,8 @@ class Kit:
         self.probes = plan.probes(worker)
         self.state: Any = self.probes.state
         self.memory = BodyMemory(settings.max_bodies_bytes_a_worker)
-        self.door = self._door([])
+        self._routes = probe_routes(self.probes)
+        self.door = self._door()
         self._lifecycle = Lifecycle(
             self.probes,
             drain_seconds=settings.drain_seconds,
@@ -141,8 +142,9 @@ class Kit:
         return kit
 
     def add_routes(self, routes: Sequence[Route]) -> None:
-        """Answer these routes from now on, beside the probes."""
-        self.door = self._door(routes)
+        """Answer these routes from now on, beside those there are."""
+        self._routes += routes
+        self.door = self._door()
 
     def start(self) -> None:
         """Begin to beat, and bound what clients may do where uvicorn serves."""
@@ -180,10 +182,10 @@ class Kit:
 
         return with_lifespan
 
-    def _door(self, routes: Sequence[Route]) -> Door:
+    def _door(self) -> Door:
         return Door(
             state=self.probes.state,
-            routes=route_table([*probe_routes(self.probes), *routes]),
+            routes=route_table(self._routes),
             timeout_seconds=self._settings.request_timeout_seconds,
             memory=self.memory,
         )

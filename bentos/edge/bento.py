@@ -4,7 +4,7 @@ Everything here that is no public API of BentoML is listed in `tests/unit/test_b
 fails with a clear message when an upgrade changes it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -15,8 +15,9 @@ from opentelemetry import trace
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from starlette.middleware.cors import CORSMiddleware
 
-from bentos.edge.door import Door, FrontDoor
+from bentos.edge.door import Door, FrontDoor, Route
 from bentos.edge.http import AsgiApp, Receive, Request, Scope, Send
+from bentos.edge.openapi import ApiPage
 from bentos.health.probes import HEALTH_PATH, READY_PATH, Probes
 from bentos.process.logs import configure_logging
 from bentos.process.probe_process import ProbePlan
@@ -28,8 +29,9 @@ from bentos.process.supervisor import (
     raise_descriptor_limit,
 )
 
-# What BentoML answers itself: its pages, its probes and the description its clients read.
-_BENTOML_PATHS = frozenset({"/", "/docs.json", "/schema.json", "/livez", "/readyz", "/healthz"})
+# What BentoML answers itself: its probes, the description that its clients read, and the files
+# that show an API page.
+_BENTOML_PATHS = frozenset({"/schema.json", "/livez", "/readyz", "/healthz"})
 _BENTOML_FOLDERS = ("/static_content/", "/assets/")
 _PICKLE = b"application/vnd.bentoml+pickle"
 
@@ -45,6 +47,9 @@ class App(Protocol):
     def probes(self) -> Probes:
         """What the service's probes answer."""
 
+    def add_routes(self, routes: Sequence[Route]) -> None:
+        """Answer these routes as well."""
+
     def start(self) -> None:
         """Start the background parts on the event loop, without waiting for any."""
 
@@ -55,13 +60,14 @@ class App(Protocol):
 class FrontedInstance:
     """The life of an app in a BentoML worker; a Bento's class derives from it.
 
-    `service` is the name that probes and logs say. The derived class says with `make_plan` what
-    the probes are made of and with `make_app` how a worker's app is made. BentoML calls `prepare`
-    once, before there are workers, and starts the app once the worker's event loop runs.
+    `service` is the name that probes and logs say, `api` the page of the service's routes. The
+    derived class says with `make_plan` what the probes are made of and with `make_app` how a
+    worker's app is made. BentoML starts the app once the worker's event loop runs.
     """
 
     service: ClassVar[str]
     settings: ClassVar[ServiceSettings]
+    api: ClassVar[ApiPage]
     app: ClassVar[Any] = None
 
     def __init__(self) -> None:
@@ -69,7 +75,9 @@ class FrontedInstance:
         self._configure_logging(worker)
         raise_descriptor_limit()
         plan = self.make_plan(pod_directory(self.service))
-        type(self).app = self.make_app(plan, worker)
+        app = self.make_app(plan, worker)
+        app.add_routes(self.api.routes())
+        type(self).app = app
 
     @classmethod
     def make_plan(cls, directory: Path) -> ProbePlan:

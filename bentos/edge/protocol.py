@@ -26,6 +26,8 @@ _UNREAD_BYTES = 65_536
 _CHUNKED_BYTES = 16_384
 
 _HEAD_END = b"\r\n\r\n"
+# Not of an interim answer, as 100 Continue: the client waits for that.
+_FINAL_HEAD = tuple(b"HTTP/1.1 %d" % first for first in range(2, 6))
 _UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:[^\r\n]*", re.IGNORECASE)
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length[ \t]*:[ \t]*(\d{1,18})[ \t]*\r\n", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding[ \t]*:", re.IGNORECASE)
@@ -84,7 +86,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a new connection."""
-        super().connection_made(transport)
+        self._joined = JoinedWrites(transport)
+        super().connection_made(cast("asyncio.Transport", self._joined))
         self._open.opened(self)
         self._wait_for_head()
 
@@ -131,6 +134,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """End an answer, and turn to what was sent ahead of it."""
+        self._joined.flush()
         super().on_response_complete()
         if self.transport.is_closing():
             return
@@ -283,6 +287,40 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._read_timer is not None:
             self._read_timer.cancel()
             self._read_timer = None
+
+
+class JoinedWrites:
+    """A transport that sends the head of an answer together with the body that follows.
+
+    Uvicorn writes the two one after the other. Each of two system calls wakes the client, and a
+    client on the same core then takes turns with the worker, twice for each answer.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send data, or keep it where it is a final answer's head."""
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(_FINAL_HEAD):
+            self._head = data
+            return
+        self._transport.write(data)
+
+    def flush(self) -> None:
+        """Send a head that nothing follows, as that of an answer to HEAD."""
+        if self._head:
+            self.write(b"")
+
+    def close(self) -> None:
+        """Send what was kept and close."""
+        self.flush()
+        self._transport.close()
 
 
 def _body_length(head: bytes) -> int:

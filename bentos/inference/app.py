@@ -3,6 +3,7 @@
 import asyncio
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -64,6 +65,10 @@ class InferenceApp:
     def door(self) -> Door:
         """What answers the service's own routes."""
         return self._kit.door
+
+    def add_routes(self, routes: Sequence[Route]) -> None:
+        """Answer these routes as well."""
+        self._kit.add_routes(routes)
 
     @property
     def probes(self) -> Probes:

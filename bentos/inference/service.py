@@ -9,8 +9,11 @@ import numpy as np
 from bentoml.validators import ContentType
 from pydantic import BaseModel, ConfigDict, Field
 
+from bentos import __version__
 from bentos.edge.bento import FrontedInstance, FrontedService, service_config
+from bentos.edge.openapi import JSON, ApiPage, Content, Operation
 from bentos.inference.app import InferenceApp
+from bentos.inference.payloads import TENSOR
 from bentos.inference.settings import InferenceSettings
 from bentos.inference.state import (
     PREDICT_IMAGE_PATH,
@@ -39,12 +42,76 @@ class PredictionAnswer(BaseModel):
     inference_time_ms: float = Field(description="From the whole body to the answer.")
 
 
+class PredictionInput(BaseModel):
+    """What `/predict` takes as JSON."""
+
+    data: list[float] = Field(description="One input, flat, of the model's input size.")
+
+
+_ANSWER = PredictionAnswer.model_validate(
+    {
+        "class": 1,
+        "class_name": "crack",
+        "confidence": 0.9731,
+        "defect_detected": True,
+        "model_version": "3",
+        "prediction_id": "187b5f0c2f2e9a10c0ffee0123456789",
+        "inference_time_ms": 2.31,
+    }
+).model_dump(by_alias=True)
+_ANSWERS: dict[int, tuple[str, Content | None]] = {
+    200: ("The prediction.", Content(JSON, PredictionAnswer, _ANSWER)),
+    400: ("The input is not what the model takes; `field` and `error` say how it differs.", None),
+    401: ("A token is required (PREDICT_TOKENS_FILE), and this is none.", None),
+    413: ("The body, or the image, is too large.", None),
+    415: ("The body is encoded or typed in a way that is not known here.", None),
+    422: ("The model fails on this input, though it answers others.", None),
+    429: ("Too many inputs wait; try again after `Retry-After` seconds.", None),
+    500: ("The model fails, on its warm-up input too.", None),
+    503: ("No prediction can be made or kept now; `reason` is that of `/ready`.", None),
+    504: ("No answer in time.", None),
+}
+_FILE = {"type": "string", "format": "binary"}
+
+
 class Inference(FrontedInstance):
     """Classifies inputs with a PyTorch model from the MLflow registry."""
 
     service = SERVICE_NAME
     settings = settings
     app: ClassVar[InferenceApp]
+    api = ApiPage(
+        title="Inference service",
+        version=__version__,
+        description="Classifies inputs with a PyTorch model from an MLflow registry.",
+        operations=[
+            Operation(
+                "POST",
+                PREDICT_PATH,
+                "Classify one input",
+                body=[
+                    Content(JSON, PredictionInput, {"data": [0.1, 0.2, 0.3]}),
+                    Content(TENSOR.decode(), {**_FILE, "description": "little-endian float32"}),
+                ],
+                answers=_ANSWERS,
+                protected=True,
+            ),
+            Operation(
+                "POST",
+                PREDICT_IMAGE_PATH,
+                "Classify one image file: PNG, JPEG or BMP",
+                body=[
+                    Content(
+                        "multipart/form-data",
+                        {"type": "object", "properties": {"image": _FILE}, "required": ["image"]},
+                    ),
+                    *(Content(f"image/{kind}", _FILE) for kind in ("png", "jpeg", "bmp")),
+                ],
+                answers=_ANSWERS,
+                protected=True,
+            ),
+        ],
+    )
 
     @classmethod
     def make_plan(cls, directory: Path) -> ProbePlan:

@@ -5,7 +5,7 @@ import hmac
 import sqlite3
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from bentos.edge.door import Door, Handler, Route
@@ -62,6 +62,10 @@ class LoggingApp:
     def door(self) -> Door:
         """What answers the service's own routes."""
         return self._kit.door
+
+    def add_routes(self, routes: Sequence[Route]) -> None:
+        """Answer these routes as well."""
+        self._kit.add_routes(routes)
 
     @property
     def probes(self) -> Probes:

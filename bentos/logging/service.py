@@ -7,7 +7,9 @@ import bentoml
 import msgspec
 from pydantic import BaseModel, Field
 
+from bentos import __version__
 from bentos.edge.bento import FrontedInstance, FrontedService, service_config
+from bentos.edge.openapi import ApiPage
 from bentos.logging.app import LoggingApp
 from bentos.logging.settings import LoggingSettings
 from bentos.logging.state import LOG_PATH, SERVICE_NAME, logging_probes
@@ -34,6 +36,12 @@ class Logging(FrontedInstance):
     service = SERVICE_NAME
     settings = settings
     app: ClassVar[LoggingApp]
+    api = ApiPage(
+        title="Logging service",
+        version=__version__,
+        description="Keeps the predictions of edge devices and of the inference service.",
+        operations=[],
+    )
 
     @classmethod
     def make_plan(cls, directory: Path) -> ProbePlan:
