@@ -21,7 +21,6 @@ from benchmarks.model import ModelMismatch, pictures, prepare_model, reference, 
 from benchmarks.peers import all_peers
 from benchmarks.peers.peer import Peer
 from benchmarks.plan import FULL, QUICK, Plan
-from benchmarks.process import ROOT, ServerFailed
 from benchmarks.results import (
     FOLDER,
     PeerResult,
@@ -34,7 +33,7 @@ from benchmarks.results import (
 )
 from benchmarks.soak import soak
 from benchmarks.table import tables, write_page
-from examples.stack import StackError
+from local.process import ROOT, StepError
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 CHART = ROOT / "docs" / "benchmarks.png"
@@ -53,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_generator()
         with tempfile.TemporaryDirectory(prefix="benchmarks-") as scratch:
             return _run(options, Path(scratch))
-    except (EnvironmentBroken, GeneratorMissing, ModelMismatch, StackError) as error:
+    except (EnvironmentBroken, GeneratorMissing, ModelMismatch, StepError) as error:
         _say(f"error: {error}")
     except KeyboardInterrupt:
         _say("error: interrupted, nothing was stored")
@@ -112,13 +111,13 @@ def _run(options: argparse.Namespace, scratch: Path) -> int:
 def chosen(only: Sequence[str] | None) -> list[Peer]:
     """Return the servers of these keys, all where none is named.
 
-    Raises StackError for a key that no server has.
+    Raises StepError for a key that no server has.
     """
     peers = all_peers(workers=len(os.sched_getaffinity(0)))
     unknown = set(only or ()) - {peer.key for peer in peers}
     if unknown:
         known = ", ".join(peer.key for peer in peers)
-        raise StackError(f"no server {', '.join(sorted(unknown))}; there are {known}")
+        raise StepError(f"no server {', '.join(sorted(unknown))}; there are {known}")
     return [peer for peer in peers if not only or peer.key in only]
 
 
@@ -134,7 +133,7 @@ def _measure_all(peers: Sequence[Peer], bench: Bench) -> list[PeerResult]:
             _say(f"round {number + 1} of {bench.plan.rounds}: {peer.title}")
             try:
                 rounds[peer.key].append(measure(peer, bench, _indented(_say)))
-            except (ServerFailed, GeneratorFailed) as error:
+            except (StepError, GeneratorFailed) as error:
                 failures[peer.key] = str(error)
                 _say(f"  failed: {error}")
     return [

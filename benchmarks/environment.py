@@ -9,7 +9,7 @@ import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.process import ROOT
+from local.process import ROOT
 
 DEFAULT = ROOT / ".venv-bench"
 _REQUIREMENTS = Path(__file__).with_name("requirements.txt")

@@ -21,13 +21,13 @@ from benchmarks.generator import Generator, check_generator
 from benchmarks.logging_service import serve
 from benchmarks.measure import start
 from benchmarks.model import pictures, prepare_model
-from benchmarks.peers.peer import Call, Site
+from benchmarks.peers.peer import PORTS, Call, Site
 from benchmarks.peers.this_project import ThisProject
 from benchmarks.probing import Probed, probe, summarize
-from benchmarks.process import Server, free_ports
 from bentos.health.probes import METRICS_PATH, READY_PATH
 from bentos.inference.app import PREDICT_PATH
 from bentos.logging.metrics import LOG_PATH
+from local.process import Server, free_ports
 
 _CLIENTS = 16
 _NEW_CONNECTIONS = 256
@@ -197,9 +197,9 @@ def _inference(scratch: Path) -> Iterator[Target]:
     peer = ThisProject()
     folder = scratch / "inference"
     folder.mkdir()
-    site = Site(free_ports(), folder, model, Path(sys.executable), Path(sys.executable))
+    site = Site(free_ports(PORTS), folder, model, Path(sys.executable), Path(sys.executable))
     with start(peer, site) as server:
-        server.wait_for(READY_PATH)
+        server.wait_until_answers(READY_PATH)
         call = peer.json_call(pictures()[0].pixels)
         yield Target("inference", server, Call(PREDICT_PATH, call.body), folder)
 

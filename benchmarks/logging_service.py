@@ -8,7 +8,6 @@ to it. Exit status: 0 where everything was answered with 200, 1 otherwise.
 import argparse
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,13 +19,13 @@ from pathlib import Path
 import httpx
 
 from benchmarks.probing import Probed, probe, summarize
-from benchmarks.process import Server, ServerFailed
 from bentos.health.probes import READY_PATH
 from bentos.logging.database import PredictionDatabase
 from bentos.logging.files import DatabaseFiles
 from bentos.logging.metrics import LOG_PATH, PREDICTIONS_PATH, STATS_PATH
 from bentos.logging.schema import PredictionRow
 from loadtests.samples import percentile
+from local.process import Server, StepError, clean_environment, free_port
 
 TARGET = "bentos.logging.service:LoggingService"
 CLIENTS = 16
@@ -172,26 +171,26 @@ def serve(directory: Path, workers: int) -> Server:
     """
     directory.mkdir(exist_ok=True)
     (directory / "home").mkdir()
-    port = _free_port()
+    port = free_port()
     server = Server(
         [
             *(sys.executable, "-m", "bentoml", "serve", TARGET),
             *("--host", "127.0.0.1", "--port", str(port)),
         ],
-        environment={
-            "BENTOML_DO_NOT_TRACK": "True",
-            "BENTOML_HOME": str(directory / "home"),
-            "DATABASE_PATH": str(directory / "predictions.db"),
-            "DRAIN_SECONDS": "0",
-            "LOG_LEVEL": "WARNING",
-            "WORKERS": str(workers),
-        },
-        url=f"http://127.0.0.1:{port}",
+        port=port,
         log=directory / "server.log",
+        environment=clean_environment(
+            BENTOML_DO_NOT_TRACK="True",
+            BENTOML_HOME=str(directory / "home"),
+            DATABASE_PATH=str(directory / "predictions.db"),
+            DRAIN_SECONDS="0",
+            LOG_LEVEL="WARNING",
+            WORKERS=str(workers),
+        ),
     )
     try:
-        server.wait_for(READY_PATH)
-    except ServerFailed as failure:
+        server.wait_until_answers(READY_PATH)
+    except StepError as failure:
         server.stop()
         raise BenchmarkFailed(str(failure)) from failure
     return server
@@ -230,12 +229,6 @@ def _print_logged(what: str, logged: Logged) -> int:
         f" | {logged.ready.p99_ms:.1f} | {logged.ready.max_ms:.1f} | {logged.failed} |"
     )
     return logged.failed
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _parser() -> argparse.ArgumentParser:

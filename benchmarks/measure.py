@@ -12,12 +12,12 @@ from benchmarks.apps.shared import MODEL_VARIABLE
 from benchmarks.bare import bare_server
 from benchmarks.generator import Driven, Generator, drive
 from benchmarks.model import Picture, ServedModel, large_png, point_alias
-from benchmarks.peers.peer import Call, Peer, Site
+from benchmarks.peers.peer import PORTS, Call, Peer, Site
 from benchmarks.plan import Plan
 from benchmarks.probing import probe_all, probe_idle
-from benchmarks.process import ROOT, Memory, Server, ServerFailed, free_ports
 from bentos.health.probes import METRICS_PATH
-from loadtests.prober import Answer
+from local.prober import Answer
+from local.process import ROOT, Memory, Server, StepError, clean_environment, free_ports
 
 _LOADS_EVERY_SECONDS = 2.0
 _WORTH_NAMING = 0.05
@@ -64,14 +64,14 @@ class Bench:
 def measure(peer: Peer, bench: Bench, report: Callable[[str], None]) -> Round:
     """Start a server, check its answers, measure it and end it.
 
-    Raises ServerFailed where it does not start or predicts something else than the model.
+    Raises StepError where it does not start or predicts something else than the model.
     """
     scratch = bench.scratch / peer.key
     scratch.mkdir(parents=True, exist_ok=True)
-    site = Site(free_ports(), scratch, bench.model, bench.python, bench.peers_python)
+    site = Site(free_ports(PORTS), scratch, bench.model, bench.python, bench.peers_python)
     with start(peer, site) as server:
-        health = server.wait_for(peer.health_path)
-        ready = server.wait_for(peer.ready_path)
+        health = server.wait_until_answers(peer.health_path)
+        ready = server.wait_until_answers(peer.ready_path)
         report(f"ready after {ready:.1f} s")
         check_answers(peer, server, bench)
         return _measure(peer, server, bench, report, scratch, (health, ready))
@@ -80,29 +80,28 @@ def measure(peer: Peer, bench: Bench, report: Callable[[str], None]) -> Round:
 def start(peer: Peer, site: Site) -> Server:
     """Start a server with the settings that all of them share."""
     launch = peer.launch(site)
-    environment = {
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
-        "PYTHONUNBUFFERED": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "BENTOML_DO_NOT_TRACK": "True",
-        "LOG_LEVEL": "WARNING",
-        MODEL_VARIABLE: str(site.model.files),
+    environment = clean_environment(
+        OMP_NUM_THREADS="1",
+        MKL_NUM_THREADS="1",
+        PYTHONPATH=str(ROOT),
+        PYTHONUNBUFFERED="1",
+        MLFLOW_DISABLE_TELEMETRY="true",
+        BENTOML_DO_NOT_TRACK="True",
+        LOG_LEVEL="WARNING",
         # MLflow makes a store in the working directory where it is told of none.
-        "MLFLOW_TRACKING_URI": site.model.tracking_uri,
-        **launch.environment,
-    }
+        MLFLOW_TRACKING_URI=site.model.tracking_uri,
+    )
+    environment[MODEL_VARIABLE] = str(site.model.files)
     return Server(
         launch.command,
-        environment=environment,
-        url=f"http://127.0.0.1:{site.port}",
+        port=site.port,
         log=site.scratch / "server.log",
+        environment={**environment, **launch.environment},
     )
 
 
 def check_answers(peer: Peer, server: Server, bench: Bench) -> None:
-    """Raise ServerFailed unless every kind of request is answered as the bare model does."""
+    """Raise StepError unless every kind of request is answered as the bare model does."""
     with httpx.Client(base_url=server.url, timeout=30.0, trust_env=False) as client:
         for picture, (index, confidence) in zip(bench.pictures, bench.expected, strict=True):
             calls = (
@@ -115,7 +114,7 @@ def check_answers(peer: Peer, server: Server, bench: Bench) -> None:
                     continue
                 answer = _send(client, call)
                 if answer.status_code != 200:
-                    raise ServerFailed(
+                    raise StepError(
                         f"{call.path} ({call.content_type}) answers {answer.status_code}: "
                         f"{answer.text[:300]}\n{server.tail()}"
                     )
@@ -123,7 +122,7 @@ def check_answers(peer: Peer, server: Server, bench: Bench) -> None:
                 if found.class_index != index or not math.isclose(
                     found.confidence, confidence, abs_tol=_SAME_CONFIDENCE
                 ):
-                    raise ServerFailed(
+                    raise StepError(
                         f"{call.path} ({call.content_type}) says {found}, "
                         f"the model says {index} with {confidence:.6f}"
                     )
@@ -219,7 +218,7 @@ def _probe_under(
     driven: list[Driven] = []
     answers = probe_all(urls, lambda: driven.append(generator.result()))
     if driven[0].errors:
-        raise ServerFailed(f"{driven[0].errors} of {driven[0].requests} requests failed")
+        raise StepError(f"{driven[0].errors} of {driven[0].requests} requests failed")
     return answers
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bentos.process.settings import load_settings
 from bentos.inference.settings import InferenceSettings
+from bentos.process.settings import load_settings
 from examples.demo_model import ensure_model
 from examples.steel_images import class_names, draw
 
@@ -51,7 +51,7 @@ class Picture:
 def prepare_model(scratch: Path, report: Callable[[str], None]) -> ServedModel:
     """Copy the demo model's registry, training it where there is none, and fetch its files.
 
-    Raises ModelMismatch for a model of another input, StackError where none can be had.
+    Raises ModelMismatch for a model of another input, StepError where none can be had.
     """
     import mlflow
     from mlflow import MlflowClient

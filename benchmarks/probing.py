@@ -1,15 +1,11 @@
 """Probes of a server from a process of their own, each over a new connection."""
 
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.process import ROOT
-from loadtests.prober import MISSED, Answer, Schedule, decode_answer, encode
 from loadtests.samples import percentile
+from local.prober import MISSED, Answer, Schedule, probing
 
 _INTERVAL_SECONDS = 0.02
 _TIMEOUT_SECONDS = 5.0
@@ -54,23 +50,8 @@ def probe_all(
         )
         for position, url in enumerate(urls)
     ]
-    # A file, not a pipe: nobody reads meanwhile, and a full pipe would hold the prober up.
-    with tempfile.TemporaryFile() as told:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "loadtests.prober"],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=told,
-        )
-        assert process.stdin is not None
-        process.stdin.write(encode(schedules))
-        process.stdin.flush()
-        try:
-            during()
-        finally:
-            process.communicate(timeout=2 * _TIMEOUT_SECONDS)
-        told.seek(0)
-        answers = [decode_answer(line) for line in told]
+    with probing(schedules) as answers:
+        during()
     return [[one for one in answers if one.schedule == index] for index in range(len(urls))]
 
 

@@ -15,8 +15,8 @@ from benchmarks.generator import Driven
 from benchmarks.measure import Round
 from benchmarks.plan import Plan
 from benchmarks.probing import Probed, summarize
-from benchmarks.process import ROOT
-from loadtests.prober import Answer
+from local.prober import Answer
+from local.process import ROOT
 
 FOLDER = Path(__file__).with_name("results")
 # What the probes of the bare socket are called; not the server's own.

@@ -12,10 +12,10 @@ import numpy as np
 from benchmarks.generator import Generator
 from benchmarks.measure import start
 from benchmarks.model import ServedModel, pictures
-from benchmarks.peers.peer import Site
+from benchmarks.peers.peer import PORTS, Site
 from benchmarks.peers.this_project import ThisProject
-from benchmarks.process import free_ports
 from benchmarks.results import now, this_commit, this_machine
+from local.process import free_ports
 
 _CLIENTS = 16
 _SAMPLE_SECONDS = 5.0
@@ -43,10 +43,10 @@ def soak(
 ) -> int:
     """Load one worker for some minutes, watch its memory, store and print what was seen."""
     peer = ThisProject()
-    site = Site(free_ports(), scratch, model, Path(sys.executable), Path(sys.executable))
+    site = Site(free_ports(PORTS), scratch, model, Path(sys.executable), Path(sys.executable))
     call = peer.json_call(pictures()[0].pixels)
     with start(peer, site) as server:
-        server.wait_for(peer.ready_path)
+        server.wait_until_answers(peer.ready_path)
         seconds = minutes * 60
         report(f"{_CLIENTS} clients for {minutes:g} minutes")
         began = time.perf_counter()

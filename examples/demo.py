@@ -9,11 +9,12 @@ from typing import Any
 
 import httpx
 
-from bentos.process.settings import load_settings
 from bentos.inference.app import PREDICT_IMAGE_PATH
 from bentos.logging.settings import LoggingSettings
+from bentos.process.settings import load_settings
 from examples.demo_model import demo_images, ensure_model
-from examples.stack import DATA, Stack, StackError
+from examples.stack import DATA, Stack
+from local.process import StepError
 
 SHOWN = 12
 LOGGED_SECONDS = 30.0
@@ -35,9 +36,9 @@ def main() -> int:
             _print_table(files, answers, logged)
             missing = len(answers) - len(logged)
             if missing:
-                raise StackError(f"{missing} predictions did not arrive in the database")
+                raise StepError(f"{missing} predictions did not arrive in the database")
             urls = (stack.inference.url, stack.logging.url)
-    except (StackError, httpx.HTTPError) as error:
+    except (StepError, httpx.HTTPError) as error:
         _say(f"error: {error}")
         return 1
     seconds = time.monotonic() - started
@@ -56,7 +57,7 @@ def _predict(url: str, path: Path) -> dict[str, Any]:
             trust_env=False,
         )
     if answer.status_code != 200:
-        raise StackError(f"{path} was answered {answer.status_code}: {answer.text}")
+        raise StepError(f"{path} was answered {answer.status_code}: {answer.text}")
     return dict(answer.json())
 
 

@@ -5,11 +5,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bentos.process.settings import load_settings
 from bentos.inference.model_process.registry import Registry, RegistryUnavailable
 from bentos.inference.settings import InferenceSettings
-from examples.stack import DATA, ROOT, StackError
+from bentos.process.settings import load_settings
+from examples.stack import DATA
 from examples.steel_images import write_images
+from local.process import ROOT, StepError
 
 IMAGES_PER_CLASS = 200
 IMAGES = DATA / "images"
@@ -24,7 +25,7 @@ def demo_images() -> list[Path]:
 def ensure_model(report: Callable[[str], None]) -> str:
     """Return the version that will be served, training one where the registry has none.
 
-    Only the embedded registry is trained into; raises StackError where another one has no
+    Only the embedded registry is trained into; raises StepError where another one has no
     model, or where training fails.
     """
     settings = load_settings(InferenceSettings)
@@ -39,13 +40,13 @@ def ensure_model(report: Callable[[str], None]) -> str:
         version = registry.resolve()
     except RegistryUnavailable as error:
         where = settings.mlflow_tracking_uri
-        raise StackError(f"MLflow at {where} gives no answer: {error}") from error
+        raise StepError(f"MLflow at {where} gives no answer: {error}") from error
     if version is not None:
         report(f"serving {wanted}, version {version}, from {settings.mlflow_tracking_uri}")
         return version
     if not settings.mlflow_tracking_uri.startswith("sqlite:"):
         where = settings.mlflow_tracking_uri
-        raise StackError(f"{where} has no {wanted}; register it there, or train one")
+        raise StepError(f"{where} has no {wanted}; register it there, or train one")
     report(f"no model {wanted} yet: drawing images and training one, half a minute or so")
     files = demo_images()
     report(f"{len(files)} images in {IMAGES.relative_to(ROOT)}")
@@ -53,8 +54,8 @@ def ensure_model(report: Callable[[str], None]) -> str:
     command += ["--name", settings.model_name, "--alias", settings.model_stage]
     command += ["--tracking-uri", settings.mlflow_tracking_uri]
     if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
-        raise StackError("training failed; the lines above say why")
+        raise StepError("training failed; the lines above say why")
     version = registry.resolve()
     if version is None:
-        raise StackError(f"training ended and the registry still has no {wanted}")
+        raise StepError(f"training ended and the registry still has no {wanted}")
     return version

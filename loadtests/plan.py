@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 from bentos.health.probes import METRICS_PATH
 from loadtests.kubelet.spec import ContainerProbes, read_probes
-from loadtests.prober import Schedule
 from loadtests.samples import Cadence, ProbeTarget
 from loadtests.settings import LoadTestSettings
+from local.prober import Schedule
 from monitoring.timings import INFERENCE_SERVICE, LOGGING_SERVICE
 
 _SCRAPE_HEADERS = {"Accept": "text/plain;version=0.0.4"}

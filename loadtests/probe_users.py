@@ -5,18 +5,16 @@ the times it keeps. The prober process sends the probes; the user starts it, han
 tells to Locust's tables and keeps it unrounded for the verdict.
 """
 
-import sys
 from collections.abc import Sequence
 
 import gevent
-from gevent.subprocess import PIPE, Popen
 from locust import User, constant, task
 
 from loadtests.plan import ProbePlan, kubelet_plan, prometheus_plan
-from loadtests.prober import decode_answer, encode
 from loadtests.recorder import Recorder
 from loadtests.samples import ProbeSample
 from loadtests.settings import LoadTestSettings
+from local.prober import ProberProcess
 
 _LAST_ANSWERS_SECONDS = 15.0
 _PROBER_LOST = 70
@@ -34,30 +32,25 @@ class ProbeUser(User):  # type: ignore[misc]  # Locust's user has no types
 
     def on_start(self) -> None:
         """Start the process."""
-        self._process = Popen(
-            [sys.executable, "-m", "loadtests.prober"], stdin=PIPE, stdout=PIPE, bufsize=-1
-        )
-        self._process.stdin.write(encode(one.schedule for one in self.plan))
-        self._process.stdin.flush()
+        # Locust has made the `subprocess` module cooperative, so waiting does not block its loop.
+        self._prober = ProberProcess(one.schedule for one in self.plan)
         self._reader = gevent.spawn(self._read)
 
     def on_stop(self) -> None:
         """End the process once the probes on their way are answered or timed out."""
-        self._process.stdin.close()
+        self._prober.close()
         self._reader.join(timeout=_LAST_ANSWERS_SECONDS)
-        if self._process.poll() is None:
-            self._process.kill()
+        self._prober.stop(seconds=0)
 
     @task  # type: ignore[untyped-decorator]
     def watch(self) -> None:
         """End the test as broken where the prober has ended: without it there is no verdict."""
-        if self._process.poll() is not None:
+        if not self._prober.is_running:
             self.environment.process_exit_code = _PROBER_LOST
             self.environment.runner.quit()
 
     def _read(self) -> None:
-        for line in self._process.stdout:
-            answer = decode_answer(line)
+        for answer in self._prober.answers():
             self._hand_on(ProbeSample.of(self.plan[answer.schedule].target, answer))
 
     def _hand_on(self, sample: ProbeSample) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from loadtests.prober import MISSED, Answer
+from local.prober import MISSED, Answer
 
 Outcome = Literal["succeeded", "rejected", "failed", "dropped"]
 Phase = Literal["idle", "loaded"]

@@ -11,11 +11,12 @@ import httpx
 
 from bentos.health.probes import HEALTH_PATH, READY_PATH
 from examples.demo_model import ensure_model
-from examples.stack import Stack, StackError
+from examples.stack import Stack
 from loadtests.kinds import IMAGE, LOG, PREDICT, RequestKind
 from loadtests.payloads import image_files, log_bodies, prediction_bodies
 from loadtests.plan import Subject, subjects
 from loadtests.settings import LoadTestSettings
+from local.process import StepError
 
 _LOOPBACK = ("127.0.0.1", "localhost")
 
@@ -69,7 +70,7 @@ def _started(settings: LoadTestSettings, report: Callable[[str], None]) -> Itera
                 stack.start()
                 stack.wait_until_ready(report)
                 yield
-        except StackError as error:
+        except StepError as error:
             raise BrokenRun(str(error)) from error
 
 

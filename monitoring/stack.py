@@ -1,27 +1,26 @@
 """Prometheus, Alertmanager and Grafana beside running services: what `make monitoring` runs."""
 
 import argparse
-import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import yaml
 
-from bentos.process.settings import load_settings
 from bentos.inference.settings import InferenceSettings
 from bentos.logging.settings import LoggingSettings
-from monitoring.components import (
+from bentos.process.settings import load_settings
+from local.process import (
     HOST,
-    Component,
-    RunningComponents,
-    StackError,
+    Program,
+    Servers,
+    StepError,
     find_program,
     is_taken,
+    stop_on_signals,
 )
 from monitoring.timings import INFERENCE_SERVICE, LOGGING_SERVICE
 
@@ -62,49 +61,41 @@ class Options:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the stack until Ctrl-C or SIGTERM; return the exit status."""
-    stopping = False
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        nonlocal stopping
-        stopping = True
-
     options = options_of(arguments)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, stop)
+    stopping = stop_on_signals()
     try:
-        components = plan(options)
-        with RunningComponents(options.data / "logs") as running:
-            for component in components:
-                running.start(component)
-            running.wait_until_ready(interrupted=lambda: stopping)
-            for component in components:
-                _say(f"{component.name + ':':14}{component.url}")
-            if not any(component.name == "Grafana" for component in components):
+        programs = plan(options)
+        with Servers(options.data / "logs") as running:
+            running.start(*programs)
+            running.wait_until_ready(interrupted=stopping)
+            for program in programs:
+                _say(f"{program.name + ':':14}{program.url}")
+            if not any(program.name == "Grafana" for program in programs):
                 _say(GET_GRAFANA)
             for line in silent_services(options):
                 _say(line)
             _say("Ctrl-C stops all")
-            while not stopping:
+            while not stopping():
                 running.raise_if_ended()
                 time.sleep(0.2)
             _say("stopping")
-    except StackError as error:
+    except StepError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
     return 0
 
 
-def plan(options: Options) -> list[Component]:
+def plan(options: Options) -> list[Program]:
     """Return what is to be started, its configuration written to the data folder.
 
-    Raises StackError where a program that is needed is not installed.
+    Raises StepError where a program that is needed is not installed.
     """
-    components = [_alertmanager(options), _prometheus(options)]
+    programs = [_alertmanager(options), _prometheus(options)]
     try:
-        components.append(_grafana(options))
-    except StackError:
-        return components
-    return components
+        programs.append(_grafana(options))
+    except StepError:
+        return programs
+    return programs
 
 
 def silent_services(options: Options) -> list[str]:
@@ -138,14 +129,14 @@ def _targets(static: Sequence[Mapping[str, Any]], port: int) -> list[dict[str, A
     return [{**entry, "targets": [f"{HOST}:{port}"]} for entry in static]
 
 
-def _prometheus(options: Options) -> Component:
+def _prometheus(options: Options) -> Program:
     program = find_program(PROMETHEUS_PROGRAMS, "apt-get install prometheus")
     data = options.data / "prometheus"
     data.mkdir(parents=True, exist_ok=True)
     config = yaml.safe_load(PROMETHEUS_CONFIG.read_text(encoding="utf-8"))
     local = data / "prometheus.yml"
     local.write_text(yaml.safe_dump(local_configuration(config, options), sort_keys=False))
-    return Component(
+    return Program(
         name="Prometheus",
         command=(
             program,
@@ -156,15 +147,15 @@ def _prometheus(options: Options) -> Component:
         ),
         port=options.prometheus_port,
         ready_path="/-/ready",
-        port_option="--prometheus-port",
+        port_setting="--prometheus-port",
     )
 
 
-def _alertmanager(options: Options) -> Component:
+def _alertmanager(options: Options) -> Program:
     program = find_program(ALERTMANAGER_PROGRAMS, "apt-get install prometheus-alertmanager")
     data = options.data / "alertmanager"
     data.mkdir(parents=True, exist_ok=True)
-    return Component(
+    return Program(
         name="Alertmanager",
         command=(
             program,
@@ -175,21 +166,21 @@ def _alertmanager(options: Options) -> Component:
         ),
         port=options.alertmanager_port,
         ready_path="/-/ready",
-        port_option="--alertmanager-port",
+        port_setting="--alertmanager-port",
     )
 
 
-def _grafana(options: Options) -> Component:
+def _grafana(options: Options) -> Program:
     program = find_program(GRAFANA_PROGRAMS, GET_GRAFANA)
     data = options.data / "grafana"
     data.mkdir(parents=True, exist_ok=True)
     homes = [home for home in GRAFANA_HOMES if home.is_dir()]
-    return Component(
+    return Program(
         name="Grafana",
         command=(program, *(("--homepath", str(homes[0])) if homes else ())),
         port=options.grafana_port,
         ready_path="/api/health",
-        port_option="--grafana-port",
+        port_setting="--grafana-port",
         environment=grafana_environment(options),
     )
 

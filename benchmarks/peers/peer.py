@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from benchmarks.model import ServedModel
 
 JSON = "application/json"
+PORTS = 3
 _DIGITS = 7
 
 
@@ -19,8 +20,8 @@ _DIGITS = 7
 class Site:
     """Where a server is started: its ports, a folder of its own, the model, the environments.
 
-    `ports` are free ones: the first serves HTTP, the others are for what a server needs besides.
-    `python` has this project's dependencies, `peers_python` those of the peers.
+    `ports` are PORTS free ones: the first serves HTTP, the others are for what a server needs
+    besides. `python` has this project's dependencies, `peers_python` those of the peers.
     """
 
     ports: Sequence[int]

@@ -1,6 +1,5 @@
 """An MLflow server that containers reach, on the machine's address in their network."""
 
-import os
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -8,12 +7,12 @@ from typing import Self
 
 import httpx
 
+from local.process import StepError, clean_environment, wait_until
 from tests.support.models import ModelStore
-from tests.support.servers import Server, wait_until
+from tests.support.servers import Server
 
 # The port that the rendered manifests' tracking URI names.
 PORT = 5000
-_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 
 
 class NetworkRegistry:
@@ -26,11 +25,9 @@ class NetworkRegistry:
         command += ["--artifacts-destination", str(artifacts)]
         command += ["--host", address, "--port", str(PORT)]
         command += ["--allowed-hosts", f"{address}:{PORT},{host}:{PORT}"]
-        environment = {key: os.environ[key] for key in _INHERITED if key in os.environ}
-        environment |= {
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        }
+        environment = clean_environment(
+            MLFLOW_DISABLE_TELEMETRY="true", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"
+        )
         log = store.directory / "mlflow.log"
         self._server = Server(command, port=PORT, environment=environment, log_path=log)
 
@@ -41,7 +38,7 @@ class NetworkRegistry:
                 "MLflow answers",
                 describe=lambda: self._server.log[-3_000:],
             )
-        except AssertionError:
+        except StepError:
             self._server.kill()
             raise
         return self

@@ -1,19 +1,15 @@
 """A real MLflow server behind a gate that a test may shut: the network between pod and registry."""
 
 import contextlib
-import os
 import selectors
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
-
+from local.process import Server, clean_environment, free_port
 from tests.support.models import ModelStore
-from tests.support.servers import free_port, wait_until
 
 
 @contextlib.contextmanager
@@ -24,26 +20,14 @@ def mlflow_server(store: ModelStore, directory: Path) -> Iterator[int]:
     command = [str(Path(sys.executable).with_name("mlflow")), "server", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--workers", "1", "--backend-store-uri", served.tracking_uri]
     command += ["--artifacts-destination", str(store.artifacts)]
-    environment = {
-        **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }
-    log_path = directory / "server.log"
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            command, env=environment, cwd=directory, stdout=log, stderr=subprocess.STDOUT
-        )
-    try:
-        wait_until(
-            lambda: httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).is_success,
-            "MLflow answers",
-            describe=log_path.read_text,
-        )
+    environment = clean_environment(
+        MLFLOW_DISABLE_TELEMETRY="true", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"
+    )
+    with Server(
+        command, port=port, name="MLflow", log=directory / "server.log", environment=environment
+    ) as server:
+        server.wait_until_answers("/health")
         yield port
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 class Gate:

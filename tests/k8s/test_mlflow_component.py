@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +10,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from local.process import Server, free_port
 from tests.k8s.manifests import command, environment, rendered, workload
-from tests.support.servers import free_port, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,28 +30,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         for word in command(container, variables)
     ]
     assert words[0] == "mlflow"
-    with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [str(Path(sys.executable).with_name("mlflow")), *words[1:]],
-            env={"PATH": os.environ["PATH"], **variables},
-            cwd=directory,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        url = f"http://127.0.0.1:{port}"
-        try:
-            wait_until(
-                lambda: httpx.get(f"{url}/health", trust_env=False).status_code == 200,
-                "MLflow answers",
-                describe=(directory / "log").read_text,
-            )
-            yield url
-        finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            finally:
-                process.kill()
+    with Server(
+        [str(Path(sys.executable).with_name("mlflow")), *words[1:]],
+        port=port,
+        name="MLflow",
+        log=directory / "log",
+        environment={"PATH": os.environ["PATH"], **variables},
+    ) as mlflow:
+        mlflow.wait_until_answers("/health")
+        yield mlflow.url
 
 
 def search(url: str, host: str) -> int:

@@ -266,7 +266,7 @@ def test_the_web_page_runs_the_same_users(start: StartServer, tmp_path: Path) ->
         probers = [
             child
             for child in psutil.Process(page.process.pid).children(recursive=True)
-            if "loadtests.prober" in child.cmdline()
+            if "local.prober" in child.cmdline()
         ]
         assert probers
         page.terminate()

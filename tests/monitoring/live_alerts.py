@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import yaml
 
-from monitoring.components import Component, RunningComponents, find_program
+from local.process import Program, Servers, find_program
 from monitoring.prometheus.source.rule import duration, seconds
 from monitoring.stack import (
     ALERTMANAGER_CONFIG,
@@ -212,16 +212,15 @@ def alerting(directory: Path, targets: Mapping[str, str]) -> Iterator[Alerting]:
     with ExitStack() as stack:
         receivers = Receivers()
         stack.callback(receivers.close)
-        running = stack.enter_context(RunningComponents(directory / "logs"))
+        running = stack.enter_context(Servers(directory / "logs"))
         alertmanager = _alertmanager(directory, receivers.url)
         prometheus = _prometheus(directory, targets, alertmanager.port)
-        running.start(alertmanager)
-        running.start(prometheus)
+        running.start(alertmanager, prometheus)
         running.wait_until_ready()
         yield Alerting(prometheus.url, receivers)
 
 
-def _prometheus(directory: Path, targets: Mapping[str, str], alertmanager: int) -> Component:
+def _prometheus(directory: Path, targets: Mapping[str, str], alertmanager: int) -> Program:
     config = yaml.safe_load(PROMETHEUS_CONFIG.read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [
@@ -238,7 +237,7 @@ def _prometheus(directory: Path, targets: Mapping[str, str], alertmanager: int) 
     path = directory / "prometheus.yml"
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     port = free_port()
-    return Component(
+    return Program(
         name="Prometheus",
         command=(
             find_program(PROMETHEUS_PROGRAMS, _GET),
@@ -250,11 +249,11 @@ def _prometheus(directory: Path, targets: Mapping[str, str], alertmanager: int) 
         ),
         port=port,
         ready_path="/-/ready",
-        port_option="--prometheus-port",
+        port_setting="--prometheus-port",
     )
 
 
-def _alertmanager(directory: Path, receivers: str) -> Component:
+def _alertmanager(directory: Path, receivers: str) -> Program:
     config = yaml.safe_load(ALERTMANAGER_CONFIG.read_text())
     for route in (config["route"], *config["route"]["routes"]):
         # Long enough for an alert's cause to be known before the alert would be told.
@@ -265,7 +264,7 @@ def _alertmanager(directory: Path, receivers: str) -> Component:
     path = directory / "alertmanager.yml"
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     port = free_port()
-    return Component(
+    return Program(
         name="Alertmanager",
         command=(
             find_program(ALERTMANAGER_PROGRAMS, _GET),
@@ -276,5 +275,5 @@ def _alertmanager(directory: Path, receivers: str) -> Component:
         ),
         port=port,
         ready_path="/-/ready",
-        port_option="--alertmanager-port",
+        port_setting="--alertmanager-port",
     )

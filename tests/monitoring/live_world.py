@@ -18,7 +18,7 @@ from bentos.health.probes import HEALTH_PATH, METRICS_PATH, READY_PATH
 from bentos.inference.app import PREDICT_IMAGE_PATH, PREDICT_PATH
 from bentos.logging.metrics import LOG_PATH, STATS_PATH
 from examples.steel_images import write_images
-from monitoring.components import Component, RunningComponents, find_program
+from local.process import Program, Servers, find_program
 from monitoring.stack import PROMETHEUS_PROGRAMS
 from monitoring.timings import INFERENCE_SERVICE, LOGGING_SERVICE
 from tests.monitoring.cluster_exposition import kube_state_metrics, kubelet
@@ -163,7 +163,7 @@ def _prometheus(directory: Path, targets: dict[str, str]) -> Iterator[str]:
     path = directory / "prometheus.yml"
     path.write_text(yaml.safe_dump(config))
     port = free_port()
-    component = Component(
+    program = Program(
         name="Prometheus",
         command=(
             find_program(PROMETHEUS_PROGRAMS, "apt-get install prometheus"),
@@ -173,9 +173,9 @@ def _prometheus(directory: Path, targets: dict[str, str]) -> Iterator[str]:
         ),
         port=port,
         ready_path="/-/ready",
-        port_option="--prometheus-port",
+        port_setting="--prometheus-port",
     )
-    with RunningComponents(directory) as running:
-        running.start(component)
+    with Servers(directory) as running:
+        running.start(program)
         running.wait_until_ready()
-        yield component.url
+        yield program.url

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from monitoring.components import StackError, find_program
+from local.process import find_program
 from monitoring.prometheus.scenarios import SCENARIOS, Scenario
 from monitoring.prometheus.source import RULE_FILES
 
@@ -26,11 +26,8 @@ class Finished:
 
 
 def run(names: Sequence[str], *arguments: str | Path) -> Finished:
-    """Run a program; AssertionError where it is not installed."""
-    try:
-        program = find_program(names, "apt-get install prometheus prometheus-alertmanager")
-    except StackError as error:
-        raise AssertionError(str(error)) from None
+    """Run a program; StepError where it is not installed."""
+    program = find_program(names, "apt-get install prometheus prometheus-alertmanager")
     command = [program, *(str(argument) for argument in arguments)]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     return Finished(finished.returncode, finished.stdout + finished.stderr)

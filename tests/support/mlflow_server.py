@@ -1,15 +1,13 @@
 """A real MLflow server for tests, that may be stopped and started again on the same port."""
 
-import os
 import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from local.process import START_SECONDS, clean_environment, free_port, wait_until
 from tests.support.models import ModelStore
-from tests.support.servers import START_SECONDS, Server, free_port, wait_until
-
-_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+from tests.support.servers import Server
 
 
 class MlflowServer:
@@ -44,11 +42,9 @@ class MlflowServer:
             command += ["--backend-store-uri", self._store.tracking_uri]
             command += ["--artifacts-destination", str(self._artifacts)]
             command += ["--host", "127.0.0.1", "--port", str(self._port)]
-            environment = {key: os.environ[key] for key in _INHERITED if key in os.environ}
-            environment |= {
-                "MLFLOW_DISABLE_TELEMETRY": "true",
-                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            }
+            environment = clean_environment(
+                MLFLOW_DISABLE_TELEMETRY="true", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"
+            )
             self._server = Server(
                 command,
                 port=self._port,

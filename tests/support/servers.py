@@ -10,61 +10,25 @@ settings. Whatever is still running when the `with` block ends is killed.
 """
 
 import json
-import os
-import signal
-import socket
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import httpx
 import psutil
 
-ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 180.0
-STOP_SECONDS = 30.0
+import local.process
+from local.process import ROOT, START_SECONDS, clean_environment, free_port, wait_until
+
+__all__ = ["ROOT", "START_SECONDS", "Server", "free_port", "start_service", "wait_until"]
 
 _WORKER_MODULE = "_bentoml_impl.worker.service"
-# Of the caller's environment only this is handed on, so that no setting leaks into a test.
-_INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 
 
-def free_port() -> int:
-    """Return a port of the loopback interface that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_until(
-    condition: Callable[[], object],
-    what: str,
-    *,
-    seconds: float = START_SECONDS,
-    describe: Callable[[], str] = str,
-) -> None:
-    """Return as soon as the condition holds; a server that does not answer yet is no answer.
-
-    Raises AssertionError with `describe()` where it did not hold in time.
-    """
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            if condition():
-                return
-        except httpx.TransportError:
-            pass
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds:g} s: {what}\n{describe()}")
-        time.sleep(0.02)
-
-
-class Server:
-    """A process that listens on `port` and writes its log to `log_path`, or to `output`."""
+class Server(local.process.Server):
+    """A server with a client; leaving the `with` block kills it at once."""
 
     def __init__(
         self,
@@ -75,29 +39,17 @@ class Server:
         log_path: Path,
         output: int | None = None,
     ) -> None:
-        self.port = port
-        self.url = f"http://127.0.0.1:{port}"
-        self.log_path = log_path
+        """Start it; it writes to the end of `log_path`, or to the descriptor `output`."""
+        super().__init__(
+            command, port=port, log=log_path, append=True, output=output, environment=environment
+        )
         self.http = httpx.Client(base_url=self.url, timeout=10.0, trust_env=False)
-        with log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=dict(environment),
-                stdin=subprocess.DEVNULL,
-                stdout=log if output is None else output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        traceback: TracebackType | None,
+        trace: TracebackType | None,
     ) -> None:
         self.kill()
 
@@ -109,30 +61,10 @@ class Server:
         """Send a POST request."""
         return self.http.post(path, **options)
 
-    @property
-    def log(self) -> str:
-        """All that the process has written."""
-        return self.log_path.read_text(errors="replace")
-
     def events(self, message: str = "") -> list[dict[str, Any]]:
         """Return the JSON lines of the log, those with this message where one is given."""
         lines = [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
         return [line for line in lines if not message or line.get("message") == message]
-
-    def wait_until(
-        self, condition: Callable[[], object], what: str, *, seconds: float = START_SECONDS
-    ) -> None:
-        """Return as soon as the condition holds; AssertionError with the log where it does not.
-
-        A server that ended meanwhile will not come to it either.
-        """
-
-        def holds() -> object:
-            if self.process.poll() is not None:
-                raise AssertionError(f"ended while waited for: {what}\n{self._tail()}")
-            return condition()
-
-        wait_until(holds, what, seconds=seconds, describe=self._tail)
 
     def wait_for_status(self, path: str, status: int, *, seconds: float = START_SECONDS) -> None:
         """Return as soon as the path answers with the status."""
@@ -161,40 +93,10 @@ class Server:
             if child.status() != psutil.STATUS_ZOMBIE and _WORKER_MODULE in child.cmdline()
         ]
 
-    def terminate(self) -> None:
-        """Ask for an orderly end, as Kubernetes does, and do not wait for it."""
-        self.process.send_signal(signal.SIGTERM)
-
-    def wait(self, *, seconds: float = STOP_SECONDS) -> int:
-        """Return the exit status of a process that is about to end."""
-        try:
-            return self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"still runs after {seconds:g} s\n{self._tail()}") from None
-
-    def stop(self, *, seconds: float = STOP_SECONDS) -> int:
-        """End the server in order and return its exit status."""
-        self.terminate()
-        return self.wait(seconds=seconds)
-
     def kill(self) -> None:
         """End the server and all its processes at once, as a power cut would."""
         self.http.close()
-        processes = []
-        if self.process.poll() is None:
-            supervisor = psutil.Process(self.process.pid)
-            # The supervisor goes first: it would start killed workers anew.
-            processes = [supervisor, *supervisor.children(recursive=True)]
-        for process in processes:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
-        self.process.wait()
-        psutil.wait_procs(processes[1:], timeout=STOP_SECONDS)
-
-    def _tail(self) -> str:
-        return "\n".join(self.log.splitlines()[-40:])
+        super().kill()
 
 
 def start_service(
@@ -216,15 +118,14 @@ def start_service(
     home = directory / f"{name}-home"
     home.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
-    environment = {key: os.environ[key] for key in _INHERITED if key in os.environ}
-    environment |= {
-        "BENTOML_DO_NOT_TRACK": "True",
-        "BENTOML_HOME": str(home),
-        "NO_COLOR": "1",
-        "PYTHONUNBUFFERED": "1",
-        "DRAIN_SECONDS": "0.2",
-        **(env or {}),
-    }
+    environment = clean_environment(
+        BENTOML_DO_NOT_TRACK="True",
+        BENTOML_HOME=str(home),
+        NO_COLOR="1",
+        PYTHONUNBUFFERED="1",
+        DRAIN_SECONDS="0.2",
+    )
+    environment |= env or {}
     command = [sys.executable, "-m", "bentoml", "serve", target]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     log_path = directory / f"{name}.log"

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-import psutil
 import pytest
 
 from benchmarks.__main__ import chosen
@@ -25,14 +24,12 @@ from benchmarks.peers.this_project import ThisProject
 from benchmarks.peers.triton import Triton
 from benchmarks.plan import FULL, QUICK
 from benchmarks.probing import probe_all, summarize
-from benchmarks.process import Memory, Server, ServerFailed, free_ports
 from benchmarks.reach import targets
 from benchmarks.results import BARE, Machine, PeerResult, Results, joined, load, store
 from benchmarks.soak import Sample, growth_per_hour
 from benchmarks.table import BEGIN, END, MarkersMissing, tables, write_page
-from examples.stack import StackError
-from loadtests.prober import MISSED, Answer
-from tests.support.servers import wait_until
+from local.prober import MISSED, Answer
+from local.process import Memory, Server, StepError, free_port
 
 needs_wrk = pytest.mark.skipif(
     subprocess.run(["which", "wrk"], capture_output=True, check=False).returncode != 0,
@@ -41,13 +38,9 @@ needs_wrk = pytest.mark.skipif(
 
 PIXELS = np.linspace(0, 1, 3072, dtype=np.float32).reshape(3, 32, 32)
 
-# A server whose helper has gone into a session of its own, as Ray's do; it ignores SIGTERM.
-STUBBORN = """
-import signal, subprocess, sys
+SERVER = """
+import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
-
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -75,52 +68,15 @@ HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr("benchmarks.process._STOP_SECONDS", 0.5)
+def server(tmp_path: Path) -> Iterator[Server]:
     script = tmp_path / "server.py"
-    script.write_text(STUBBORN)
-    port = free_ports()[0]
+    script.write_text(SERVER)
+    port = free_port()
     with Server(
-        [sys.executable, str(script), str(port)],
-        environment={},
-        url=f"http://127.0.0.1:{port}",
-        log=tmp_path / "server.log",
+        [sys.executable, str(script), str(port)], port=port, log=tmp_path / "log"
     ) as started:
-        started.wait_for("/")
+        started.wait_until_answers("/")
         yield started
-
-
-def test_a_server_is_ended_with_every_process_that_it_started(server: Server) -> None:
-    wait_until(lambda: len(server.processes()) == 2, "the helper of its own session")
-    processes = server.processes()
-    memory = server.memory()
-    assert memory.processes == 2
-    assert 0 < memory.pss <= memory.rss
-    server.stop()
-    # One that was killed goes on for a moment without its memory.
-    wait_until(
-        lambda: (
-            not any(
-                process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-                for process in processes
-            )
-        ),
-        "the end of all of them",
-    )
-
-
-def test_a_server_that_ends_is_told_with_its_last_lines(tmp_path: Path) -> None:
-    code = "print('cannot find the model'); raise SystemExit(3)"
-    with (
-        Server(
-            [sys.executable, "-c", code],
-            environment={},
-            url="http://127.0.0.1:9",
-            log=tmp_path / "log",
-        ) as broken,
-        pytest.raises(ServerFailed, match=r"ended with 3:\ncannot find the model"),
-    ):
-        broken.wait_for("/")
 
 
 @needs_wrk
@@ -136,7 +92,7 @@ def test_the_generator_sends_body_and_headers_as_they_are(server: Server, tmp_pa
 
 @needs_wrk
 def test_nobody_to_drive_is_no_result(tmp_path: Path) -> None:
-    url = f"http://127.0.0.1:{free_ports()[0]}"
+    url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(GeneratorFailed, match="wrk ended"):
         drive(url, Call("/", b""), clients=1, seconds=1, scratch=tmp_path)
 
@@ -154,7 +110,7 @@ def test_probes_that_were_missed_are_no_probes_but_make_the_prober_late() -> Non
 
 
 def test_several_urls_are_probed_side_by_side_and_each_keeps_its_own_answers() -> None:
-    nobody = f"http://127.0.0.1:{free_ports()[0]}/"
+    nobody = f"http://127.0.0.1:{free_port()}/"
     with bare_server() as url:
         bare, refused = probe_all([url, nobody], lambda: time.sleep(0.5))
     assert len(bare) > 5
@@ -340,6 +296,6 @@ def test_a_quick_run_measures_the_same_numbers_of_clients() -> None:
 
 
 def test_an_unknown_server_is_told_before_anything_is_measured() -> None:
-    with pytest.raises(StackError, match="no server apache; there are this-project-1"):
+    with pytest.raises(StepError, match="no server apache; there are this-project-1"):
         chosen(["apache"])
     assert [peer.key for peer in chosen(["triton", "ray"])] == ["triton", "ray"]

@@ -2,8 +2,6 @@
 
 import socket
 import socketserver
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,16 +9,15 @@ from itertools import pairwise
 
 import pytest
 
-from loadtests.prober import (
+from local.prober import (
     MISSED,
     TIMED_OUT,
     Answer,
     Prober,
     Schedule,
-    decode_answer,
-    encode,
+    probing,
 )
-from tests.support.servers import ROOT, free_port, wait_until
+from local.process import free_port, wait_until
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -225,19 +222,13 @@ def test_a_schedule_that_cannot_be_kept_is_refused(wrong: dict[str, float]) -> N
         Schedule(**{**sound, **wrong})  # type: ignore[arg-type]
 
 
-def test_the_process_ends_when_its_input_is_closed() -> None:
+def test_a_prober_process_probes_while_the_block_runs() -> None:
     with listening(says(OK)) as listener:
         schedule = Schedule(listener.url, interval_seconds=0.02, timeout_seconds=5)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "loadtests.prober"],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        assert process.stdin is not None
-        process.stdin.write(encode([schedule]))
-        process.stdin.flush()
-        wait_until(lambda: len(listener.requests) >= 3, "probes of the process")
-        out, _ = process.communicate(timeout=20)
-    assert process.returncode == 0
-    assert {decode_answer(line).status for line in out.splitlines()} == {200}
+        with probing([schedule]) as answers:
+            wait_until(lambda: len(listener.requests) >= 3, "probes of the process")
+            assert answers == []
+        asked = len(listener.requests)
+    assert len(answers) >= 3
+    assert {answer.status for answer in answers} == {200}
+    assert len([answer for answer in answers if answer.error != MISSED]) == asked

@@ -6,8 +6,12 @@ intended time, is sent then whatever became of the probes before it, over a conn
 as the kubelet's are, and says how late it was sent. A tick that could not be sent before the next
 one was due is reported as missed and not made up for.
 
-Run `python -m loadtests.prober` with a JSON list of schedules in the first line of its standard
-input; it writes one JSON line an answer and ends when that input is closed.
+    with probing([Schedule(url, interval_seconds=0.02, timeout_seconds=5)]) as answers:
+        ...
+    assert all(answer.status == 200 for answer in answers)
+
+`probing` runs `python -m local.prober`, which reads a JSON list of schedules from the first line
+of its standard input, writes one JSON line an answer, and ends when that input is closed.
 """
 
 import contextlib
@@ -17,12 +21,17 @@ import json
 import os
 import selectors
 import socket
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import IO, Self
 from urllib.parse import urlsplit
+
+from local.process import ROOT
 
 # select() takes microseconds where epoll takes whole milliseconds: a tick would be up to one late.
 _Selector = selectors.SelectSelector
@@ -246,13 +255,67 @@ def _status(received: bytearray) -> int:
     return int(first[1])
 
 
-def encode(schedules: Iterable[Schedule]) -> bytes:
-    """Return the line that tells a prober process its schedules."""
-    return json.dumps([asdict(schedule) for schedule in schedules]).encode() + b"\n"
+class ProberProcess:
+    """A prober in a process of its own, from now until `stop`.
+
+    It ends with this process as well, since its input is then closed.
+    """
+
+    def __init__(self, schedules: Iterable[Schedule], output: IO[bytes] | None = None) -> None:
+        """Start it; it writes to the file `output`, or to a pipe that `answers` reads."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "local.prober"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=output or subprocess.PIPE,
+        )
+        content = json.dumps([asdict(schedule) for schedule in schedules])
+        assert self._process.stdin is not None  # noqa: S101 - it is a pipe
+        self._process.stdin.write(content.encode() + b"\n")
+        self._process.stdin.flush()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def answers(self) -> Iterator[Answer]:
+        """Yield the answers as they come, until it has ended."""
+        assert self._process.stdout is not None  # noqa: S101 - it is a pipe
+        return map(_decode, self._process.stdout)
+
+    def close(self) -> None:
+        """Let it send no further probe; it ends once those under way are answered or timed out."""
+        assert self._process.stdin is not None  # noqa: S101 - it is a pipe
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+
+    def stop(self, *, seconds: float) -> None:
+        """Close it, and kill it where it still runs after that time."""
+        self.close()
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
-def decode_answer(line: bytes) -> Answer:
-    """Read a line that a prober process wrote."""
+@contextmanager
+def probing(schedules: Sequence[Schedule]) -> Iterator[list[Answer]]:
+    """Probe while the block runs; the list has the answers once the block has ended."""
+    answers: list[Answer] = []
+    # A file, not a pipe: nobody reads meanwhile, and a full pipe would hold up the prober.
+    with tempfile.TemporaryFile() as output:
+        prober = ProberProcess(schedules, output)
+        try:
+            yield answers
+        finally:
+            prober.stop(seconds=2 * max(schedule.timeout_seconds for schedule in schedules))
+        output.seek(0)
+        answers += map(_decode, output)
+
+
+def _decode(line: bytes) -> Answer:
     schedule, intended, delay, latency, status, error = json.loads(line)
     return Answer(schedule, intended, delay, latency, status, error)
 
