@@ -25,8 +25,8 @@ from benchmarks.peers.peer import PORTS, Call, Site
 from benchmarks.peers.this_project import ThisProject
 from benchmarks.probing import Probed, probe, summarize
 from bentos.health.probes import METRICS_PATH, READY_PATH
-from bentos.inference.app import PREDICT_PATH
-from bentos.logging.metrics import LOG_PATH
+from bentos.inference.state import PREDICT_PATH
+from bentos.logging.state import LOG_PATH
 from local.process import Server, free_ports
 
 _CLIENTS = 16

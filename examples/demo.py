@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from bentos.inference.app import PREDICT_IMAGE_PATH
+from bentos.inference.state import PREDICT_IMAGE_PATH
 from bentos.logging.settings import LoggingSettings
 from bentos.process.settings import load_settings
 from examples.demo_model import demo_images, ensure_model

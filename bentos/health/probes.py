@@ -10,7 +10,7 @@ from typing import Any
 from bentos.health.checks import Check, Verdict, judge
 from bentos.health.encoding import encode_json
 from bentos.health.metrics import CONTENT_TYPE, exposition
-from bentos.health.state import ServiceState
+from bentos.health.state import ServiceState, verdict_families
 from bentos.health.values import Family, Samples
 
 HEALTH_PATH = "/health"
@@ -97,10 +97,6 @@ class Probes:
                 500, encode_json({**body, "reason": "metrics_failed"}), reason="metrics_failed"
             )
 
-    def families(self) -> list[Family]:
-        """Return every metric that a scrape gets."""
-        return [*self.state.families(), *verdict_families(type(self.state))]
-
     def _verdict_samples(self) -> list[tuple[Family, Samples]]:
         verdict = self.is_ready()
         ready, unready = verdict_families(type(self.state))
@@ -108,20 +104,6 @@ class Probes:
             ((check.reason,), float(check.reason in verdict.reasons)) for check in self.readiness
         ]
         return [(ready, [((), float(verdict.passed))]), (unready, by_reason)]
-
-
-def verdict_families(owner: type[ServiceState]) -> tuple[Family, Family]:
-    """Return the two metrics that show the verdict of `/ready`: whether, and why not."""
-    labels = owner.label_names
-    return (
-        Family(f"{owner.prefix}_ready", "gauge", "Whether /ready answers 200.", labels),
-        Family(
-            f"{owner.prefix}_unready",
-            "gauge",
-            "Whether this reason keeps the pod from being ready.",
-            (*labels, "reason"),
-        ),
-    )
 
 
 def _now() -> str:

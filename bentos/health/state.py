@@ -131,9 +131,10 @@ class ServiceState:
 
     @classmethod
     def families(cls) -> list[Family]:
-        """Return the metric of every value that has one."""
+        """Return every metric that a scrape of the service gets."""
         declared = [one.family(cls) for one in cls.declarations() if one.metric]
-        return [*declared, *(one.family(cls) for one in cls.computed_values())]
+        computed = [one.family(cls) for one in cls.computed_values()]
+        return [*declared, *computed, *verdict_families(cls)]
 
     @property
     def service(self) -> str:
@@ -215,6 +216,20 @@ class ServiceState:
     def begin_shutdown(self) -> None:
         """Say in `/ready` from now on that the pod is going."""
         self.row.set("shutting_down", 1.0)
+
+
+def verdict_families(owner: type[ServiceState]) -> tuple[Family, Family]:
+    """Return the two metrics that show the verdict of `/ready`: whether, and why not."""
+    labels = owner.label_names
+    return (
+        Family(f"{owner.prefix}_ready", "gauge", "Whether /ready answers 200.", labels),
+        Family(
+            f"{owner.prefix}_unready",
+            "gauge",
+            "Whether this reason keeps the pod from being ready.",
+            (*labels, "reason"),
+        ),
+    )
 
 
 def isoformat(seconds: float) -> str | None:

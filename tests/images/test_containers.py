@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from bentos.health.probes import HEALTH_PATH, READY_PATH
-from bentos.inference.app import PREDICT_IMAGE_PATH, PREDICT_PATH
-from bentos.logging.metrics import LOG_PATH, PREDICTIONS_PATH
+from bentos.inference.state import PREDICT_IMAGE_PATH, PREDICT_PATH
+from bentos.logging.state import LOG_PATH, PREDICTIONS_PATH
 from tests.images.building import BuiltImages
 from tests.images.containers import (
     ARBITRARY_USER,

@@ -17,8 +17,8 @@ import yaml
 from mlflow import MlflowClient
 
 from bentos.health.probes import READY_PATH
-from bentos.inference.app import PREDICT_IMAGE_PATH
-from bentos.logging.metrics import LOG_PATH, PREDICTIONS_PATH
+from bentos.inference.state import PREDICT_IMAGE_PATH
+from bentos.logging.state import LOG_PATH, PREDICTIONS_PATH
 from k8s.render import PRODUCTION_MANIFEST
 from tests.images.building import BuiltImages
 from tests.images.containers import (

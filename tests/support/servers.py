@@ -38,12 +38,14 @@ class Server(local.process.Server):
         environment: Mapping[str, str],
         log_path: Path,
         output: int | None = None,
+        probe_port: int = 0,
     ) -> None:
         """Start it; it writes to the end of `log_path`, or to the descriptor `output`."""
         super().__init__(
             command, port=port, log=log_path, append=True, output=output, environment=environment
         )
         self.http = httpx.Client(base_url=self.url, timeout=10.0, trust_env=False)
+        self.probe_url = f"http://127.0.0.1:{probe_port}"
 
     def __exit__(
         self,
@@ -56,6 +58,10 @@ class Server(local.process.Server):
     def get(self, path: str, **options: Any) -> httpx.Response:
         """Send a GET request."""
         return self.http.get(path, **options)
+
+    def probe(self, path: str, *, seconds: float = 10.0) -> httpx.Response:
+        """Ask the probe process, over a connection of its own as the kubelet does."""
+        return httpx.get(self.probe_url + path, timeout=seconds, trust_env=False)
 
     def post(self, path: str, **options: Any) -> httpx.Response:
         """Send a POST request."""
@@ -124,9 +130,18 @@ def start_service(
         NO_COLOR="1",
         PYTHONUNBUFFERED="1",
         DRAIN_SECONDS="0.2",
+        HOST="127.0.0.1",
+        PROBE_PORT=str(free_port()),
     )
     environment |= env or {}
     command = [sys.executable, "-m", "bentoml", "serve", target]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     log_path = directory / f"{name}.log"
-    return Server(command, port=port, environment=environment, log_path=log_path, output=output)
+    return Server(
+        command,
+        port=port,
+        environment=environment,
+        log_path=log_path,
+        output=output,
+        probe_port=int(environment["PROBE_PORT"]),
+    )

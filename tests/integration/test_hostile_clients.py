@@ -1,0 +1,315 @@
+"""What clients send to do harm, while both ports of both services are probed.
+
+On the probe port no probe may fail, and none may take longer than a busy machine does anyway:
+it shares neither an interpreter nor an event loop with what clients reach.
+"""
+
+import socket
+import statistics
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from local.prober import Answer, Schedule, probing
+from tests.support.inference import channel, start_inference
+from tests.support.models import ModelStore
+from tests.support.servers import Server, start_service
+
+# What a probe may take at most on the probe port: it would be a few milliseconds on a quiet
+# machine, and the kubelet waits a second.
+SLOWEST_SECONDS = 0.75
+_LOGGING = "bentos.logging.service:LoggingService"
+
+
+@pytest.fixture(scope="module")
+def inference(
+    model_store: ModelStore, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    directory = tmp_path_factory.mktemp("hostile-inference")
+    with start_inference(directory, model_store.copy(directory).tracking_uri) as server:
+        server.wait_until_ready()
+        yield server
+
+
+@pytest.fixture(scope="module")
+def logging(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    directory = tmp_path_factory.mktemp("hostile-logging")
+    env = {"DATABASE_PATH": str(directory / "predictions.db")}
+    with start_service(_LOGGING, directory, env=env) as server:
+        server.wait_until_ready()
+        yield server
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A logging service with a token."""
+    directory = tmp_path_factory.mktemp("guarded-logging")
+    env = {"DATABASE_PATH": str(directory / "predictions.db"), "LOGGING_TOKEN": "token"}
+    with start_service(_LOGGING, directory, env=env) as server:
+        server.wait_until_ready()
+        yield server
+
+
+@contextmanager
+def probed(server: Server) -> Iterator[None]:
+    """Probe `/health` and `/ready` on the probe port; none fails and none is slow."""
+    schedules = [
+        Schedule(server.probe_url + path, interval_seconds=0.05, timeout_seconds=5.0)
+        for path in ("/health", "/ready")
+    ]
+    with probing(schedules) as answers:
+        time.sleep(0.3)
+        yield
+        time.sleep(0.3)
+    sent = [answer for answer in answers if answer.error != "missed"]
+    assert len(sent) > 5
+    assert [answer for answer in sent if answer.status != 200] == []
+    slowest: Answer = max(sent, key=lambda answer: answer.latency)
+    median = statistics.median(answer.latency for answer in sent)
+    assert slowest.latency < SLOWEST_SECONDS, f"slowest {slowest}, median {median:.4f} s"
+
+
+def send_raw(server: Server, data: bytes, *, seconds: float = 30.0) -> bytes:
+    """Send bytes as they are and return what is answered until the server closes."""
+    received = b""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=seconds) as connection:
+
+        def send() -> None:
+            with suppress(OSError):
+                connection.sendall(data)
+
+        sender = threading.Thread(target=send, daemon=True)
+        sender.start()
+        with suppress(OSError):
+            while chunk := connection.recv(65_536):
+                received += chunk
+        sender.join(seconds)
+    return received
+
+
+def status_of(answer: bytes) -> int:
+    """Return the status of a raw answer, 0 for none."""
+    return int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/1.1 ") else 0
+
+
+def png_with_chunks(kind: bytes, count: int, content: bytes = b"") -> bytes:
+    """Return a PNG of 16 x 16 with many ancillary chunks."""
+    file = BytesIO()
+    Image.new("RGB", (16, 16)).save(file, "PNG")
+    png = file.getvalue()
+    chunk = struct.pack(">I", len(content)) + kind + content
+    chunk += struct.pack(">I", zlib.crc32(kind + content))
+    return png[:33] + chunk * count + png[33:]
+
+
+def jpeg(*, progressive: bool) -> bytes:
+    file = BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
+    Image.fromarray(noise).save(file, "JPEG", progressive=progressive)
+    return file.getvalue()
+
+
+def jpeg_with_comments(count: int) -> bytes:
+    """Return a JPEG with many empty comment segments behind its first marker."""
+    picture = jpeg(progressive=False)
+    return picture[:2] + b"\xff\xfe\x00\x02" * count + picture[2:]
+
+
+def jpeg_with_scans(size: int) -> bytes:
+    """Return a progressive JPEG whose last scan is repeated up to a size."""
+    picture = jpeg(progressive=True)
+    start = picture.rindex(b"\xff\xda")
+    scan = picture[start:-2]
+    return picture[:-2] + scan * ((size - len(picture)) // len(scan)) + picture[-2:]
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What is sent, and which statuses are right."""
+
+    name: str
+    data: Callable[[], bytes]
+    statuses: tuple[int, ...]
+
+
+HEADS = [
+    Sent("one header of 30 MB", lambda: b"GET / HTTP/1.1\r\na: " + b"b" * 30_000_000, (431,)),
+    Sent("two million headers", lambda: b"GET / HTTP/1.1\r\n" + b"a:b\r\n" * 2_000_000, (431,)),
+    Sent("a URL of 50 MB", lambda: b"GET /" + b"a" * 50_000_000, (414,)),
+]
+
+
+@pytest.mark.case(2)
+@pytest.mark.parametrize("sent", HEADS, ids=lambda sent: sent.name)
+def test_a_huge_head_is_refused_and_its_connection_closed(inference: Server, sent: Sent) -> None:
+    """Heads of 10 to 50 MB get 431 or 414 after 64 kB, and the connection is closed."""
+    data = sent.data()
+    with probed(inference):
+        answer = send_raw(inference, data)
+    assert status_of(answer) in (*sent.statuses, 0)  # 0: it was reset while it still sent
+
+
+@pytest.mark.case(3)
+def test_pipelined_requests_are_answered_in_order_and_keep_nobody_waiting(
+    inference: Server,
+) -> None:
+    """5,000 pipelined `GET /ready` in one write are all answered, one after the other."""
+    count = 5_000
+    requests = b"GET /ready HTTP/1.1\r\nHost: a\r\n\r\n" * (count - 1)
+    requests += b"GET /ready HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    with probed(inference):
+        answer = send_raw(inference, requests, seconds=120.0)
+    assert answer.count(b"HTTP/1.1 200 OK") == count
+
+
+@pytest.mark.case(4)
+@pytest.mark.parametrize("delay", [0.0, 0.05], ids=["same segment", "50 ms later"])
+def test_an_offer_to_upgrade_is_ignored(inference: Server, delay: float) -> None:
+    """`Upgrade: h2c`, as Java's client offers it, is ignored and the body is read: 200."""
+    body = httpx.Request("POST", "http://a", json={"data": channel(1)}).content
+    head = (
+        b"POST /predict HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings, close\r\n"
+        b"Upgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n"
+        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    )
+    with socket.create_connection(("127.0.0.1", inference.port), timeout=30.0) as connection:
+        if delay:
+            connection.sendall(head)
+            time.sleep(delay)
+            connection.sendall(body)
+        else:
+            connection.sendall(head + body)
+        answer = b""
+        while chunk := connection.recv(65_536):
+            answer += chunk
+    assert status_of(answer) == 200, answer
+
+
+@pytest.mark.case(4)
+def test_an_offer_to_upgrade_with_a_chunked_body_is_ignored(inference: Server) -> None:
+    """`Upgrade: h2c` with a chunked body is ignored and the body is read: 200."""
+    body = httpx.Request("POST", "http://a", json={"data": channel(1)}).content
+    answer = send_raw(
+        inference,
+        b"POST /predict HTTP/1.1\r\nHost: a\r\nConnection: close, Upgrade\r\nUpgrade: h2c\r\n"
+        b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body),
+    )
+    assert status_of(answer) == 200, answer
+
+
+PICTURES = [
+    Sent("800,000 empty chunks", lambda: png_with_chunks(b"prVt", 800_000), (200, 400)),
+    Sent("2.4 million comments", lambda: jpeg_with_comments(2_400_000), (200, 400)),
+    Sent("a scan repeated to 10 MB", lambda: jpeg_with_scans(10_000_000), (400,)),
+]
+
+
+@pytest.mark.case(5, 6)
+@pytest.mark.parametrize("sent", PICTURES, ids=lambda sent: sent.name)
+def test_a_picture_made_to_take_long_keeps_no_probe_waiting(
+    inference: Server, sent: Sent
+) -> None:
+    """Pictures with endless chunks, comments or scans, three at once: answered, probes unharmed."""
+    content = sent.data()
+    answers: list[int] = []
+
+    def post() -> None:
+        answer = httpx.post(
+            inference.url + "/predict_image",
+            content=content,
+            headers={"Content-Type": "image/png"},
+            timeout=60.0,
+            trust_env=False,
+        )
+        answers.append(answer.status_code)
+
+    with probed(inference):
+        threads = [threading.Thread(target=post) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(90.0)
+    assert len(answers) == 3
+    assert set(answers) <= {*sent.statuses, 429}
+
+
+BATCHES = [
+    Sent(
+        "a NUL behind a million zeros",
+        lambda: b'{"edge_device_id":"a","predictions":[{"x":['
+        + b"0," * 4_900_000
+        + b'"\\u0000"]}]}',
+        (400,),
+    ),
+    Sent(
+        "a timestamp of nested lists",
+        lambda: b'{"predictions":[{"timestamp":[' + b"[]," * 600_000 + b"[]]}]}",
+        (400,),
+    ),
+    Sent(
+        "an envelope's timestamp of nested lists",
+        lambda: b'{"predictions":[{}],"timestamp":[' + b"[]," * 3_300_000 + b"[]]}",
+        (400,),
+    ),
+]
+
+
+@pytest.mark.case(7)
+@pytest.mark.parametrize("sent", BATCHES, ids=lambda sent: sent.name)
+def test_a_batch_made_to_be_explained_keeps_no_probe_waiting(logging: Server, sent: Sent) -> None:
+    """Batches of up to 10 MB whose fault is hard to explain: 400, probes unharmed."""
+    content = sent.data()
+    with probed(logging):
+        answer = logging.post("/log", content=content, timeout=60.0)
+    assert answer.status_code in sent.statuses, answer.text[:500]
+    assert len(answer.content) < 2_000
+
+
+@pytest.mark.case(11)
+def test_idle_connections_leave_probes_and_requests_alone(
+    model_store: ModelStore, tmp_path: Path
+) -> None:
+    """1,100 idle connections where 1,024 files may be open: the longest idle ones give way."""
+    # The limit is raised as far as the system allows, so the service is given a lower one.
+    env = {"MAX_CONNECTIONS": "256"}
+    store = model_store.copy(tmp_path)
+    with start_inference(tmp_path, store.tracking_uri, env=env) as server:
+        server.wait_until_ready()
+        idle: list[socket.socket] = []
+        try:
+            with probed(server):
+                for _ in range(600):
+                    idle.append(socket.create_connection(("127.0.0.1", server.port), timeout=5.0))
+                answer = httpx.get(server.url + "/ready", timeout=10.0, trust_env=False)
+            assert answer.status_code == 200
+        finally:
+            for connection in idle:
+                connection.close()
+
+
+@pytest.mark.case(1)
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("/log%0A", "/log%0D%0A", "/log/", "//log", "/LOG", "/log%00", "/./log", "/log;x"),
+        *("/log%20", "/%6Cog%0A", "http://a/log", "/log?x=%0A", "/x/../log"),
+    ],
+)
+def test_no_spelling_of_a_guarded_path_gets_around_its_token(guarded: Server, target: str) -> None:
+    """`POST /log%0A` and other spellings without the token: 401 or 404, and nothing is stored."""
+    body = b'{"predictions":[],"edge_device_id":"a"}'
+    request = f"POST {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n".encode()
+    request += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    assert status_of(send_raw(guarded, request + body)) in (401, 404)
