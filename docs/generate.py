@@ -1,10 +1,14 @@
-"""Writes docs/quick-reference.md from the code: settings, reasons and metrics.
+"""Writes the pages that are made of the code: run `python -m docs.generate`.
 
-Run `python -m docs.generate`; a test holds the committed page against it.
+docs/quick-reference.md comes from the settings classes, the checks and the states' declarations,
+docs/hardening.md from the tests that are marked with the number of a case. A test holds the
+committed pages against them.
 """
 
+import ast
 import sys
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +16,24 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from bentos.health.metrics import SHARED_FAMILIES, Family
-from bentos.process.settings import ServiceSettings
-from bentos.inference import metrics as inference_metrics
+from bentos.health.state import ServiceState
+from bentos.health.values import Counter, Family
 from bentos.inference.settings import InferenceSettings
-from bentos.logging import metrics as logging_metrics
+from bentos.inference.state import InferenceState, inference_probes
 from bentos.logging.settings import LoggingSettings
+from bentos.logging.state import LoggingState, logging_probes
+from bentos.process.probe_process import ProbePlan
+from bentos.process.settings import ServiceSettings
 
-PAGE = Path(__file__).with_name("quick-reference.md")
+ROOT = Path(__file__).resolve().parents[1]
+QUICK_REFERENCE = ROOT / "docs" / "quick-reference.md"
+HARDENING = ROOT / "docs" / "hardening.md"
 
 _INTRODUCTION = """\
 # Quick reference
 
-This page is written by `python -m docs.generate` from the settings classes, the reasons and the
-metric catalogues in `bentos/`; edit those.
+This page is written by `python -m docs.generate` from the settings, the checks and the states'
+declarations in `bentos/`; edit those.
 
 Settings are environment variables, read once at start. A wrong value ends the process with the
 variable's name.
@@ -37,47 +45,94 @@ has all.
 """
 
 
-def page() -> str:
-    """Return the whole page."""
+_HARDENING = """\
+# What broke it, and what holds it
+
+This page is written by `python -m docs.generate` from the tests that are marked with
+`@pytest.mark.case(number)`; edit those. Each case once took a probe, a prediction or a model with
+it, on running services or in the code. Its tests send or do it again and hold what is right.
+"""
+
+
+def pages() -> dict[Path, str]:
+    """Return the content of every generated page."""
+    return {QUICK_REFERENCE: quick_reference(), HARDENING: hardening()}
+
+
+def quick_reference() -> str:
+    """Return the page of all settings, reasons and metrics."""
     shared = set(ServiceSettings.model_fields)
+    with tempfile.TemporaryDirectory() as folder:
+        inference = inference_probes(InferenceSettings(), Path(folder))
+        logging = logging_probes(LoggingSettings(), Path(folder))
     parts = [
         _INTRODUCTION,
         "## Settings of both services\n",
-        _settings(ServiceSettings, leave_out=set()),
+        _settings(ServiceSettings, leave_out={"probe_port"}),
         "## Settings of the inference service\n",
-        _settings(InferenceSettings, leave_out=shared),
+        _settings(InferenceSettings, leave_out=shared - {"probe_port"}),
         "## Settings of the logging service\n",
-        _settings(LoggingSettings, leave_out=shared),
+        _settings(LoggingSettings, leave_out=shared - {"probe_port"}),
         "## Reasons\n",
         _REASONS,
         _table(
             ("where", "inference service", "logging service"),
             [
-                (
-                    "`/ready` 503",
-                    _codes(inference_metrics.UNREADY_REASONS),
-                    _codes(logging_metrics.UNREADY_REASONS),
-                ),
+                ("`/ready` 503", _ready(inference), _ready(logging)),
+                ("`/health` 500", _live(inference), _live(logging)),
                 (
                     "failed requests, 500 and 504; they count in the error rate",
-                    _codes(inference_metrics.ERROR_REASONS),
-                    _codes(logging_metrics.ERROR_REASONS),
+                    _reasons(InferenceState, "errors"),
+                    _reasons(LoggingState, "errors"),
                 ),
                 (
                     "refused requests; they do not",
-                    _codes(inference_metrics.REFUSAL_REASONS),
-                    _codes(logging_metrics.REFUSAL_REASONS),
+                    _reasons(InferenceState, "rejected"),
+                    _reasons(LoggingState, "rejected"),
                 ),
             ],
         ),
         "## Metrics of both services\n",
-        _metrics(SHARED_FAMILIES),
+        _metrics(_shared()),
         "## Metrics of the inference service\n",
-        _metrics(_own(inference_metrics.FAMILIES)),
+        _metrics(_own(InferenceState)),
         "## Metrics of the logging service\n",
-        _metrics(_own(logging_metrics.FAMILIES)),
+        _metrics(_own(LoggingState)),
     ]
     return "\n".join(parts)
+
+
+def hardening() -> str:
+    """Return the page of what broke the services once, and of the tests that hold it mended."""
+    rows = [
+        (", ".join(str(number) for number in numbers), text, f"`{test}`")
+        for numbers, text, test in sorted(_cases())
+    ]
+    return (
+        f"{_HARDENING}\n{_table(('case', 'what is sent or done, and what happens', 'test'), rows)}"
+    )
+
+
+def _cases() -> Iterator[tuple[list[int], str, str]]:
+    """Yield the numbers, the docstring's first line and the name of each test of a case."""
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            for decorator in node.decorator_list:
+                if isinstance(decorator, ast.Call) and _is_case(decorator.func):
+                    numbers = [ast.literal_eval(argument) for argument in decorator.args]
+                    text = (ast.get_docstring(node) or _sentence(node.name)).splitlines()[0]
+                    name = f"{path.relative_to(ROOT)}::{node.name}"
+                    yield numbers, text.replace("|", "\\|"), name
+
+
+def _is_case(function: ast.expr) -> bool:
+    return ast.unparse(function) == "pytest.mark.case"
+
+
+def _sentence(name: str) -> str:
+    return name.removeprefix("test_").replace("_", " ").capitalize() + "."
 
 
 def _settings(kind: type[ServiceSettings], *, leave_out: set[str]) -> str:
@@ -103,8 +158,29 @@ def _metrics(families: Iterable[Family]) -> str:
     return _table(("metric", "type", "labels", "meaning"), rows)
 
 
-def _own(families: Iterable[Family]) -> list[Family]:
-    return [family for family in families if family not in SHARED_FAMILIES]
+def _shared() -> list[Family]:
+    """Return the metrics that carry the same name in every service."""
+    return [family for family in ServiceState.families() if "service_" not in family.name]
+
+
+def _own(state: type[ServiceState]) -> list[Family]:
+    shared = {family.name for family in _shared()}
+    return [family for family in state.families() if family.name not in shared]
+
+
+def _ready(plan: ProbePlan) -> str:
+    return _codes(check.reason for check in plan.readiness)
+
+
+def _live(plan: ProbePlan) -> str:
+    return _codes(dict.fromkeys(check.reason for check in plan.liveness))
+
+
+def _reasons(state: type[ServiceState], counter: str) -> str:
+    declared: Counter = getattr(state, counter)
+    return (
+        _codes(value for values in declared.values(state) for value in values) or "not told apart"
+    )
 
 
 def _codes(names: Iterable[str]) -> str:
@@ -117,5 +193,6 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
-    sys.stdout.write(f"wrote {PAGE.name}\n")
+    for path, content in pages().items():
+        path.write_text(content, encoding="utf-8")
+        sys.stdout.write(f"wrote {path.relative_to(ROOT)}\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from docs.generate import PAGE, page
+from docs.generate import pages
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -18,8 +18,9 @@ def _name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def test_the_quick_reference_agrees_with_the_code() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page(), "run: python -m docs.generate"
+def test_the_generated_pages_agree_with_the_code() -> None:
+    for path, content in pages().items():
+        assert path.read_text(encoding="utf-8") == content, "run: python -m docs.generate"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
