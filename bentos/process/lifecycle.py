@@ -114,10 +114,9 @@ class Lifecycle:
             return
         sockets = [one for each in server.servers for one in each.sockets]
         if sockets:
-            host, port = sockets[0].getsockname()[:2]
-            self._state.write_text(
-                LISTENING, {"host": host, "port": port, "tls": server.config.is_ssl}
-            )
+            name = sockets[0].getsockname()
+            address = [name] if isinstance(name, str) else list(name[:2])
+            self._state.write_text(LISTENING, {"address": address, "tls": server.config.is_ssl})
         self._state.serving.set(1)
 
     def _note_probe_process(self) -> None:

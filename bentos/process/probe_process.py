@@ -38,12 +38,14 @@ _MODULE = "bentos.process.probe_process"
 _ROOT = Path(__file__).parents[2]
 # Between two of its own connections to the service's port, and how long one may take.
 CHECK_SECONDS = 2.0
-_CHECK_TIMEOUT_SECONDS = 2.0
+_CHECK_TIMEOUT_SECONDS = 3.0
 # One that is missed in between, on a machine that is busy for a moment, is no failure.
 FAILED_CHECKS = 2
 # BentoML answers it on every service, and it counts nowhere.
 _CHECK_REQUEST = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 _END_SECONDS = 5.0
+# Where a server that listens on all addresses is reached from its own machine.
+_LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 _logger = get_logger("probes")
 
@@ -159,17 +161,24 @@ class PortCheck:
                 self._state.port_failing_since.set(began)
 
 
-async def _answers(host: str, port: int, *, tls: bool) -> bool:
-    """Tell whether something at a port answers a request in time, with whatever status."""
+async def _answers(address: Sequence[Any], *, tls: bool) -> bool:
+    """Tell whether something answers a request in time, with whatever status.
+
+    The address is host and port, or the path of a socket where another service of the same Bento
+    calls this one.
+    """
     context: ssl.SSLContext | None = None
     if tls:
         # It is our own process on this machine that is asked: what counts is that it answers.
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    local = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     try:
         async with asyncio.timeout(_CHECK_TIMEOUT_SECONDS):
-            reader, writer = await asyncio.open_connection(local, port, ssl=context)
+            if len(address) == 1:
+                reader, writer = await asyncio.open_unix_connection(address[0])
+            else:
+                host = _LOCAL.get(address[0], address[0])
+                reader, writer = await asyncio.open_connection(host, address[1], ssl=context)
             try:
                 writer.write(_CHECK_REQUEST)
                 return bool(await reader.read(1))

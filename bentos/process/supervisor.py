@@ -37,11 +37,12 @@ _logger = get_logger("supervisor")
 def make_pod_directory(service: str) -> Path:
     """Make the pod's directory and remove it when this process ends.
 
-    Workers find it by an environment variable, so a second service on the host, or the next start
-    of the container, has one of its own.
+    It is named for this process, which its workers know as their parent: a second service on the
+    host, or the next start of the container, has one of its own.
     """
-    directory = Path(tempfile.mkdtemp(prefix=f"{service}-"))
-    os.environ[_variable(service)] = str(directory)
+    directory = _directory(service, os.getpid())
+    shutil.rmtree(directory, ignore_errors=True)  # of a process that had the same id and was killed
+    directory.mkdir(mode=0o700)
     owner = os.getpid()
 
     def remove() -> None:
@@ -53,13 +54,15 @@ def make_pod_directory(service: str) -> Path:
 
 
 def pod_directory(service: str) -> Path:
-    """Return the directory that the supervisor made, or one of its own for a lone process."""
-    made = os.environ.get(_variable(service))
-    return Path(made) if made else make_pod_directory(service)
+    """Return the directory that the parent made, or one of its own for a lone process."""
+    directory = _directory(service, os.getppid())
+    if directory.is_dir() and directory.stat().st_uid == os.getuid():
+        return directory
+    return make_pod_directory(service)
 
 
-def _variable(service: str) -> str:
-    return f"POD_DIRECTORY_{service.upper().replace('-', '_')}"
+def _directory(service: str, process: int) -> Path:
+    return Path(tempfile.gettempdir()) / f"{service}-{os.getuid()}-{process}"
 
 
 def raise_descriptor_limit() -> None:

@@ -112,8 +112,9 @@ def start_service(
     env: Mapping[str, str] | None = None,
     port: int | None = None,
     output: int | None = None,
+    options: Sequence[str] = (),
 ) -> Server:
-    """Start `bentoml serve target` from the repository's root.
+    """Start `bentoml serve target` with further options from the repository's root.
 
     `directory` takes the log, unless `output` is a descriptor for it, and the BENTOML_HOME.
     Relative paths among the settings are taken from the root: name paths that the service writes
@@ -135,7 +136,7 @@ def start_service(
     )
     environment |= env or {}
     command = [sys.executable, "-m", "bentoml", "serve", target]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["--host", "127.0.0.1", "--port", str(port), *options]
     log_path = directory / f"{name}.log"
     return Server(
         command,

@@ -1,0 +1,244 @@
+"""What a user of BentoML expects of a service works for ours as well, front door or not."""
+
+import asyncio
+import json
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import bentoml
+import httpx
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tests.support.inference import TARGET, channel, start_inference
+from tests.support.models import COLOUR_CLASSES, COLOURS, ModelStore
+from tests.support.servers import ROOT, Server, start_service
+
+LOGGING = "bentos.logging.service:LoggingService"
+ORIGIN = "https://factory.example"
+
+_CALLER = """
+import bentoml
+from bentos.inference.service import InferenceService
+
+@bentoml.service(name="caller", metrics={"enabled": False})
+class Caller:
+    inference = bentoml.depends(InferenceService)
+
+    @bentoml.api
+    async def ask(self, data: list[float]) -> dict:
+        answer = await self.inference.to_async.predict(data=data)
+        return answer.model_dump() if hasattr(answer, "model_dump") else answer
+"""
+
+
+class Collector:
+    """An OTLP collector over HTTP that keeps the spans it gets."""
+
+    def __init__(self) -> None:
+        self.spans: list[dict[str, Any]] = []
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                content = self.rfile.read(int(self.headers["Content-Length"]))
+                collector.take(ExportTraceServiceRequest.FromString(content))
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                return
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1/traces"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def take(self, request: ExportTraceServiceRequest) -> None:
+        for resource in request.resource_spans:
+            for scope in resource.scope_spans:
+                for span in scope.spans:
+                    attributes = {one.key: one.value.string_value for one in span.attributes}
+                    found = {"name": span.name, "trace": span.trace_id.hex(), **attributes}
+                    self.spans.append(found)
+
+
+@contextmanager
+def collecting() -> Iterator[Collector]:
+    collector = Collector()
+    try:
+        yield collector
+    finally:
+        collector.server.shutdown()
+
+
+def config(directory: Path, **settings: object) -> dict[str, str]:
+    """Write a configuration file of BentoML's and return the variable that names it."""
+    path = directory / "bentoml.yaml"
+    path.write_text(json.dumps({"services": settings}))
+    return {"BENTOML_CONFIG": str(path)}
+
+
+@pytest.fixture(scope="module")
+def inference(
+    model_store: ModelStore, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Server, Collector]]:
+    """The inference service with traces and CORS as BentoML's own configuration sets them."""
+    directory = tmp_path_factory.mktemp("bentoml-ways")
+    with collecting() as collector:
+        env = config(
+            directory,
+            tracing={
+                "exporter_type": "otlp",
+                "sample_rate": 1.0,
+                "otlp": {"protocol": "http", "endpoint": collector.url},
+            },
+            http={
+                "cors": {
+                    "enabled": True,
+                    "access_control_allow_origins": [ORIGIN],
+                    "access_control_allow_methods": ["GET", "POST"],
+                }
+            },
+        )
+        uri = model_store.copy(directory).tracking_uri
+        with start_inference(
+            directory, uri, env={**env, "OTEL_BSP_SCHEDULE_DELAY": "200"}
+        ) as server:
+            server.wait_until_ready()
+            yield server, collector
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict_image"])
+def test_a_request_is_a_span_with_its_id_in_the_trace_of_its_client(
+    inference: tuple[Server, Collector], path: str
+) -> None:
+    server, collector = inference
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    headers = {
+        "traceparent": f"00-{trace}-b7ad6b7169203331-01",
+        "X-Request-ID": f"request-of{path}",
+    }
+    server.post(path, json={"data": channel(1)}, headers=headers)
+    server.wait_until(
+        lambda: any(one.get("request_id") == f"request-of{path}" for one in collector.spans),
+        "the span",
+        seconds=20,
+    )
+    (span,) = [one for one in collector.spans if one.get("request_id") == f"request-of{path}"]
+    assert span["trace"] == trace
+
+
+def test_bentomls_cors_setting_holds_for_the_services_own_routes(
+    inference: tuple[Server, Collector],
+) -> None:
+    server, _ = inference
+    asked = server.http.options(
+        "/predict",
+        headers={"Origin": ORIGIN, "Access-Control-Request-Method": "POST"},
+    )
+    answered = server.post("/predict", json={"data": channel(1)}, headers={"Origin": ORIGIN})
+    other = server.get("/ready", headers={"Origin": "https://elsewhere.example"})
+    assert asked.headers["access-control-allow-origin"] == ORIGIN
+    assert answered.status_code == 200
+    assert answered.headers["access-control-allow-origin"] == ORIGIN
+    assert "access-control-allow-origin" not in other.headers
+
+
+def test_bentomls_clients_ask_and_wait_longer_than_a_second(
+    inference: tuple[Server, Collector],
+) -> None:
+    server, _ = inference
+    with bentoml.SyncHTTPClient(server.url) as client:
+        answer = client.predict(data=channel(1))
+        assert client.is_ready()
+    assert answer["class_name"] == COLOUR_CLASSES[1]
+
+    async def ask() -> Any:
+        async with bentoml.AsyncHTTPClient(server.url) as client:
+            return await client.predict(data=channel(2))
+
+    assert asyncio.run(ask())["class_name"] == COLOUR_CLASSES[2]
+
+
+def test_another_bento_depends_on_the_inference_service(
+    model_store: ModelStore, tmp_path: Path
+) -> None:
+    """`bentoml.depends`: its calls are pickles over a socket of the Bento's own."""
+    (tmp_path / "caller.py").write_text(_CALLER)
+    env = {
+        "PYTHONPATH": f"{ROOT}:{tmp_path}",
+        "MLFLOW_TRACKING_URI": model_store.copy(tmp_path).tracking_uri,
+        "MODEL_NAME": COLOURS,
+        "OUTBOX_PATH": str(tmp_path / "outbox"),
+    }
+    with start_service("caller:Caller", tmp_path, env=env) as server:
+        server.wait_until(lambda: server.probe("/ready").status_code == 200, "inference ready")
+        answer = server.post("/ask", json={"data": channel(1)}, timeout=30.0)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["class_name"] == COLOUR_CLASSES[1]
+
+
+def test_a_main_service_takes_no_pickles(inference: tuple[Server, Collector]) -> None:
+    """A pickle runs code when it is read; from outside it is only a body that is no JSON."""
+    server, _ = inference
+    answer = server.post(
+        "/predict",
+        content=b"\x80\x04.",
+        headers={"Content-Type": "application/vnd.bentoml+pickle", "payload-container": "default"},
+    )
+    assert answer.status_code == 400
+
+
+@pytest.mark.parametrize("target", [TARGET, LOGGING], ids=["inference", "logging"])
+def test_the_api_page_describes_every_route(tmp_path: Path, target: str) -> None:
+    env = {
+        "DATABASE_PATH": str(tmp_path / "predictions.db"),
+        "OUTBOX_PATH": str(tmp_path / "outbox"),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
+    }
+    with start_service(target, tmp_path, env=env) as server:
+        server.wait_for_status("/health", 200)
+        document = server.get("/docs.json").json()
+        missing = server.get("/nothing").json()["error"]
+        pages = [server.get(path).text for path in ("/", "/docs")]
+    routes = set(missing.partition("the routes are ")[2].split(", "))
+    assert set(document["paths"]) == routes - {"/", "/docs", "/docs.json"}
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            assert operation["summary"], path
+            assert "200" in operation["responses"], path
+    assert all("swagger-ui" in page and "//www." not in page for page in pages)
+
+
+@pytest.mark.case(34)
+def test_every_connection_speaks_tls_where_the_first_one_does(tmp_path: Path) -> None:
+    """`bentoml serve --ssl-certfile`: each of 100 connections speaks https, and none plain http."""
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-keyout", str(key), "-out", str(certificate), "-subj", "/CN=localhost"),
+            *("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.create_default_context(cafile=str(certificate))
+    env = {"DATABASE_PATH": str(tmp_path / "predictions.db")}
+    options = ["--ssl-certfile", str(certificate), "--ssl-keyfile", str(key)]
+    with start_service(LOGGING, tmp_path, env=env, options=options) as server:
+        server.wait_until(lambda: server.probe("/ready").status_code == 200, "ready")
+        secure = f"https://127.0.0.1:{server.port}/health"
+        for _ in range(100):
+            assert httpx.get(secure, verify=context, trust_env=False).status_code == 200
+            with pytest.raises(httpx.TransportError):
+                httpx.get(server.url + "/health", trust_env=False)
+        # The probe process asks the service's port over TLS too: it is still ready.
+        assert server.probe("/ready").status_code == 200
