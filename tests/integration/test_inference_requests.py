@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
-from bentos.inference.metrics import FAMILIES
+from bentos.inference.state import InferenceState
 from tests.support.images import black_png, colour_file, form_of, noise_file
 from tests.support.inference import channel, metric, predict, ready, start_inference
 from tests.support.models import ALIAS, COLOUR_CLASSES, COLOUR_DEFECTS, COLOURS, ModelStore
@@ -252,7 +252,7 @@ def test_every_family_of_the_catalogue_is_exposed_and_promtool_finds_nothing(
     response = server.get("/metrics")
     assert response.headers["Content-Type"].startswith("text/plain")
     exposed = {line.split()[2] for line in response.text.splitlines() if line.startswith("# TYPE")}
-    assert {family.name for family in FAMILIES} <= exposed
+    assert {family.name for family in InferenceState.families()} <= exposed
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed")
