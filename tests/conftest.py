@@ -40,6 +40,7 @@ if os.environ.get(_WITHOUT_TORCH) and importlib.util.find_spec("torch") is None:
     sys.meta_path.insert(0, _SkippedImport())
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the slow folders, and give a file's tests to one process, where they share servers.
 
