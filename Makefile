@@ -5,7 +5,10 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
-PYTHON ?= python3.11
+# The newest of the supported Pythons that is there and can make a virtual environment.
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	$$python -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	2>/dev/null && echo $$python && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Where CPU wheels of torch are; the package index itself carries the CUDA build of several GB.
@@ -34,26 +37,50 @@ train: $(STAMP) ## Train on DATA=folder/<class>/*.png|jpg|bmp and register the m
 	$(BIN)/python -m examples.train --data "$(or $(DATA),$(error name a folder: make train DATA=folder))" $(TRAIN_OPTIONS)
 
 ##@ Check it
-.PHONY: test lint format lock
-test: $(STAMP) ## Run all tests (TESTS=path for some, OPTIONS=... for pytest)
-	$(BIN)/python -m pytest $(or $(TESTS),tests) $(OPTIONS)
+.PHONY: test test-fast test-pythons lint format lock pins
+# The tests wait for servers more than they compute, so there are more processes than cores. Those
+# of a file, or of a group, share one. The tests marked `serial` come afterwards, one by one.
+JOBS ?= 4
+PARALLEL := --numprocesses $(JOBS) --dist loadgroup --no-loadscope-reorder
+test: $(STAMP) ## Run all tests (JOBS=processes; TESTS=path for some, OPTIONS=... for pytest)
+ifdef TESTS
+	$(BIN)/python -m pytest $(TESTS) $(OPTIONS)
+else
+	$(BIN)/python -m pytest $(PARALLEL) -m "not serial" $(OPTIONS)
+	$(BIN)/python -m pytest -m serial $(OPTIONS)
+endif
+
+test-fast: $(STAMP) ## Run the tests that start no service, in under a minute
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not serial" $(OPTIONS)
+
+test-pythons: $(STAMP) ## Run those that need no torch on every other Python that is installed
+	@.ci/pythons
 
 lint: $(STAMP) ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
+	# unfinished: $(BIN)/lint-imports
 
 format: $(STAMP) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-COMPILE := $(BIN)/pip-compile --quiet --strip-extras --no-header --no-emit-index-url \
-	--no-emit-find-links --no-emit-trusted-host --annotation-style line
+# One lock holds for every supported Python. torch stands in none: its CPU wheels, of several
+# sources, have hashes of their own, and it is installed before the others.
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-header --annotation-style line --no-emit-package torch
 lock: $(STAMP) ## Pin the dependencies anew (UPGRADE=--upgrade for newer ones)
 	$(COMPILE) $(UPGRADE) -o requirements/dev.txt requirements/dev.in
 	$(COMPILE) -c requirements/dev.txt -o requirements/inference.txt requirements/inference.in
 	$(COMPILE) -c requirements/dev.txt -o requirements/logging.txt requirements/logging.in
-	sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/; s/, -c requirements\/dev.txt//; s/-c requirements\/dev.txt, //' requirements/*.txt
+	# A line a package, so that another version of it is another line.
+	sed -i -z 's/ \\\n    --hash=/ --hash=/g; s/, -c requirements\/dev.txt//g; s/-c requirements\/dev.txt, //g; s/\n# The following packages were excluded.*//' requirements/dev.txt requirements/inference.txt requirements/logging.txt
+	# BentoML installs this file into the image, with uv, which takes a line without a hash.
+	echo "torch==$(TORCH_VERSION)" >> requirements/inference.txt
+
+pins: $(STAMP) ## Check that the pinned packages resolve and have no known vulnerability
+	@.ci/pins
 
 ##@ Ship it
 .PHONY: build containerize deploy undeploy render
@@ -91,20 +118,30 @@ bench: $(STAMP) ## The side-by-side benchmark against other servers
 .PHONY: setup clean help
 setup: $(STAMP) ## The virtual environment with everything in it
 
+PIP := $(BIN)/pip --disable-pip-version-check install --progress-bar off
+UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' requirements/dev.txt)
+# Lines of pip and uv that tell how far they are, without a line for each of 200 packages.
+PROGRESS := grep --line-buffered -E '^(Downloading|Resolved|Prepared|Installed|Uninstalled|error|ERROR| *Downloaded|  ×|  cause|hint)' || true
+
 $(STAMP): requirements/dev.txt
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there; install it or name another 3.11: make PYTHON=..." >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "the dependencies are pinned for Python 3.11: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@echo "setting up $(VENV): about two minutes the first time"
-	@$(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || test -n "$(PYTHON)" || { echo "no Python 3.11, 3.12 or 3.13 with its venv module is installed: on Debian and Ubuntu apt-get install python3-venv, or name one: make PYTHON=/path/to/python" >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "1/3 $(VENV): $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); }
 ifeq ($(TORCH),cpu)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --retries 0 --extra-index-url $(TORCH_INDEX) torch==$(TORCH_VERSION) 2>$(VENV)/torch.log \
-		|| echo "no CPU wheel of torch to be had ($(VENV)/torch.log says why); taking the package index's, several GB"
+	@echo "2/3 torch $(TORCH_VERSION), the CPU build, 190 MB"
+	@$(PIP) --no-deps --retries 0 --extra-index-url $(TORCH_INDEX) torch==$(TORCH_VERSION)+cpu 2>$(VENV)/torch.log | { $(PROGRESS); } \
+		|| { echo "no CPU wheel of torch to be had ($(VENV)/torch.log says why); taking the package index's, several GB"; $(PIP) torch==$(TORCH_VERSION) | { $(PROGRESS); }; }
+else
+	@echo "2/3 torch $(TORCH_VERSION) with CUDA, several GB"
+	@$(PIP) torch==$(TORCH_VERSION) | { $(PROGRESS); }
 endif
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/dev.txt
+	@echo "3/3 $$(grep -c '^[a-z]' requirements/dev.txt) packages, 350 MB"
+	@$(PIP) --quiet uv==$(UV_VERSION)
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --require-hashes -r requirements/dev.txt 2>&1 | { $(PROGRESS); } \
+		|| { echo "uv cannot install them; taking pip, which uses its own settings and needs a minute"; $(PIP) --quiet --require-hashes -r requirements/dev.txt; }
 	@touch $(STAMP)
 
 clean: ## Remove the virtual environment, local data and reports
 	rm -rf $(VENV) .data reports
 
 help: ## List the commands
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

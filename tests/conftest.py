@@ -1,5 +1,13 @@
-"""Fixtures that any test may use."""
+"""Fixtures that any test may use, and which tests share a process."""
 
+import fcntl
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -8,14 +16,60 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from tests.support.models import ModelStore
 
+_WITHOUT_TORCH = "TESTS_WITHOUT_TORCH"
+# Whatever stands in these starts a service or builds something.
+_SLOW_FOLDERS = ("images", "integration")
+
 # A busy machine is no reason to fail, and failing inputs belong in the tests, not in a cache.
 settings.register_profile("project", deadline=None, database=None)
 settings.load_profile("project")
 
 
+class _SkippedImport(MetaPathFinder):
+    """Skips a test, or a whole module of tests, that imports torch."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name.partition(".")[0] == "torch":
+            pytest.skip("torch is not installed for this Python", allow_module_level=True)
+        return None
+
+
+if os.environ.get(_WITHOUT_TORCH) and importlib.util.find_spec("torch") is None:
+    sys.meta_path.insert(0, _SkippedImport())
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the slow folders, and give a file's tests to one process, where they share servers.
+
+    A test that names a group of its own keeps it. Slow files come first: all other processes would
+    wait for one that starts last.
+    """
+    for item in items:
+        if item.path.parent.name in _SLOW_FOLDERS:
+            item.add_marker(pytest.mark.slow)
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def model_store(tmp_path_factory: pytest.TempPathFactory) -> "ModelStore":
     """The registered models of tests.support.models; nobody writes to this store."""
-    from tests.support.models import make_store
+    from tests.support.models import ModelStore, make_store
 
-    return make_store(tmp_path_factory.mktemp("models"))
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # The folder of the whole run: the first of its processes makes the store for all.
+        folder = folder.parent
+    directory, finished = folder / "models", folder / "models.finished"
+    with (folder / "models.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not finished.exists():
+            make_store(directory)
+            finished.touch()
+    return ModelStore(directory)

@@ -236,15 +236,28 @@ def test_a_backend_that_does_not_answer_is_told_in_its_own_words(tmp_path: Path)
     assert "Traceback" not in finished.stderr
 
 
-def pinned(text: str) -> dict[str, str]:
-    """Return the packages of a requirements file; every line has to name one version."""
-    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
-    found = [re.fullmatch(r"([\w.-]+)==([\w.+]+)", line) for line in lines if line]
-    assert None not in found, [line for line in lines if line]
-    return {match[1].lower(): match[2] for match in found if match}
+def pinned(text: str) -> dict[str, tuple[str, frozenset[str]]]:
+    """Return version and hashes of the packages of a requirements file.
+
+    Every line has to name one version, and only torch's may be without a hash. BentoML adds itself
+    once more; uv checks the hash of its other line.
+    """
+    found: dict[str, tuple[str, frozenset[str]]] = {}
+    for line in re.sub(r"\\\n", " ", text).splitlines():
+        requirement = line.partition("#")[0].partition(";")[0]
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        name, separator, version = requirement.split()[0].partition("==")
+        assert separator, line
+        hashes = frozenset(word for word in words if word.startswith("--hash=sha256:"))
+        assert hashes or name in ("torch", "bentoml"), line
+        known = found.setdefault(name.lower(), (version, hashes))
+        assert known[0] == version
+    return found
 
 
-def requirements(bento: Path) -> dict[str, str]:
+def requirements(bento: Path) -> dict[str, tuple[str, frozenset[str]]]:
     """Return the packages that a Bento's image installs."""
     text = (bento / "env" / "python" / "requirements.txt").read_text()
     return pinned(re.sub(r"^--find-links .*$", "", text, flags=re.MULTILINE))
