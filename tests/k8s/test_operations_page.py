@@ -5,9 +5,9 @@ from pathlib import Path
 
 import mlflow.environment_variables
 
-from bentos.process.settings import environment_names
 from bentos.inference.settings import InferenceSettings
 from bentos.logging.settings import LoggingSettings
+from bentos.process.settings import environment_names
 from monitoring.prometheus.source import RULE_FILES
 from monitoring.timings import SERVICES, ProbeKind
 from tests.k8s.manifests import OVERLAYS, environment, named, rendered, workload

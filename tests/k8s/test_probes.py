@@ -52,7 +52,7 @@ def probe(overlay: str, name: str, kind: str) -> Object:
 def test_each_probe_has_the_timings_that_the_alerts_assume(
     overlay: str, name: str, kind: Any
 ) -> None:
-    """monitoring/timings.py is where they are defined."""
+    """They are defined in monitoring/timings.py."""
     timing = SERVICES[name].probe(kind)
     found = probe(overlay, name, kind)
     assert found["periodSeconds"] == timing.period_seconds
@@ -77,14 +77,16 @@ def test_no_two_probes_of_a_container_are_the_same(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_server_has_all_three_probes_by_its_ports_name(overlay: str) -> None:
-    """The number is written once."""
+def test_every_server_has_all_three_probes_on_its_probe_port(overlay: str) -> None:
+    """They name the port, so that its number stands in one place. MLflow has one port for all."""
     for item in workloads(rendered(overlay)):
         if item.kind == "CronJob":
             continue
+        expected = "probes" if item.name in SERVICES else "http"
         for container in item.containers:
+            assert expected in {port["name"] for port in container["ports"]}
             for kind in KINDS:
-                assert container[f"{kind}Probe"]["httpGet"]["port"] == "http", str(item)
+                assert container[f"{kind}Probe"]["httpGet"]["port"] == expected, str(item)
 
 
 @pytest.mark.parametrize(("overlay", "name"), SERVICE_CASES)
