@@ -1,4 +1,4 @@
-"""`python -m k8s.deploy`: what it refuses, what it keeps, in which order it deletes, and why."""
+"""`python -m k8s.deploy` and `python -m k8s.jobs`: what they ask of a cluster, in which order."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import yaml
 
 from k8s.deploy import SecretReference, required_secrets, without_data
 from k8s.render import kubectl
-from tests.k8s.manifests import EXTENDED, OVERLAYS, rendered
+from tests.k8s.manifests import EXTENDED, OVERLAYS, named, rendered, workload
 from tests.support.servers import ROOT, free_port
 
 # Renders with the real kubectl. Of what would go to a cluster it writes down a line and says what
@@ -39,10 +39,12 @@ for start, (status, lines) in json.loads(answers.read_text()).items():
 PODS = {"get pods": (0, ["pod/inference-service-a\npod/inference-service-b"])}
 
 
-def deploy(*arguments: str, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
-    """Run the command."""
+def run(
+    module: str, *arguments: str, environment: dict[str, str]
+) -> "subprocess.CompletedProcess[str]":
+    """Run one of the two commands."""
     return subprocess.run(
-        [sys.executable, "-m", "k8s.deploy", *arguments],
+        [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
         env={**os.environ, **environment},
         capture_output=True,
@@ -58,8 +60,10 @@ class Cluster:
     directory: Path
     answers: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
 
-    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """Run the command against it."""
+    def run(
+        self, *arguments: str, module: str = "k8s.deploy"
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a command against it."""
         program = self.directory / "kubectl"
         program.write_text(f"#!{sys.executable}\n{_RECORDING_KUBECTL}")
         program.chmod(0o755)
@@ -71,7 +75,7 @@ class Cluster:
             "RECORD": str(self.directory / "record"),
             "ANSWERS": str(answers),
         }
-        return deploy(*arguments, environment=environment)
+        return run(module, *arguments, environment=environment)
 
     @property
     def calls(self) -> list[tuple[list[str], list[dict[str, Any]]]]:
@@ -113,7 +117,8 @@ def test_without_a_cluster_it_says_so_and_what_to_do(command: str, tmp_path: Pat
         f"clusters: [{{name: gone, cluster: {{server: 'http://127.0.0.1:{free_port()}'}}}}]\n"
         "users: [{name: gone, user: {}}]\n"
     )
-    finished = deploy(command, "--overlay", "local", environment={"KUBECONFIG": str(config)})
+    environment = {"KUBECONFIG": str(config)}
+    finished = run("k8s.deploy", command, "--overlay", "local", environment=environment)
     assert finished.returncode == 1
     assert "no Kubernetes cluster answers" in finished.stderr
     assert "kind create cluster" in finished.stderr
@@ -201,3 +206,90 @@ def test_undeploy_deletes_no_outbox_of_which_it_knows_nothing(
     assert cluster.deletions == []
     assert cluster.run("delete", "--overlay", "production", "--lose-outboxes").returncode == 0
     assert len(cluster.deletions) == 2
+
+
+def cron_job(name: str) -> str:
+    """Return a CronJob as the API server gives it."""
+    found = named("CronJob", name, rendered("production"))
+    return json.dumps(found | {"metadata": {**found["metadata"], "uid": "the-uid"}})
+
+
+def ended(*conditions: str) -> str:
+    """Return a job with these conditions."""
+    return json.dumps(
+        {"status": {"conditions": [{"type": kind, "status": "True"} for kind in conditions]}}
+    )
+
+
+@pytest.mark.case(53)
+def test_a_restore_is_waited_for_and_its_log_is_nobodys(cluster: Cluster) -> None:
+    """A restore by name: the command returns when it has ended, and a later job deletes no trace.
+
+    The job has the CronJob's pod with another BACKUP, and no owner whose history it counts in.
+    """
+    cluster.answers = {
+        "get cronjob": (0, [cron_job("logging-restore")]),
+        "get job": (0, [ended(), ended("SuccessCriteriaMet"), ended("Complete")]),
+        "logs": (0, ['{"message": "restored"}']),
+    }
+    finished = cluster.run("logging-restore", "BACKUP=predictions-1.db", module="k8s.jobs")
+    assert finished.returncode == 0, finished.stderr
+    assert '{"message": "restored"}' in finished.stdout
+    ((_, (job,)),) = [call for call in cluster.calls if call[0][0] == "create"]
+    assert "ownerReferences" not in job["metadata"]
+    assert job["metadata"]["namespace"] == "mlops"
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    expected = workload("logging-restore", rendered("production")).container
+    assert container["command"] == expected["command"]
+    variables = {entry["name"]: entry["value"] for entry in container["env"]}
+    assert variables == {
+        "DATABASE_PATH": "/var/lib/predictions/predictions.db",
+        "BACKUP": "predictions-1.db",
+    }
+
+
+@pytest.mark.case(53)
+def test_a_backup_made_by_hand_counts_as_one_of_the_cron_jobs(cluster: Cluster) -> None:
+    """A backup by hand after daily ones failed: LoggingBackupOverdue looks at the CronJob's."""
+    cluster.answers = {
+        "get cronjob": (0, [cron_job("logging-backup")]),
+        "get job": (0, [ended("Complete")]),
+    }
+    assert cluster.run("logging-backup", module="k8s.jobs").returncode == 0
+    ((_, (job,)),) = [call for call in cluster.calls if call[0][0] == "create"]
+    (owner,) = job["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["name"], owner["uid"]) == ("CronJob", "logging-backup", "the-uid")
+
+
+def test_a_job_that_failed_fails_the_command_and_shows_its_log(cluster: Cluster) -> None:
+    """An unsuccessful restore must not be followed by a scaling up."""
+    cluster.answers = {
+        "get cronjob": (0, [cron_job("logging-restore")]),
+        "get job": (0, [ended("FailureTarget", "Failed")]),
+        "logs": (0, ["no backup"]),
+    }
+    finished = cluster.run("logging-restore", module="k8s.jobs")
+    assert finished.returncode == 1
+    assert "no backup" in finished.stdout
+
+
+def test_a_misspelt_variable_starts_no_job(cluster: Cluster) -> None:
+    """The newest backup would be restored in place of the one that was meant."""
+    cluster.answers = {"get cronjob": (0, [cron_job("logging-restore")])}
+    finished = cluster.run("logging-restore", "BACK_UP=predictions-1.db", module="k8s.jobs")
+    assert finished.returncode == 1
+    assert "there are DATABASE_PATH, BACKUP" in finished.stderr
+    assert not any(words[0] == "create" for words, _ in cluster.calls)
+
+
+@pytest.mark.case(53)
+@pytest.mark.parametrize("name", ["logging-backup", "logging-restore"])
+def test_the_record_of_a_job_outlives_later_ones(name: str) -> None:
+    """Four backups by hand, two failed restores: the first one's record is still there.
+
+    It is deleted after a week, not when the next ones have run.
+    """
+    spec = named("CronJob", name, rendered("production"))["spec"]
+    assert spec["successfulJobsHistoryLimit"] >= 14
+    assert spec["failedJobsHistoryLimit"] >= 14
+    assert spec["jobTemplate"]["spec"]["ttlSecondsAfterFinished"] == 7 * 24 * 3600
