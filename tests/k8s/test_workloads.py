@@ -4,8 +4,8 @@ from decimal import Decimal
 
 import pytest
 
-from bentos.inference.metrics import FAMILIES as INFERENCE_FAMILIES
-from bentos.logging.metrics import FAMILIES as LOGGING_FAMILIES
+from bentos.inference.state import InferenceState
+from bentos.logging.state import LoggingState
 from bentos.process.supervisor import TERMINATION_MESSAGE
 from images.bentos import SOURCES, BuildOptions
 from tests.k8s.manifests import (
@@ -167,8 +167,8 @@ def test_the_autoscaler_gives_pods_up_slower_than_it_adds_them() -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_what_the_autoscaler_measures_exists(overlay: str) -> None:
-    """A container of the pods it scales, or a metric of the services' catalogues."""
-    known = {family.name for family in (*INFERENCE_FAMILIES, *LOGGING_FAMILIES)}
+    """A container of the pods that it scales, or a metric that a service declares."""
+    known = {family.name for state in (InferenceState, LoggingState) for family in state.families()}
     for autoscaler in objects_of("HorizontalPodAutoscaler", rendered(overlay)):
         item = workload(autoscaler["spec"]["scaleTargetRef"]["name"], rendered(overlay))
         for metric in autoscaler["spec"]["metrics"]:
