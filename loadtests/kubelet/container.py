@@ -1,13 +1,12 @@
 """A process that the driver keeps running as the kubelet keeps a container running."""
 
 import asyncio
-import contextlib
-import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
 
 from bentos.process.backoff import Backoff
+from local.process import Process
 
 # As the kubelet: at once after the first exit, then after 10 s, 20 s and so on. A container that
 # ran for ten minutes counts as sound again.
@@ -19,8 +18,8 @@ _SOUND_SECONDS = 600.0
 class Container:
     """One command, started again whenever its process has ended.
 
-    The process leads a process group of its own, which is killed when it ends: nothing outlives a
-    container's first process. `first_pause` is the pause in seconds before the second restart.
+    Nothing outlives a container's first process: what it started is killed when it ends.
+    `first_pause` is the pause in seconds before the second restart.
     """
 
     def __init__(
@@ -35,7 +34,7 @@ class Container:
         self._environment = environment
         self._grace_seconds = grace_seconds
         self._backoff = Backoff(first_pause, _LONGEST_PAUSE_SECONDS)
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Process | None = None
         self._started_at: float | None = None
         self._exited_before = False
 
@@ -43,7 +42,7 @@ class Container:
     def pid(self) -> int | None:
         """The process that runs now; None where none does."""
         process = self._process
-        return process.pid if process is not None and process.returncode is None else None
+        return process.pid if process is not None and process.is_running else None
 
     async def start(self) -> None:
         """Start the process, after the kubelet's pause where it has ended before.
@@ -52,32 +51,21 @@ class Container:
         """
         await asyncio.sleep(self._pause())
         self._started_at = time.monotonic()
-        self._process = await asyncio.create_subprocess_exec(
-            *self._command, env=self._environment, start_new_session=True
-        )
+        self._process = Process(self._command, environment=self._environment)
 
     async def wait(self) -> int:
         """Wait for the process to end; return its exit status, negative for a signal."""
         process = self._process
         assert process is not None, "the container was not started"
-        status = await process.wait()
-        self._kill_group(process.pid)
+        status = await asyncio.to_thread(process.process.wait)
+        await asyncio.to_thread(process.kill)
         return status
 
     async def stop(self) -> None:
         """End the process: SIGTERM, and SIGKILL once the grace period has passed."""
         process = self._process
-        if process is None or process.returncode is not None:
-            return
-        process.send_signal(signal.SIGTERM)
-        try:
-            async with asyncio.timeout(self._grace_seconds):
-                await process.wait()
-        except TimeoutError:
-            pass
-        finally:
-            self._kill_group(process.pid)
-            await process.wait()
+        if process is not None and process.is_running:
+            await asyncio.to_thread(process.stop, seconds=self._grace_seconds)
 
     def _pause(self) -> float:
         if self._started_at is None:
@@ -88,10 +76,6 @@ class Container:
         pause = self._backoff.next() if self._exited_before else 0.0
         self._exited_before = True
         return pause
-
-    def _kill_group(self, pid: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
 
 
 def describe_exit(status: int) -> str:

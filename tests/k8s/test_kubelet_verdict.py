@@ -44,9 +44,9 @@ class Kubelet:
     """A driver that runs in a thread of its own while a test breaks and repairs the service."""
 
     def __init__(
-        self, spec: ContainerProbes, probe_port: int, container: Container | None = None
+        self, spec: ContainerProbes, address: Address, container: Container | None = None
     ) -> None:
-        self.address = Address("127.0.0.1", probe_port)
+        self.address = address
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -95,11 +95,9 @@ def watched(
     target: str, directory: Path, environment: Mapping[str, str]
 ) -> Iterator[tuple[Server, Kubelet]]:
     """Serve a service and play the kubelet on its probe port for the block."""
-    probe_port = free_port()
-    settings = {**environment, "PROBE_PORT": str(probe_port)}
     with (
-        start_service(target, directory, env=settings) as server,
-        Kubelet(PROBES[target].hastened(HASTE), probe_port) as kubelet,
+        start_service(target, directory, env=environment) as server,
+        Kubelet(PROBES[target].hastened(HASTE), Address.of(server.probe_url)) as kubelet,
     ):
         yield server, kubelet
 
@@ -154,7 +152,7 @@ def test_a_pod_whose_model_takes_long_to_come_is_left_alone(gate: Gate, tmp_path
         # The same pod under probes that make no difference between the two questions.
         careless = HttpProbe("liveness", "/ready", 0, period_seconds=0.5)
         spec = ContainerProbes("careless", liveness=careless)
-        with Kubelet(spec, kubelet.address.port) as other:
+        with Kubelet(spec, kubelet.address) as other:
             other.wait_for(restarted)
         gate.open()
         report = kubelet.wait_for(ready)
@@ -289,7 +287,8 @@ def test_a_container_whose_only_worker_is_killed_ends_and_is_started_again(tmp_p
     command = [sys.executable, "-m", "bentoml", "serve", LOGGING_SERVICE]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     container = Container(command, grace_seconds=30, environment=environment)
-    with Kubelet(PROBES[LOGGING_SERVICE].hastened(HASTE), probe_port, container) as kubelet:
+    probes, address = PROBES[LOGGING_SERVICE].hastened(HASTE), Address("127.0.0.1", probe_port)
+    with Kubelet(probes, address, container) as kubelet:
         kubelet.wait_for(ready)
         first = container.pid
         assert first is not None
