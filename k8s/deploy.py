@@ -1,6 +1,7 @@
 """Applies an overlay to the current cluster and waits until it serves, or removes it again.
 
-`python -m k8s.deploy apply --overlay local`, `python -m k8s.deploy delete --overlay local`.
+`python -m k8s.deploy apply --overlay local`, `python -m k8s.deploy delete --overlay local`, and
+`python -m k8s.deploy backlog --overlay local` for the number of undelivered predictions.
 """
 
 import argparse
@@ -183,19 +184,33 @@ def undelivered(port: int) -> int | None:
     return round(waiting)
 
 
+def backlog(overlay: str) -> int:
+    """Return how many predictions wait in all outboxes; DeployError where a pod does not say."""
+    objects = [item for item in yaml.safe_load_all(render_overlay(overlay)) if item]
+    require_cluster()
+    waiting = undelivered(_probe_port(workloads(objects)[-1]))
+    if waiting is None:
+        raise DeployError("nothing is known of the pods above")
+    return waiting
+
+
+def _probe_port(inference: dict[str, Any]) -> int:
+    (container,) = inference["spec"]["template"]["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    return int(ports["probes"])
+
+
 def wait_for_delivery(inference: dict[str, Any]) -> None:
     """Return once the inference pods have few predictions left to deliver.
 
     Raises DeployError where that takes too long or a pod cannot be asked.
     """
-    spec = inference["spec"]
-    if "volumeClaimTemplates" in spec:
+    if "volumeClaimTemplates" in inference["spec"]:
         return  # the claims stay, and what is in them is delivered by the next deployment
-    (container,) = spec["template"]["spec"]["containers"]
-    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    port = _probe_port(inference)
     deadline = time.monotonic() + DELIVERY_SECONDS
     while True:
-        waiting = undelivered(ports["probes"])
+        waiting = undelivered(port)
         if waiting is not None and waiting <= ROWS_DELIVERED_AT_THE_END:
             return
         if waiting is None or time.monotonic() > deadline:
@@ -233,7 +248,7 @@ def delete(overlay: str, *, with_data: bool, lose_outboxes: bool) -> None:
 def main() -> int:
     """Run one command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("command", choices=("apply", "delete"))
+    parser.add_argument("command", choices=("apply", "delete", "backlog"))
     parser.add_argument("--overlay", default="local", help=f"one of {', '.join(overlay_names())}")
     parser.add_argument(
         "--with-data", action="store_true", help="delete the volumes and the namespace as well"
@@ -247,6 +262,8 @@ def main() -> int:
     try:
         if arguments.command == "apply":
             apply(arguments.overlay)
+        elif arguments.command == "backlog":
+            print(f"{backlog(arguments.overlay):,} predictions wait in the outboxes of all pods")
         else:
             delete(
                 arguments.overlay,
