@@ -1,7 +1,10 @@
-"""Judges a load test's observations by its limits; every limit is told, kept or broken."""
+"""Judges a load test's observations by its limits; every limit is reported, kept or broken.
+
+Probes are judged by the answers of the probe port, which the kubelet and Prometheus ask.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from bentos.health.probes import HEALTH_PATH, METRICS_PATH, READY_PATH
@@ -48,11 +51,14 @@ def judge(
 
     `consequences` says for each service what the kubelet would have done.
     """
-    services = dict.fromkeys((*consequences, *(one.service for one in observations.samples)))
+    judged = replace(
+        observations, samples=[one for one in observations.samples if one.port == "probes"]
+    )
+    services = dict.fromkeys((*consequences, *(one.service for one in judged.samples)))
     judgements: list[Judgement] = []
     for service in services:
-        judgements += _latencies(service, observations, settings)
-        judgements += _failures(service, observations, settings)
+        judgements += _latencies(service, judged, settings)
+        judgements += _failures(service, judged, settings)
         judgements += _consequences(service, consequences.get(service), settings)
     judgements += _requests(observations, settings)
     return judgements

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from bentos.inference.app import PREDICT_IMAGE_PATH, PREDICT_PATH
-from bentos.logging.metrics import LOG_PATH
+from bentos.inference.state import PREDICT_IMAGE_PATH, PREDICT_PATH
+from bentos.logging.state import LOG_PATH
 from loadtests.settings import LoadTestSettings
 
 

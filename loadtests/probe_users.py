@@ -1,8 +1,8 @@
-"""The kubelet and Prometheus, as users: what they ask comes from a process of its own.
+"""The kubelet and Prometheus, as users: their probes come from a process of its own.
 
-Locust's own loop is busy with the clients, so a probe that it sent would be late, and it rounds
-the times it keeps. The prober process sends the probes; the user starts it, hands on what it
-tells to Locust's tables and keeps it unrounded for the verdict.
+Locust's own event loop is busy with the clients, so a probe that it sent would be late, and Locust
+rounds the times that it keeps. The prober process sends the probes. The user starts it, adds its
+answers to Locust's tables and keeps them unrounded for the verdict.
 """
 
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ class ProbeUser(User):  # type: ignore[misc]  # Locust's user has no types
         failure = None if sample.succeeded else sample.error or f"status {sample.status}"
         self.environment.events.request.fire(
             request_type="GET",
-            name=f"{sample.path} {sample.service} ({sample.probe}, {sample.cadence})",
+            name=f"{sample.path} {sample.service} ({sample.port}, {sample.cadence})",
             response_time=sample.since_intended * 1000,
             response_length=0,
             exception=RuntimeError(failure) if failure else None,
@@ -68,7 +68,7 @@ class ProbeUser(User):  # type: ignore[misc]  # Locust's user has no types
 
 
 class KubeletUser(ProbeUser):
-    """Probes every service at its manifest's periods, and more often for percentiles."""
+    """Probes every service at its manifest's periods, and more frequently for percentiles."""
 
     plan = kubelet_plan(settings)
 

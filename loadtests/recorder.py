@@ -45,8 +45,12 @@ class Recorder:
         self.changes.append(Change(time.time(), count))
 
     def recent(self, path: str) -> Sequence[ProbeSample]:
-        """Return the last probes of a path, for a progress line."""
-        return [sample for sample in self.samples[-_RECENT:] if sample.path == path]
+        """Return the last probes of a path on the probe port, for a progress line."""
+        return [
+            sample
+            for sample in self.samples[-_RECENT:]
+            if sample.path == path and sample.port == "probes"
+        ]
 
     def count(self, *outcomes: Outcome) -> int:
         """Return how many requests had one of the outcomes, or any where none is named."""

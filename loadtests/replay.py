@@ -71,5 +71,6 @@ def _samples(
     return [
         Sample(kind, one.intended, one.latency, one.status, one.error)
         for one in observations.samples
-        if (one.service, one.probe, one.cadence) == (service, kind, cadence) and not one.missed
+        if (one.service, one.port, one.probe, one.cadence) == (service, "probes", kind, cadence)
+        and not one.missed
     ]

@@ -1,6 +1,7 @@
 """What a load test leaves behind: a verdict as text and JSON, and charts."""
 
 import csv
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -10,7 +11,7 @@ from typing import Any
 from bentos.health.probes import HEALTH_PATH, METRICS_PATH, READY_PATH
 from loadtests.judge import Judgement
 from loadtests.replay import Consequences
-from loadtests.samples import Observations, Phase, ProbeSample, percentile
+from loadtests.samples import Observations, Phase, Port, ProbeSample, percentile
 from loadtests.settings import LoadTestSettings
 
 VERDICT_FILE = "verdict.json"
@@ -21,6 +22,8 @@ _PATHS = (HEALTH_PATH, READY_PATH, METRICS_PATH)
 _SHARES = (0.5, 0.9, 0.95, 0.99, 0.995, 0.999, 1.0)
 _LABELS = ("50", "90", "95", "99", "99.5", "99.9", "max")
 _COLOURS: Mapping[Phase, str] = {"idle": "tab:blue", "loaded": "tab:red"}
+_PORTS: tuple[Port, ...] = ("probes", "http")
+_STYLES: Mapping[Port, str] = {"probes": "-", "http": ":"}
 
 
 def percentiles_ms(samples: Sequence[ProbeSample]) -> dict[str, float]:
@@ -30,44 +33,43 @@ def percentiles_ms(samples: Sequence[ProbeSample]) -> dict[str, float]:
 
 
 def probe_table(observations: Observations) -> list[dict[str, Any]]:
-    """Return a row for each service, path and phase that was probed."""
+    """Return a row for each service, path, port and phase that was probed."""
     rows: list[dict[str, Any]] = []
     services = dict.fromkeys(one.service for one in observations.samples)
     parts = observations.split()
     for service in services:
-        for path in _PATHS:
-            for phase, part in parts.items():
-                samples = [
-                    one
-                    for one in part
-                    if one.service == service and one.path == path and not one.missed
-                ]
-                if samples:
-                    rows.append(
-                        {
-                            "service": service,
-                            "path": path,
-                            "phase": phase,
-                            "samples": len(samples),
-                            "failed": sum(not one.succeeded for one in samples),
-                            "percentiles_ms": percentiles_ms(samples),
-                            "sent_late_p99_ms": percentile([one.delay for one in samples], 0.99)
-                            * 1000,
-                        }
-                    )
+        for path, port, (phase, part) in itertools.product(_PATHS, _PORTS, parts.items()):
+            samples = [
+                one
+                for one in part
+                if (one.service, one.path, one.port) == (service, path, port) and not one.missed
+            ]
+            if samples:
+                rows.append(
+                    {
+                        "service": service,
+                        "path": path,
+                        "port": port,
+                        "phase": phase,
+                        "samples": len(samples),
+                        "failed": sum(not one.succeeded for one in samples),
+                        "percentiles_ms": percentiles_ms(samples),
+                        "sent_late_p99_ms": percentile([one.delay for one in samples], 0.99) * 1000,
+                    }
+                )
     return rows
 
 
 def format_probe_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the rows as a table for a terminal."""
     lines = [
-        f"{'milliseconds':36}{'probes':>8}{'p50':>9}{'p99':>9}{'p99.9':>9}{'max':>9}{'failed':>8}"
+        f"{'milliseconds':44}{'probes':>8}{'p50':>9}{'p99':>9}{'p99.9':>9}{'max':>9}{'failed':>8}"
     ]
     for row in rows:
         found = row["percentiles_ms"]
-        name = f"{row['service']} {row['path']} {row['phase']}"
+        name = f"{row['service']} {row['path']} {row['port']} {row['phase']}"
         numbers = "".join(f"{found[label]:9.2f}" for label in ("50", "99", "99.9", "max"))
-        lines.append(f"{name:36}{row['samples']:8}{numbers}{row['failed']:8}")
+        lines.append(f"{name:44}{row['samples']:8}{numbers}{row['failed']:8}")
     return "\n".join(lines)
 
 
@@ -103,7 +105,7 @@ def write_verdict(
 
 
 def draw_probes(folder: Path, observations: Observations, settings: LoadTestSettings) -> Path:
-    """Draw each probe's percentiles, idle against loaded, beside its limit."""
+    """Draw each probe's percentiles, of both ports, idle and loaded, beside its limit."""
     from matplotlib.figure import Figure
 
     limits = {
@@ -124,7 +126,8 @@ def draw_probes(folder: Path, observations: Observations, settings: LoadTestSett
                         [row["percentiles_ms"][label] for label in _LABELS],
                         marker="o",
                         color=_COLOURS[row["phase"]],
-                        label=f"{row['phase']}, {row['samples']} probes",
+                        linestyle=_STYLES[row["port"]],
+                        label=f"port {row['port']}, {row['phase']}: {row['samples']} probes",
                     )
             axes.axhline(limits[path], color="grey", linestyle="--", label="limit of p99")
             axes.set(title=f"{service} {path}", yscale="log", xlabel="percentile")

@@ -12,6 +12,8 @@ from local.prober import MISSED, Answer
 Outcome = Literal["succeeded", "rejected", "failed", "dropped"]
 Phase = Literal["idle", "loaded"]
 Cadence = Literal["manifest", "dense", "scrape"]
+# The names of the container's ports: the service's own, and the one that the kubelet probes.
+Port = Literal["http", "probes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,7 @@ class ProbeTarget:
     """What one schedule of probes asks. `probe` is a kind of probe in Kubernetes, or `metrics`."""
 
     service: str
+    port: Port
     path: str
     probe: str
     cadence: Cadence
@@ -28,11 +31,12 @@ class ProbeTarget:
 class ProbeSample:
     """One probe; `intended` is Unix time, `delay` and `latency` are in seconds.
 
-    A probe is sent whether or not those before it were answered, so no stall of the service is
-    left out; `delay` is what the prober itself was late by.
+    A probe is sent whether or not the ones before it were answered, so no stall of the service
+    is missed. `delay` is how late the prober itself was.
     """
 
     service: str
+    port: Port
     path: str
     probe: str
     cadence: Cadence
@@ -47,6 +51,7 @@ class ProbeSample:
         """Join an answer to what was asked."""
         return cls(
             service=target.service,
+            port=target.port,
             path=target.path,
             probe=target.probe,
             cadence=target.cadence,
@@ -135,6 +140,7 @@ def read_samples(path: Path) -> Iterator[ProbeSample]:
         for row in csv.DictReader(file):
             yield ProbeSample(
                 service=row["service"],
+                port=row["port"],  # type: ignore[arg-type]
                 path=row["path"],
                 probe=row["probe"],
                 cadence=row["cadence"],  # type: ignore[arg-type]

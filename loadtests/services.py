@@ -85,9 +85,15 @@ def _answers(subject: Subject) -> bool:
 def _check(settings: LoadTestSettings) -> None:
     """Send one request of each kind: a wrong size or token must not pass for a slow service."""
     for subject in subjects(settings):
-        answer = httpx.get(subject.url + READY_PATH, timeout=5.0, trust_env=False)
-        if answer.status_code != 200:
-            raise BrokenRun(f"the {subject.name} is not ready: {answer.text[:300]}")
+        for base_url in (subject.probe_url, subject.url):
+            try:
+                answer = httpx.get(base_url + READY_PATH, timeout=5.0, trust_env=False)
+            except httpx.TransportError as error:
+                raise BrokenRun(
+                    f"the {subject.name} at {base_url} does not answer: {error}"
+                ) from None
+            if answer.status_code != 200:
+                raise BrokenRun(f"the {subject.name} is not ready: {answer.text[:300]}")
     token = settings.logging_token
     bearer = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
     attempts: list[tuple[RequestKind, str, bytes]] = []

@@ -10,6 +10,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bentos.inference.settings import InferenceSettings
 from bentos.logging.settings import LoggingSettings
+from loadtests.kubelet.spec import MANIFESTS
+from monitoring.timings import INFERENCE_SERVICE, LOGGING_SERVICE
 
 PREFIX = "LOADTEST_"
 ShapeName = Literal["steady", "steps", "spike", "soak", "manual"]
@@ -40,15 +42,22 @@ class LoadTestSettings(BaseSettings):
         default=f"http://127.0.0.1:{_LOGGING_PORT}",
         description="The logging service; `none` leaves it out.",
     )
+    inference_probe_url: str | None = Field(
+        default=None,
+        description="Its probe port; by default the manifest's, on the host of the service.",
+    )
+    logging_probe_url: str | None = Field(
+        default=None, description="The same for the logging service."
+    )
     logging_token: SecretStr | None = Field(
         default=None, description="Bearer token for `/log`, where the service wants one."
     )
     inference_manifest: Path = Field(
-        default=Path("k8s/base/inference/deployment.yaml"),
+        default=MANIFESTS[INFERENCE_SERVICE],
         description="Where the inference service's probes stand.",
     )
     logging_manifest: Path = Field(
-        default=Path("k8s/base/logging/stateful-set.yaml"),
+        default=MANIFESTS[LOGGING_SERVICE],
         description="Where the logging service's probes stand.",
     )
 
@@ -142,9 +151,11 @@ class LoadTestSettings(BaseSettings):
         default=5557, ge=1, le=65_535, description="Port that those workers connect to."
     )
 
-    @field_validator("inference_url", "logging_url")
+    @field_validator("inference_url", "logging_url", "inference_probe_url", "logging_probe_url")
     @classmethod
-    def _plain_http(cls, value: str) -> str:
+    def _plain_http(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
         if value.lower() == "none":
             return ""
         if not value.startswith("http://"):

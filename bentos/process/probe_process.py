@@ -203,7 +203,8 @@ async def _serve(plan: ProbePlan, probes: Probes) -> None:
         probe_app(probes), host=plan.host, port=plan.port, log_config=None, access_log=False
     )
     tasks = [asyncio.create_task(one) for one in (_beat(probes), PortCheck(probes.state).run())]
-    await uvicorn.Server(config).serve()
+    # A socket that asyncio makes for `::` would not take IPv4.
+    await uvicorn.Server(config).serve(sockets=[config.bind_socket()])
     for task in tasks:
         task.cancel()
 

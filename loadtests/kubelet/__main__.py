@@ -1,24 +1,28 @@
 """`python -m loadtests.kubelet`: the kubelet's verdict on a running service.
 
-    python -m loadtests.kubelet --manifest k8s/deployment-production.yaml \\
-        --workload inference-service --base-url http://127.0.0.1:8000 --seconds 60
+    python -m loadtests.kubelet --workload inference-service --seconds 60
+    python -m loadtests.kubelet --workload logging-service --seconds 60 -- \\
+        bentoml serve bentos.logging.service:LoggingService
 
-Prints each transition as it happens and the report at the end. Status 0 where the container
-became ready and the limits held, 1 where not, 2 where it could not be tried.
+Reads the probes from the workload's manifest and sends them to the probe port on this machine, or
+to --probe-url. A command after `--` is run as the container: it is ended and restarted when a
+probe says so, and restarted when it exits by itself. Prints each transition as it happens and the
+report at the end. Status 0 where the container became ready and the limits held, 1 where not, 2
+where it could not be tried.
 """
 
 import argparse
 import asyncio
 import json
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from loadtests.kubelet.container import Container
 from loadtests.kubelet.driver import Address, Driver
-from loadtests.kubelet.spec import ManifestError, read_probes
+from loadtests.kubelet.spec import MANIFESTS, ManifestError, read_probes
 from loadtests.kubelet.verdict import Report
-
-MANIFEST = Path("k8s/deployment-production.yaml")
 
 
 def describe(report: Report) -> str:
@@ -32,7 +36,7 @@ def describe(report: Report) -> str:
     )
     return (
         f"started {after(report.started_after)}, ready {after(report.ready_after)}\n"
-        f"unready {report.unready} times, would have been restarted {report.restarts} times\n"
+        f"unready {report.unready} times, restarted {report.restarts} times\n"
         f"probes: {probes}"
     )
 
@@ -53,22 +57,35 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--manifest", type=Path, default=MANIFEST)
-    parser.add_argument("--workload", required=True)
-    parser.add_argument("--base-url", required=True, help="where the container's port is reached")
+    parser.add_argument("--manifest", type=Path, help="by default the workload's of k8s/base")
+    parser.add_argument("--workload", required=True, help=f"such as {', '.join(MANIFESTS)}")
+    parser.add_argument("--probe-url", help="where the container's probe port is reached")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--max-restarts", type=int, default=0)
     parser.add_argument("--max-unready", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument("command", nargs="*", help="the container's command, after `--`")
     arguments = parser.parse_args()
     try:
-        probes = read_probes(arguments.manifest, arguments.workload)
-        address = Address.of(arguments.base_url)
+        manifest = arguments.manifest or MANIFESTS.get(arguments.workload)
+        if manifest is None:
+            raise ManifestError(f"no manifest of '{arguments.workload}' is known: name --manifest")
+        probes = read_probes(manifest, arguments.workload)
+        address = Address.of(arguments.probe_url) if arguments.probe_url else None
+        if arguments.command and shutil.which(arguments.command[0]) is None:
+            raise ManifestError(f"there is no command '{arguments.command[0]}'")
     except (ManifestError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
+    container = None
+    if arguments.command:
+        grace = probes.termination_grace_period_seconds
+        container = Container(arguments.command, grace_seconds=grace)
     driver = Driver(
-        probes, address, observed=lambda transition: print(transition, file=sys.stderr, flush=True)
+        probes,
+        address,
+        container=container,
+        observed=lambda transition: print(transition, file=sys.stderr, flush=True),
     )
     report = asyncio.run(driver.run(arguments.seconds))
     print(json.dumps(asdict(report), indent=1) if arguments.json else describe(report))

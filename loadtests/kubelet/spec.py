@@ -7,8 +7,13 @@ from typing import Any
 
 import yaml
 
-from monitoring.timings import ProbeKind
+from monitoring.timings import INFERENCE_SERVICE, LOGGING_SERVICE, ProbeKind
 
+_BASE = Path(__file__).resolve().parents[2] / "k8s" / "base"
+MANIFESTS: Mapping[str, Path] = {
+    INFERENCE_SERVICE: _BASE / "inference" / "deployment.yaml",
+    LOGGING_SERVICE: _BASE / "logging" / "stateful-set.yaml",
+}
 KINDS: tuple[ProbeKind, ...] = ("startup", "readiness", "liveness")
 _WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet")
 
@@ -57,10 +62,10 @@ class ContainerProbes:
         return [probe for kind in KINDS if (probe := self.probe(kind))]
 
     def hastened(self, factor: int) -> "ContainerProbes":
-        """Return the same probes asked `factor` times as often, their time-outs unchanged.
+        """Return the same probes, sent `factor` times as often, with their time-outs unchanged.
 
-        A test of half a minute's patience takes seconds so. The startup probe keeps its budget:
-        a process takes as long to start as it takes.
+        A test that would take half a minute takes seconds. The startup probe may fail for as long
+        as before, because the start of a process does not get any faster.
         """
 
         def sooner(probe: HttpProbe | None) -> HttpProbe | None:

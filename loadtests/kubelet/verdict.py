@@ -1,8 +1,8 @@
-"""What the kubelet makes of a container's answers: a state machine without clock or network.
+"""What the kubelet concludes from a container's answers: a state machine without clock or network.
 
-After pkg/kubelet/prober of Kubernetes: a result takes effect when it came as often in a row as
-its threshold says; until the startup probe has succeeded the other two are not asked; a failed
-startup or liveness probe restarts the container, and everything begins anew.
+After pkg/kubelet/prober of Kubernetes: a result takes effect once it came as often in a row as its
+threshold says. Until the startup probe has succeeded, the other two are not sent. A failed startup
+or liveness probe restarts the container, and so does its exit; then everything begins anew.
 """
 
 from collections.abc import Iterable, Sequence
@@ -45,8 +45,8 @@ class Transition:
 class Report:
     """What happened to a container; times are in seconds since it was first started.
 
-    `ready_after` is None where it never was ready; `unready` counts how often it stopped being
-    so, `restarts` how often the kubelet would have killed it.
+    `ready_after` is None where it never was ready. `unready` counts how often a probe ended that,
+    `restarts` how often the kubelet restarted it, for a probe or because it had exited.
     """
 
     started_after: float | None
@@ -81,19 +81,22 @@ def succeeded(probe: HttpProbe, sample: Sample) -> bool:
 class ContainerVerdict:
     """The kubelet's opinion of one container, after each answer that it was given.
 
-    `started_at` is the moment at which the container was started. One that is `running` already
-    has passed its startup probe and is ready, as before a load test.
+    `started_at` is the moment at which the container was started. One that is `running` has
+    passed its startup probe already and is ready, as before a load test. One that has `exited` is
+    not probed until `container_started`.
     """
 
     probes: ContainerProbes
     started_at: float = 0.0
     running: bool = False
+    exited: bool = False
     terminating: bool = False
     ready: bool = field(init=False, default=False)
     started: bool = field(init=False, default=False)
     restarts: int = field(init=False, default=0)
     transitions: list[Transition] = field(init=False, default_factory=list)
     _container_started_at: float = field(init=False, default=0.0)
+    _killed: bool = field(init=False, default=False)
     _runs: dict[ProbeKind, _Run] = field(init=False, default_factory=dict)
     _asked: dict[ProbeKind, int] = field(init=False, default_factory=dict)
     _failed: dict[ProbeKind, int] = field(init=False, default_factory=dict)
@@ -108,7 +111,9 @@ class ContainerVerdict:
     def wants(self, kind: ProbeKind, at: float) -> bool:
         """Tell whether the kubelet would send a probe of this kind at this moment."""
         probe = self.probes.probe(kind)
-        if probe is None or at - self._container_started_at < probe.initial_delay_seconds:
+        if probe is None or self.exited:
+            return False
+        if at - self._container_started_at < probe.initial_delay_seconds:
             return False
         if kind == "startup":
             return not self.started and not self.terminating
@@ -137,6 +142,24 @@ class ContainerVerdict:
         self._conclude(sample.kind, success, answered_at, _why(probe, sample))
         return self.transitions[before:]
 
+    def container_started(self, at: float) -> None:
+        """Take note that the container's process runs from now on."""
+        self.exited = False
+        self._begin(at)
+
+    def container_exited(self, at: float, why: str) -> list[Transition]:
+        """Take note that the container's process has ended, and return what changed by it.
+
+        That is a restart, unless the kubelet itself ended the process, which is counted already.
+        """
+        self.exited = True
+        self.started = self.ready = False
+        if self._killed or self.terminating:
+            return []
+        self.restarts += 1
+        self._note(at, "restart", f"the container exited by itself: {why}")
+        return self.transitions[-1:]
+
     def terminate(self) -> None:
         """Begin the pod's deletion: its container is no longer asked whether it lives."""
         self.terminating = True
@@ -156,6 +179,7 @@ class ContainerVerdict:
 
     def _begin(self, at: float) -> None:
         self._container_started_at = at
+        self._killed = False
         self._runs = {kind: _Run() for kind in KINDS}
         self.started = self.probes.startup is None
         self.ready = self.started and self.probes.readiness is None
@@ -169,6 +193,7 @@ class ContainerVerdict:
             self.restarts += 1
             self._note(at, "restart", why)
             self._begin(at)
+            self._killed = True
         elif kind == "startup":
             self.started = True
             self._note(at, "started", why)

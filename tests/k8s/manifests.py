@@ -3,20 +3,26 @@
 Nothing here judges; the tests do.
 """
 
+import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import yaml
 
-from k8s.render import overlay_names, render_overlay
+from k8s.render import KUBERNETES_DIRECTORY, overlay_names, render
 
 Object: TypeAlias = dict[str, Any]
 
 NAMESPACE = "mlops"
-OVERLAYS = overlay_names()
+# The overlays, and one with the components that an operator may add.
+OPTIONAL = ("outbox-claims", "predict-tokens", "ipv6")
+EXTENDED = "+".join(("production", *OPTIONAL))
+OVERLAYS = [*overlay_names(), EXTENDED]
 INFERENCE = "inference-service"
 LOGGING = "logging-service"
 
@@ -35,8 +41,26 @@ _FACTORS = {
 
 @cache
 def rendered(overlay: str) -> tuple[Object, ...]:
-    """Return an overlay's objects; treat them as read-only, they are shared."""
-    return tuple(item for item in yaml.safe_load_all(render_overlay(overlay)) if item)
+    """Return the objects of an overlay, `name`, or of one with added components, `name+one+two`.
+
+    Treat them as read-only: they are shared.
+    """
+    overlay, *components = overlay.split("+")
+    if not components:
+        return _objects(KUBERNETES_DIRECTORY / "overlays" / overlay)
+    with tempfile.TemporaryDirectory() as folder:
+        # kustomize takes other kustomizations from anywhere, by a relative path.
+        base = Path(os.path.relpath(KUBERNETES_DIRECTORY, Path(folder).resolve()))
+        content = {
+            "resources": [str(base / "overlays" / overlay)],
+            "components": [str(base / "components" / name) for name in components],
+        }
+        (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(content))
+        return _objects(Path(folder))
+
+
+def _objects(directory: Path) -> tuple[Object, ...]:
+    return tuple(item for item in yaml.safe_load_all(render(directory)) if item)
 
 
 @dataclass(frozen=True)

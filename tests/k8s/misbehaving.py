@@ -1,4 +1,4 @@
-"""A small real HTTP server that answers each path as it is told, well or badly."""
+"""A small real HTTP server that answers each path well or badly, as a test asks."""
 
 import contextlib
 import socket
@@ -28,11 +28,13 @@ def status(code: int, body: str = "") -> Behaviour:
 
 @dataclass
 class Server:
-    """The server; change `behaviours` at any time, `connections` counts those it accepted."""
+    """The server; change `behaviours` at any time. `connections` counts those it accepted."""
 
     behaviours: dict[str, Behaviour]
+    host: str = "127.0.0.1"
     port: int = 0
     connections: int = 0
+    requests: list[str] = field(default_factory=list)
     _listener: socket.socket | None = field(default=None, repr=False)
 
     @property
@@ -41,7 +43,8 @@ class Server:
 
     def listen(self) -> None:
         """Open the port, the same one as before if there was one."""
-        self._listener = socket.create_server(("127.0.0.1", self.port))
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        self._listener = socket.create_server((self.host, self.port), family=family)
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
@@ -68,6 +71,7 @@ class Server:
                 if not (chunk := connection.recv(4096)):
                     return
                 request += chunk
+            self.requests.append(request.decode())
             behaviour = self.behaviours[request.split(b" ")[1].decode()]
             if behaviour.hang:
                 while connection.recv(4096):
@@ -78,9 +82,9 @@ class Server:
 
 
 @contextlib.contextmanager
-def serve(behaviours: Mapping[str, Behaviour]) -> Iterator[Server]:
+def serve(behaviours: Mapping[str, Behaviour], *, host: str = "127.0.0.1") -> Iterator[Server]:
     """Run a server for the block."""
-    server = Server(dict(behaviours))
+    server = Server(dict(behaviours), host)
     server.listen()
     try:
         yield server

@@ -282,35 +282,6 @@ def test_the_leftover_of_a_killed_backup_is_no_backup(cluster: Cluster) -> None:
     assert not leftover.exists()
 
 
-def test_the_operators_way_to_a_named_restore_makes_that_job(tmp_path: Path) -> None:
-    """`kubectl set env --local`, as docs/operations.md says, changes BACKUP and nothing else."""
-    objects = rendered("production")
-    container = workload(RESTORE, objects).container
-    job = {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": {"name": "restore", "namespace": "mlops"},
-        "spec": {
-            "template": named("CronJob", RESTORE, objects)["spec"]["jobTemplate"]["spec"][
-                "template"
-            ]
-        },
-    }
-    finished = subprocess.run(
-        ["kubectl", "set", "env", "--local", "-f", "-", "BACKUP=predictions-1.db", "-o", "json"],
-        input=json.dumps(job),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    (changed,) = json.loads(finished.stdout)["spec"]["template"]["spec"]["containers"]
-    assert changed["command"] == container["command"]
-    assert {entry["name"]: entry["value"] for entry in changed["env"]} == {
-        "DATABASE_PATH": "/var/lib/predictions/predictions.db",
-        "BACKUP": "predictions-1.db",
-    }
-
-
 def test_the_jobs_know_the_database_where_the_service_keeps_it() -> None:
     """DATABASE_PATH is written down in three places; they agree."""
     objects = rendered("production")

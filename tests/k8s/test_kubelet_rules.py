@@ -4,8 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from k8s.render import PRODUCTION_MANIFEST
-from loadtests.kubelet.spec import ContainerProbes, HttpProbe, ManifestError, probes_of, read_probes
+from loadtests.kubelet.spec import (
+    MANIFESTS,
+    ContainerProbes,
+    HttpProbe,
+    ManifestError,
+    probes_of,
+    read_probes,
+)
 from loadtests.kubelet.verdict import ContainerVerdict, Sample, replay, worst_replay
 from monitoring.timings import SERVICES, ProbeKind
 
@@ -114,6 +120,30 @@ def test_a_restart_begins_everything_anew() -> None:
     assert not verdict.wants("readiness", 31)
     assert verdict.wants("startup", 31)
     assert observe(verdict, answer("startup", 32), answer("readiness", 33)) == ["started", "ready"]
+
+
+def test_a_container_that_exits_is_restarted_and_begins_anew() -> None:
+    """Between its exit and its next start nothing is asked."""
+    verdict = started()
+    (restart,) = verdict.container_exited(12, "exit status 1")
+    assert (restart.event, restart.at) == ("restart", 12)
+    assert "exit status 1" in restart.why
+    assert (verdict.ready, verdict.wants("startup", 13)) == (False, False)
+    verdict.container_started(22)
+    assert verdict.wants("startup", 22)
+    assert observe(verdict, answer("startup", 22), answer("readiness", 23)) == ["started", "ready"]
+    assert verdict.report().restarts == 1
+
+
+def test_an_exit_that_the_kubelet_caused_is_no_second_restart() -> None:
+    """Nor is one of a pod that is being deleted."""
+    verdict = started()
+    observe(verdict, *(answer("liveness", second, 500) for second in (10, 20, 30)))
+    assert verdict.container_exited(31, "exit status 0") == []
+    verdict.container_started(31)
+    verdict.terminate()
+    assert verdict.container_exited(40, "exit status 0") == []
+    assert verdict.restarts == 1
 
 
 def test_readiness_takes_its_threshold_to_fail_and_one_success_to_return() -> None:
@@ -236,13 +266,13 @@ def test_hastened_probes_have_a_tenth_of_the_patience_and_the_same_startup_budge
 
 
 @pytest.mark.parametrize("name", list(SERVICES))
-def test_the_production_manifest_gives_every_probe(name: str) -> None:
-    """Read from the file that users apply, ports resolved by name."""
-    found = read_probes(PRODUCTION_MANIFEST, name)
+def test_the_manifest_of_the_base_gives_every_probe(name: str) -> None:
+    """Ports are resolved by their names."""
+    found = read_probes(MANIFESTS[name], name)
     for kind in ("startup", "readiness", "liveness"):
         probe, timing = found.probe(kind), SERVICES[name].probe(kind)
         assert probe is not None
-        assert probe.port in (8000, 8001)
+        assert probe.port in (8010, 8011)
         assert (probe.period_seconds, probe.timeout_seconds, probe.failure_threshold) == (
             timing.period_seconds,
             timing.timeout_seconds,

@@ -1,24 +1,26 @@
 """The kubelet's verdict on the real services, in the situations that probes are for.
 
-Periods are a tenth of the manifest's, time-outs and thresholds its own; the services' patience
-is shortened in step, by their settings.
+It asks the probe port. Periods are a tenth of the manifest's, time-outs and thresholds its own. The
+services' own limits are shortened as well, by their settings.
 """
 
 import asyncio
 import http.client
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
+import psutil
 import pytest
 
-from k8s.render import PRODUCTION_MANIFEST
+from loadtests.kubelet.container import Container
 from loadtests.kubelet.driver import Address, Driver
-from loadtests.kubelet.spec import ContainerProbes, HttpProbe, read_probes
+from loadtests.kubelet.spec import MANIFESTS, ContainerProbes, HttpProbe, read_probes
 from loadtests.kubelet.verdict import Report
 from tests.k8s.registry import Gate, mlflow_server
 from tests.support.models import COLOURS, MOODY, ModelStore
@@ -26,27 +28,32 @@ from tests.support.servers import Server, free_port, start_service
 
 pytestmark = pytest.mark.slow
 
-INFERENCE = "bentos.inference.service:InferenceService"
-LOGGING = "bentos.logging.service:LoggingService"
+INFERENCE_SERVICE = "bentos.inference.service:InferenceService"
+LOGGING_SERVICE = "bentos.logging.service:LoggingService"
 HASTE = 10
 PATIENCE = 90.0
-INFERENCE_PROBES = read_probes(PRODUCTION_MANIFEST, "inference-service").hastened(HASTE)
-LOGGING_PROBES = read_probes(PRODUCTION_MANIFEST, "logging-service").hastened(HASTE)
+PROBES = {
+    INFERENCE_SERVICE: read_probes(MANIFESTS["inference-service"], "inference-service"),
+    LOGGING_SERVICE: read_probes(MANIFESTS["logging-service"], "logging-service"),
+}
 
 ResultT = TypeVar("ResultT")
 
 
 class Kubelet:
-    """A driver that runs in a thread of its own while a test breaks and mends the service."""
+    """A driver that runs in a thread of its own while a test breaks and repairs the service."""
 
-    def __init__(self, server: Server, spec: ContainerProbes) -> None:
+    def __init__(
+        self, spec: ContainerProbes, address: Address, container: Container | None = None
+    ) -> None:
+        self.address = address
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._call(self._begin(spec, Address.of(server.url)))
+        self._call(self._begin(spec, container))
 
-    async def _begin(self, spec: ContainerProbes, address: Address) -> None:
-        self._driver = Driver(spec, address)
+    async def _begin(self, spec: ContainerProbes, container: Container | None) -> None:
+        self._driver = Driver(spec, self.address, container=container)
         self._running = asyncio.create_task(self._driver.run(float("inf")))
 
     async def _end(self) -> None:
@@ -55,6 +62,15 @@ class Kubelet:
 
     def _call(self, awaitable: Coroutine[Any, Any, ResultT]) -> ResultT:
         return asyncio.run_coroutine_threadsafe(awaitable, self._loop).result(2 * PATIENCE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._call(self._end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
     def wait_for(self, condition: Callable[[Report], bool]) -> Report:
         """Return the report as soon as a condition holds of it."""
@@ -70,25 +86,20 @@ class Kubelet:
         )
 
     def terminate(self) -> None:
-        """Go on as with a pod that is being deleted."""
+        """Continue as with a pod that is being deleted."""
         self._loop.call_soon_threadsafe(self._driver.terminate)
-
-    def close(self) -> None:
-        """Stop asking."""
-        self._call(self._end())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
 
 
 @contextmanager
-def watched(server: Server, spec: ContainerProbes) -> Iterator[Kubelet]:
-    """Play the kubelet for the block."""
-    kubelet = Kubelet(server, spec)
-    try:
-        yield kubelet
-    finally:
-        kubelet.close()
+def watched(
+    target: str, directory: Path, environment: Mapping[str, str]
+) -> Iterator[tuple[Server, Kubelet]]:
+    """Serve a service and play the kubelet on its probe port for the block."""
+    with (
+        start_service(target, directory, env=environment) as server,
+        Kubelet(PROBES[target].hastened(HASTE), Address.of(server.probe_url)) as kubelet,
+    ):
+        yield server, kubelet
 
 
 def ready(report: Report) -> bool:
@@ -134,18 +145,18 @@ def gate(mlflow_port: int) -> Iterator[Gate]:
 
 def test_a_pod_whose_model_takes_long_to_come_is_left_alone(gate: Gate, tmp_path: Path) -> None:
     """Slow load: started at once, not ready, never restarted; ready when the model is there."""
-    with start_service(INFERENCE, tmp_path, env=settings(gate.url)) as server:
-        with watched(server, INFERENCE_PROBES) as kubelet:
-            kubelet.wait_for(lambda report: report.started_after is not None)
-            report = kubelet.more_probes(30)
-            assert report.ready_after is None
-            # The same pod under probes that make no difference between the two questions.
-            careless = HttpProbe("liveness", "/ready", server.port, period_seconds=0.5)
-            with watched(server, ContainerProbes("careless", liveness=careless)) as other:
-                other.wait_for(restarted)
-            gate.open()
-            report = kubelet.wait_for(ready)
-    assert (report.restarts, report.unready) == (0, 0)
+    with watched(INFERENCE_SERVICE, tmp_path, settings(gate.url)) as (_, kubelet):
+        kubelet.wait_for(lambda report: report.started_after is not None)
+        report = kubelet.more_probes(30)
+        assert report.ready_after is None
+        # The same pod under probes that make no difference between the two questions.
+        careless = HttpProbe("liveness", "/ready", 0, period_seconds=0.5)
+        spec = ContainerProbes("careless", liveness=careless)
+        with Kubelet(spec, kubelet.address) as other:
+            other.wait_for(restarted)
+        gate.open()
+        report = kubelet.wait_for(ready)
+    assert (report.restarts, report.unready) == (0, 0), report.transitions
     assert report.started_after is not None
     assert report.ready_after is not None
     assert report.started_after < report.ready_after
@@ -156,14 +167,13 @@ def test_a_registry_that_goes_away_takes_the_pod_out_of_rotation_and_no_more(
 ) -> None:
     """MLflow away: unready once, restarted never, ready again without help."""
     gate.open()
-    with start_service(INFERENCE, tmp_path, env=settings(gate.url)) as server:
-        with watched(server, INFERENCE_PROBES) as kubelet:
-            kubelet.wait_for(ready)
-            gate.shut()
-            kubelet.wait_for(unready)
-            kubelet.more_probes(10)
-            gate.open()
-            report = kubelet.wait_for(ready)
+    with watched(INFERENCE_SERVICE, tmp_path, settings(gate.url)) as (_, kubelet):
+        kubelet.wait_for(ready)
+        gate.shut()
+        kubelet.wait_for(unready)
+        kubelet.more_probes(10)
+        gate.open()
+        report = kubelet.wait_for(ready)
     assert (report.restarts, report.unready) == (0, 1)
     assert "mlflow_not_accessible" in report.transitions[2].why
 
@@ -171,15 +181,16 @@ def test_a_registry_that_goes_away_takes_the_pod_out_of_rotation_and_no_more(
 def test_an_overloaded_pod_stays_ready_and_alive(model_store: ModelStore, tmp_path: Path) -> None:
     """Overload: predictions are refused with 429, probes are not."""
     environment = settings(model_store.tracking_uri, MOODY, QUEUE_SIZE="2", MAX_BATCH_SIZE="1")
+    # Checks of the registry compete for the processor as well: they may be late here.
+    environment |= {"MODEL_POLL_SECONDS": "5", "MLFLOW_TIMEOUT_SECONDS": "10"}
     environment["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "true"
     statuses: set[int] = set()
-    with start_service(INFERENCE, tmp_path, env=environment) as server:
-        with watched(server, INFERENCE_PROBES) as kubelet:
-            kubelet.wait_for(ready)
-            with clients(server, 16, statuses):
-                report = kubelet.more_probes(15)
+    with watched(INFERENCE_SERVICE, tmp_path, environment) as (server, kubelet):
+        kubelet.wait_for(ready)
+        with clients(server, 16, statuses):
+            report = kubelet.more_probes(15)
     assert 429 in statuses
-    assert (report.restarts, report.unready) == (0, 0)
+    assert (report.restarts, report.unready) == (0, 0), report.transitions
 
 
 @contextmanager
@@ -215,11 +226,10 @@ def test_a_pod_whose_model_is_stuck_is_restarted(model_store: ModelStore, tmp_pa
         model_store.tracking_uri, MOODY, REQUEST_TIMEOUT_SECONDS="1", STALL_SECONDS="5"
     )
     environment["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "true"
-    with start_service(INFERENCE, tmp_path, env=environment) as server:
-        with watched(server, INFERENCE_PROBES) as kubelet:
-            kubelet.wait_for(ready)
-            assert server.post("/predict", json={"data": [600.0, 0.0]}).status_code == 504
-            report = kubelet.wait_for(restarted)
+    with watched(INFERENCE_SERVICE, tmp_path, environment) as (server, kubelet):
+        kubelet.wait_for(ready)
+        assert server.post("/predict", json={"data": [600.0, 0.0]}).status_code == 504
+        report = kubelet.wait_for(restarted)
     (restart,) = [entry for entry in report.transitions if entry.event == "restart"]
     assert "model_thread_stuck" in restart.why
 
@@ -234,16 +244,65 @@ def test_a_pod_with_a_dead_worker_leaves_rotation_and_is_then_restarted(
         WORKER_GRACE_SECONDS="2",
         BENTOML_CONTAINERIZED="true",
     )
-    with start_service(INFERENCE, tmp_path, env=environment) as server:
-        with watched(server, INFERENCE_PROBES) as kubelet:
-            kubelet.wait_for(ready)
-            victim = server.workers()[0]
-            os.kill(victim.pid, signal.SIGKILL)
-            report = kubelet.wait_for(restarted)
+    with watched(INFERENCE_SERVICE, tmp_path, environment) as (server, kubelet):
+        kubelet.wait_for(ready)
+        victim = server.workers()[0]
+        os.kill(victim.pid, signal.SIGKILL)
+        report = kubelet.wait_for(restarted)
     events = [entry.event for entry in report.transitions]
     assert events[:4] == ["started", "ready", "unready", "restart"]
     assert "worker" in report.transitions[2].why
     assert "worker_dead" in report.transitions[3].why
+
+
+def test_a_pod_whose_worker_is_stopped_leaves_rotation_and_is_then_restarted(
+    model_store: ModelStore, tmp_path: Path
+) -> None:
+    """SIGSTOP: the worker answers nothing, and the probe port says so for it."""
+    environment = settings(model_store.tracking_uri, STALL_SECONDS="2", WORKER_GRACE_SECONDS="2")
+    with watched(INFERENCE_SERVICE, tmp_path, environment) as (server, kubelet):
+        kubelet.wait_for(ready)
+        (worker,) = server.workers()
+        worker.suspend()
+        report = kubelet.wait_for(restarted)
+    events = [entry.event for entry in report.transitions]
+    assert events[:4] == ["started", "ready", "unready", "restart"]
+    assert "event_loop_stalled" in report.transitions[3].why
+
+
+@pytest.mark.case(49)
+def test_a_container_whose_only_worker_is_killed_ends_and_is_started_again(tmp_path: Path) -> None:
+    """`kill -9` of the worker: the container ends by itself, is counted and serves again."""
+    port, probe_port = free_port(), free_port()
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "BENTOML_HOME": str(tmp_path / "bentoml"),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "BENTOML_CONTAINERIZED": "true",
+        "DATABASE_PATH": str(tmp_path / "predictions.db"),
+        "PROBE_PORT": str(probe_port),
+    }
+    (tmp_path / "bentoml").mkdir()
+    command = [sys.executable, "-m", "bentoml", "serve", LOGGING_SERVICE]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    container = Container(command, grace_seconds=30, environment=environment)
+    probes, address = PROBES[LOGGING_SERVICE].hastened(HASTE), Address("127.0.0.1", probe_port)
+    with Kubelet(probes, address, container) as kubelet:
+        kubelet.wait_for(ready)
+        first = container.pid
+        assert first is not None
+        (worker,) = [
+            child
+            for child in psutil.Process(first).children(recursive=True)
+            if "_bentoml_impl.worker.service" in child.cmdline()
+        ]
+        worker.kill()
+        report = kubelet.wait_for(lambda report: report.restarts > 0)
+        assert "exited by itself: exit status 1" in report.transitions[-1].why
+        report = kubelet.wait_for(ready)
+        assert container.pid not in (None, first)
+    assert report.restarts == 1
 
 
 def test_a_pod_that_shuts_down_leaves_rotation_and_finishes_its_requests(
@@ -255,20 +314,19 @@ def test_a_pod_that_shuts_down_leaves_rotation_and_finishes_its_requests(
     )
     environment["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "true"
     answers: list[int] = []
-    with start_service(INFERENCE, tmp_path, env=environment) as server:
-        with watched(server, INFERENCE_PROBES) as kubelet:
-            kubelet.wait_for(ready)
-            kubelet.terminate()
-            server.terminate()
-            report = kubelet.wait_for(unready)
-            late = threading.Thread(
-                target=lambda: answers.append(
-                    server.post("/predict", json={"data": [4.0, 0.0]}).status_code
-                )
+    with watched(INFERENCE_SERVICE, tmp_path, environment) as (server, kubelet):
+        kubelet.wait_for(ready)
+        kubelet.terminate()
+        server.terminate()
+        report = kubelet.wait_for(unready)
+        late = threading.Thread(
+            target=lambda: answers.append(
+                server.post("/predict", json={"data": [4.0, 0.0]}).status_code
             )
-            late.start()
-            assert server.wait() == 0
-            late.join()
+        )
+        late.start()
+        assert server.wait() == 0
+        late.join()
     assert answers == [200]
     assert report.restarts == 0
     assert "shutting_down" in report.transitions[2].why
@@ -278,15 +336,14 @@ def test_a_logging_pod_whose_database_goes_leaves_rotation_and_returns(tmp_path:
     """A disk that is away is no reason for a restart."""
     directory = tmp_path / "volume"
     environment = {"DATABASE_PATH": str(directory / "predictions.db")}
-    with start_service(LOGGING, tmp_path, env=environment, port=free_port()) as server:
-        with watched(server, LOGGING_PROBES) as kubelet:
-            kubelet.wait_for(ready)
-            directory.rename(tmp_path / "away")
-            directory.write_text("in its place")
-            kubelet.wait_for(unready)
-            kubelet.more_probes(10)
-            directory.unlink()
-            (tmp_path / "away").rename(directory)
-            report = kubelet.wait_for(ready)
+    with watched(LOGGING_SERVICE, tmp_path, environment) as (_, kubelet):
+        kubelet.wait_for(ready)
+        directory.rename(tmp_path / "away")
+        directory.write_text("in its place")
+        kubelet.wait_for(unready)
+        kubelet.more_probes(10)
+        directory.unlink()
+        (tmp_path / "away").rename(directory)
+        report = kubelet.wait_for(ready)
     assert (report.restarts, report.unready) == (0, 1)
     assert "database_not" in report.transitions[2].why

@@ -8,6 +8,7 @@ import pytest
 
 from bentos.health.probes import METRICS_PATH
 from tests.k8s.manifests import (
+    EXTENDED,
     INFERENCE,
     LOGGING,
     NAMESPACE,
@@ -64,21 +65,24 @@ def strangers() -> dict[str, Endpoint]:
 
 _LET_IN_LABEL = {"mlops/inference-client": "true"}
 
-# Source, target, port: every connection there may be.
+# Source, target, port: every connection there may be. Clients reach the services' own ports and
+# Prometheus the probe ports, and neither reaches the other's.
 COMMON = {
     ("ingress", INFERENCE, 8000),
     ("client", INFERENCE, 8000),
-    ("prometheus", INFERENCE, 8000),
-    ("prometheus", LOGGING, 8001),
+    ("prometheus", INFERENCE, 8010),
+    ("prometheus", LOGGING, 8011),
     (INFERENCE, LOGGING, 8001),
     (INFERENCE, "dns", 53),
 }
+PRODUCTION = COMMON | {(INFERENCE, "mlflow-elsewhere", 5000)}
 EXPECTED = {
     "local": COMMON | {(INFERENCE, "mlflow", 5000)},
-    "production": COMMON | {(INFERENCE, "mlflow-elsewhere", 5000)},
-    "production-monitored": COMMON | {(INFERENCE, "mlflow-elsewhere", 5000)},
+    "production": PRODUCTION,
+    "production-monitored": PRODUCTION,
+    EXTENDED: PRODUCTION,
 }
-PORTS = (53, 80, 443, 5000, 8000, 8001)
+PORTS = (53, 80, 443, 5000, 8000, 8001, 8010, 8011)
 
 
 def connections(overlay: str, policies: list[Object]) -> Iterator[tuple[str, str, int]]:
@@ -146,14 +150,22 @@ def test_each_service_finds_its_own_pods_and_no_others(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_each_services_port_is_one_that_its_container_has(overlay: str) -> None:
-    """By name, and of the same number, so that people need to know one only."""
+def test_each_service_has_the_ports_of_its_container(overlay: str) -> None:
+    """Each refers to the container's port by name and has the same number."""
     for service in objects_of("Service", rendered(overlay)):
         item = workload(service["metadata"]["name"], rendered(overlay))
-        (port,) = service["spec"]["ports"]
-        (listens,) = item.container["ports"]
-        assert port["name"] == port["targetPort"] == listens["name"] == "http"
-        assert port["port"] == listens["containerPort"]
+        ports = service["spec"]["ports"]
+        assert [(port["name"], port["targetPort"], port["port"]) for port in ports] == [
+            (port["name"], port["name"], port["containerPort"]) for port in item.container["ports"]
+        ]
+
+
+@pytest.mark.case(39)
+def test_a_service_gets_every_address_family_that_the_cluster_has() -> None:
+    """A dual-stack or IPv6-only cluster: the component `ipv6` asks for both families."""
+    for service in objects_of("Service", rendered(EXTENDED)):
+        assert service["spec"]["ipFamilyPolicy"] == "PreferDualStack"
+        assert "ipFamilies" not in service["spec"]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -237,7 +249,9 @@ def check_monitor(monitor: Object, objects: tuple[Object, ...]) -> None:
             assert endpoint.get("path", "/metrics") == METRICS_PATH
             assert endpoint["port"] in ports, f"no port {endpoint['port']}"
             pod = pod_of(workload(service["metadata"]["name"], objects))
-            assert allowed(policies, strangers()["prometheus"], pod, ports[endpoint["port"]])
+            number = ports[endpoint["port"]]
+            prometheus = strangers()["prometheus"]
+            assert allowed(policies, prometheus, pod, number), f"Prometheus is not let in: {number}"
 
 
 MONITOR = {
@@ -246,7 +260,7 @@ MONITOR = {
     "spec": {
         "namespaceSelector": {"matchNames": [NAMESPACE]},
         "selector": {"matchLabels": {_NAME: INFERENCE}},
-        "endpoints": [{"port": "http", "path": "/metrics"}],
+        "endpoints": [{"port": "probes", "path": "/metrics"}],
     },
 }
 
@@ -261,6 +275,7 @@ def test_a_monitor_that_meets_is_taken() -> None:
     [
         (("selector", "matchLabels"), {_NAME: "inference"}, "selects no Service"),
         (("endpoints", 0, "port"), "metrics", "no port metrics"),
+        (("endpoints", 0, "port"), "http", "not let in: 8000"),
         (("endpoints", 0, "path"), "/prometheus", "/prometheus"),
         (("namespaceSelector", "matchNames"), ["default"], "default"),
     ],

@@ -1,15 +1,14 @@
-"""The overlays render, and k8s/deployment-production.yaml is what the production overlay says."""
+"""The overlays render to objects that belong together and can be applied."""
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from k8s import render
-from k8s.render import PRODUCTION_MANIFEST, RenderError, production_manifest, render_overlay
+from k8s.render import RenderError, render_overlay
 from tests.k8s.manifests import NAMESPACE, OVERLAYS, environment, objects_of, rendered, workloads
 
 CLUSTER_SCOPED = {
@@ -17,27 +16,6 @@ CLUSTER_SCOPED = {
     "ValidatingAdmissionPolicy",
     "ValidatingAdmissionPolicyBinding",
 }
-
-
-def test_the_rendered_manifest_is_what_the_production_overlay_renders_to() -> None:
-    """Fails when a file under k8s/ changed and `python -m k8s.render` was forgotten."""
-    assert PRODUCTION_MANIFEST.read_text() == production_manifest()
-
-
-def test_the_check_tells_a_manifest_that_was_edited_by_hand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The negative control of `python -m k8s.render --check`."""
-    edited = tmp_path / PRODUCTION_MANIFEST.name
-    edited.write_text(production_manifest().replace("failureThreshold: 300", "failureThreshold: 3"))
-    monkeypatch.setattr(render, "PRODUCTION_MANIFEST", edited)
-    monkeypatch.setattr(sys, "argv", ["render", "--check"])
-    assert render.main() == 1
-    assert "python -m k8s.render" in capsys.readouterr().err
-    monkeypatch.setattr(sys, "argv", ["render"])
-    assert render.main() == 0
-    monkeypatch.setattr(sys, "argv", ["render", "--check"])
-    assert render.main() == 0
 
 
 def test_an_unknown_overlay_is_refused_with_the_names_there_are() -> None:

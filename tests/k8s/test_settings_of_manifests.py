@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import PurePosixPath
 from typing import TypeVar
 
@@ -9,15 +10,18 @@ import mlflow.environment_variables
 import pytest
 from pydantic import ValidationError
 
-from bentos.process.settings import ServiceSettings, environment_names
 from bentos.inference.settings import InferenceSettings
 from bentos.logging.settings import LoggingSettings
+from bentos.process.settings import ServiceSettings, environment_names
 from tests.k8s.manifests import (
+    EXTENDED,
     INFERENCE,
     LOGGING,
     OVERLAYS,
+    Object,
     Workload,
     environment,
+    named,
     quantity,
     rendered,
     workload,
@@ -34,7 +38,8 @@ MLFLOW_VARIABLES = {
     name for name in dir(mlflow.environment_variables) if name.startswith("MLFLOW_")
 }
 SERVICES = [(overlay, name) for overlay in OVERLAYS for name in SETTINGS]
-MAY_FILL_A_VOLUME = 0.9
+# The rest is for SQLite's write-ahead log, which is beside the file.
+MAY_FILL_A_VOLUME = Decimal("0.8")
 
 
 def unknown_variables(variables: Mapping[str, str], kind: type[ServiceSettings]) -> set[str]:
@@ -103,28 +108,49 @@ def test_torch_threads_are_one_less_than_the_cpu_limit(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_ports_are_those_the_services_listen_on(overlay: str) -> None:
-    """The named port `http`, which probes and Services refer to."""
-    for name, port in (
+def test_the_ports_are_those_that_the_services_listen_on(overlay: str) -> None:
+    """`http` is the service's own port, and `probes` is PROBE_PORT; both are declared by name."""
+    for name, settings in (
         (INFERENCE, settings_from(deployed(overlay, INFERENCE)[1], InferenceSettings)),
         (LOGGING, settings_from(deployed(overlay, LOGGING)[1], LoggingSettings)),
     ):
-        listens = port.inference_port if isinstance(port, InferenceSettings) else port.logging_port
+        own = (
+            settings.inference_port
+            if isinstance(settings, InferenceSettings)
+            else settings.logging_port
+        )
         container = workload(name, rendered(overlay)).container
-        assert [(entry["name"], entry["containerPort"]) for entry in container["ports"]] == [
-            ("http", listens)
+        assert [(port["name"], port["containerPort"]) for port in container["ports"]] == [
+            ("http", own),
+            ("probes", settings.probe_port),
         ]
 
 
-def mount_of(item: Workload, path: PurePosixPath) -> tuple[str, dict[str, object]]:
+@pytest.mark.case(39)
+@pytest.mark.parametrize(("overlay", "name"), SERVICES)
+def test_a_pod_on_an_ipv6_node_listens_on_its_address(overlay: str, name: str) -> None:
+    """A node with IPv6 only: the component `ipv6` binds `::`, which accepts IPv4 as well."""
+    settings = settings_from(deployed(overlay, name)[1], SETTINGS[name])
+    assert settings.host == ("::" if "ipv6" in overlay else "0.0.0.0")
+
+
+def mount_of(item: Workload, path: PurePosixPath) -> tuple[str, Object]:
     """Return the mount point that holds a path, and its volume; AssertionError where none does."""
     mounts = {PurePosixPath(mount["mountPath"]): mount for mount in item.container["volumeMounts"]}
     for directory in (path, *path.parents):
         if mount := mounts.get(directory):
             assert not mount.get("readOnly"), f"{path} lies on a read-only mount"
-            (volume,) = [v for v in item.pod["volumes"] if v["name"] == mount["name"]]
-            return str(directory), volume
+            return str(directory), volume_named(mount["name"], item)
     raise AssertionError(f"{path} lies on the image's read-only file system")
+
+
+def volume_named(name: str, item: Workload) -> Object:
+    """Return a pod's volume; a claim made from a template is as good as one."""
+    templates = [claim["metadata"]["name"] for claim in item.spec.get("volumeClaimTemplates", ())]
+    if name in templates:
+        return {"name": name, "persistentVolumeClaim": {"claimName": name}}
+    (volume,) = [volume for volume in item.pod["volumes"] if volume["name"] == name]
+    return volume
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -134,7 +160,25 @@ def test_the_outbox_lies_on_a_volume_that_outlives_the_container(overlay: str) -
     path = PurePosixPath(settings_from(variables, InferenceSettings).outbox_path)
     directory, volume = mount_of(item, path)
     assert directory == str(path)
-    assert volume["emptyDir"] != {"medium": "Memory"}
+    if "outbox-claims" not in overlay:
+        assert volume["emptyDir"].get("medium", "") != "Memory"
+
+
+@pytest.mark.case(16)
+def test_the_outbox_can_be_given_a_volume_that_outlives_the_pod() -> None:
+    """A pod ends while the logging service is away: its replacement finds the same outbox.
+
+    With the component `outbox-claims` each pod of a StatefulSet has a claim, which stays when the
+    pod goes.
+    """
+    item, variables = deployed(EXTENDED, INFERENCE)
+    assert item.kind == "StatefulSet"
+    (claim,) = item.spec["volumeClaimTemplates"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in item.container["volumeMounts"]}
+    assert mounts[claim["metadata"]["name"]] == variables["OUTBOX_PATH"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+    # Deleted claims would take the outboxes of pods that an autoscaler removed along.
+    assert "persistentVolumeClaimRetentionPolicy" not in item.spec
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -172,23 +216,89 @@ def test_a_path_off_every_volume_is_told() -> None:
         mount_of(item, PurePosixPath("/home/bentoml/outbox"))
 
 
+def secret_file(overlay: str, name: str, setting: str) -> Object:
+    """Return the Secret's volume source that a setting's file comes from.
+
+    Raises AssertionError where the file does not follow the Secret when that is changed.
+    """
+    item, variables = deployed(overlay, name)
+    path = PurePosixPath(variables[setting])
+    (mount,) = [
+        mount
+        for mount in item.container["volumeMounts"]
+        if PurePosixPath(mount["mountPath"]) == path.parent
+    ]
+    assert mount["readOnly"] is True
+    assert "subPath" not in mount, "a file that is mounted alone is never replaced"
+    secret: Object = volume_named(mount["name"], item)["secret"]
+    assert [entry["path"] for entry in secret["items"]] == [path.name]
+    # The service's group may read it, and nobody else.
+    assert secret["defaultMode"] == 0o440
+    assert item.pod["securityContext"]["fsGroup"] == item.pod["securityContext"]["runAsGroup"]
+    return secret
+
+
+@pytest.mark.case(16)
+@pytest.mark.parametrize("overlay", [name for name in OVERLAYS if name != "local"])
+def test_both_services_read_the_tokens_from_one_secrets_file(overlay: str) -> None:
+    """The Secret is changed: both services find the new tokens in their file, without a restart.
+
+    Without the Secret the pods do not start, rather than accept requests from everyone.
+    """
+    accepted = secret_file(overlay, LOGGING, "LOGGING_TOKENS_FILE")
+    sent = secret_file(overlay, INFERENCE, "LOGGING_TOKEN_FILE")
+    assert accepted == sent
+    assert not accepted.get("optional", False)
+
+
+def test_clients_of_the_inference_service_need_a_token_where_the_operator_asks_for_one() -> None:
+    """With the component `predict-tokens`, whose Secret has no other use."""
+    secret = secret_file(EXTENDED, INFERENCE, "PREDICT_TOKENS_FILE")
+    assert secret["secretName"] == "predict-tokens"
+    assert not secret.get("optional", False)
+    assert "PREDICT_TOKENS_FILE" not in deployed("production", INFERENCE)[1]
+
+
+@pytest.mark.parametrize(("overlay", "name"), SERVICES)
+def test_no_token_stands_in_a_variable(overlay: str, name: str) -> None:
+    """A variable keeps its value until the pod ends, so a token in one cannot be rotated."""
+    variables = deployed(overlay, name)[1]
+    assert not {"LOGGING_TOKEN", "LOGGING_TOKENS", "PREDICT_TOKENS"} & set(variables)
+
+
+def bytes_of(item: Workload, path: str) -> Decimal:
+    """Return the size of the volume that holds a path."""
+    _, volume = mount_of(item, PurePosixPath(path))
+    if "emptyDir" in volume:
+        return quantity(volume["emptyDir"]["sizeLimit"])
+    for claim in item.spec.get("volumeClaimTemplates", ()):
+        if claim["metadata"]["name"] == volume["name"]:
+            return quantity(claim["spec"]["resources"]["requests"]["storage"])
+    raise AssertionError(f"no size of {volume}")
+
+
+@pytest.mark.case(17)
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_both_services_use_the_same_token(overlay: str) -> None:
-    """By reference to one key of one Secret."""
-    references = []
-    for name in (INFERENCE, LOGGING):
-        (variable,) = [
-            entry
-            for entry in workload(name, rendered(overlay)).container["env"]
-            if entry["name"] == "LOGGING_TOKEN"
-        ]
-        references.append(variable["valueFrom"]["secretKeyRef"])
-    assert references[0] == references[1]
+def test_the_outbox_is_full_before_its_volume_is(overlay: str) -> None:
+    """A million predictions of a model with 1,000 classes are 10 GB, on a volume of 1 GiB.
+
+    OUTBOX_MAX_BYTES ends it before the volume does: a volume over its limit gets the pod evicted,
+    and the outbox is deleted with it.
+    """
+    item, variables = deployed(overlay, INFERENCE)
+    settings = settings_from(variables, InferenceSettings)
+    size = bytes_of(item, variables["OUTBOX_PATH"])
+    assert 0 < settings.outbox_max_bytes <= size * MAY_FILL_A_VOLUME
+    least = 10_000 * 10_000
+    assert settings.outbox_max_bytes >= least, "room for a few minutes without the logging service"
 
 
-def test_production_does_not_start_without_the_token() -> None:
-    """An absent Secret must not open the logging service to everyone."""
-    for name in (INFERENCE, LOGGING):
-        container = workload(name, rendered("production")).container
-        (variable,) = [entry for entry in container["env"] if entry["name"] == "LOGGING_TOKEN"]
-        assert not variable["valueFrom"]["secretKeyRef"].get("optional", False)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_database_is_pruned_before_its_volume_is_full(overlay: str) -> None:
+    """A restore needs room for the former database and the restored one."""
+    _, variables = deployed(overlay, LOGGING)
+    settings = settings_from(variables, LoggingSettings)
+    claim = named("PersistentVolumeClaim", "predictions", rendered(overlay))
+    size = quantity(claim["spec"]["resources"]["requests"]["storage"])
+    assert settings.max_database_bytes
+    assert 2 * settings.max_database_bytes <= size * MAY_FILL_A_VOLUME

@@ -34,10 +34,11 @@ def test_there_is_one_replica_and_no_deployment_could_make_two(overlay: str) -> 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_no_autoscaler_targets_a_workload_with_state(overlay: str) -> None:
-    """Only the inference service scales."""
+    """Only the inference service scales; with claims each of its pods has a volume of its own."""
     for autoscaler in objects_of("HorizontalPodAutoscaler", rendered(overlay)):
         target = autoscaler["spec"]["scaleTargetRef"]
-        assert (target["kind"], target["name"]) == ("Deployment", "inference-service")
+        item = workload("inference-service", rendered(overlay))
+        assert (target["kind"], target["name"]) == (item.kind, item.name)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

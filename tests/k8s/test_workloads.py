@@ -4,14 +4,17 @@ from decimal import Decimal
 
 import pytest
 
-from bentos.inference.metrics import FAMILIES as INFERENCE_FAMILIES
-from bentos.logging.metrics import FAMILIES as LOGGING_FAMILIES
+from bentos.inference.state import InferenceState
+from bentos.logging.state import LoggingState
+from bentos.process.supervisor import TERMINATION_MESSAGE
 from images.bentos import SOURCES, BuildOptions
 from tests.k8s.manifests import (
+    EXTENDED,
     INFERENCE,
     LOGGING,
     OVERLAYS,
     Workload,
+    environment,
     named,
     objects_of,
     quantity,
@@ -62,7 +65,9 @@ def test_every_volume_is_mounted_and_every_mount_has_a_volume(overlay: str) -> N
     }
     used = set()
     for item in workloads(rendered(overlay)):
-        volumes = {volume["name"] for volume in item.pod.get("volumes", ())}
+        volumes = {volume["name"] for volume in item.pod.get("volumes", ())} | {
+            claim["metadata"]["name"] for claim in item.spec.get("volumeClaimTemplates", ())
+        }
         mounts = {
             mount["name"]
             for container in item.containers
@@ -79,23 +84,18 @@ def test_every_volume_is_mounted_and_every_mount_has_a_volume(overlay: str) -> N
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_backups_volume_holds_all_that_are_kept(overlay: str) -> None:
-    """KEEP copies of a full database and the one that is being written."""
-    backup = workload("logging-backup", rendered(overlay))
-    (keep,) = [entry for entry in backup.container["env"] if entry["name"] == "KEEP"]
-    sizes = {
-        name: quantity(
-            named("PersistentVolumeClaim", name, rendered(overlay))["spec"]["resources"][
-                "requests"
-            ]["storage"]
-        )
-        for name in ("predictions", "predictions-backups")
-    }
-    assert sizes["predictions-backups"] >= (int(keep["value"]) + 1) * sizes["predictions"]
+    """KEEP copies of the largest database and the one that is being written."""
+    objects = rendered(overlay)
+    keep = int(environment(workload("logging-backup", objects).container, objects)["KEEP"])
+    largest = environment(workload(LOGGING, objects).container, objects)["MAX_DATABASE_BYTES"]
+    claim = named("PersistentVolumeClaim", "predictions-backups", objects)
+    size = quantity(claim["spec"]["resources"]["requests"]["storage"])
+    assert size >= (keep + 1) * int(largest)
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", [name for name in OVERLAYS if "outbox-claims" not in name])
 def test_a_rollout_leaves_no_gap(overlay: str) -> None:
-    """The new pod is ready, and stays it, before an old one goes."""
+    """The new pod is ready, and stays ready, before an old one ends."""
     spec = workload(INFERENCE, rendered(overlay)).spec
     assert spec["strategy"] == {
         "type": "RollingUpdate",
@@ -104,7 +104,18 @@ def test_a_rollout_leaves_no_gap(overlay: str) -> None:
     assert spec["minReadySeconds"] > 0
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_rollout_with_claims_takes_one_pod_at_a_time() -> None:
+    """A StatefulSet cannot start a second pod with the same claim first."""
+    item = workload(INFERENCE, rendered(EXTENDED))
+    assert item.kind == "StatefulSet"
+    assert item.spec["updateStrategy"] == {"type": "RollingUpdate"}
+    assert item.spec["minReadySeconds"] > 0
+    assert {"strategy", "progressDeadlineSeconds"} & set(item.spec) == set()
+    autoscaler = named("HorizontalPodAutoscaler", INFERENCE, rendered(EXTENDED))
+    assert autoscaler["spec"]["scaleTargetRef"]["kind"] == "StatefulSet"
+
+
+@pytest.mark.parametrize("overlay", [name for name in OVERLAYS if "outbox-claims" not in name])
 def test_a_rollout_is_given_up_only_after_a_pod_could_have_started(overlay: str) -> None:
     """Otherwise a slow load would be called a failed rollout."""
     item = workload(INFERENCE, rendered(overlay))
@@ -156,8 +167,8 @@ def test_the_autoscaler_gives_pods_up_slower_than_it_adds_them() -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_what_the_autoscaler_measures_exists(overlay: str) -> None:
-    """A container of the pods it scales, or a metric of the services' catalogues."""
-    known = {family.name for family in (*INFERENCE_FAMILIES, *LOGGING_FAMILIES)}
+    """A container of the pods that it scales, or a metric that a service declares."""
+    known = {family.name for state in (InferenceState, LoggingState) for family in state.families()}
     for autoscaler in objects_of("HorizontalPodAutoscaler", rendered(overlay)):
         item = workload(autoscaler["spec"]["scaleTargetRef"]["name"], rendered(overlay))
         for metric in autoscaler["spec"]["metrics"]:
@@ -204,9 +215,15 @@ def test_the_jobs_run_the_logging_services_own_image() -> None:
         assert workload(name, objects).container["image"] == service
 
 
+@pytest.mark.case(52)
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_a_crash_leaves_its_last_words_in_describe_pod(overlay: str) -> None:
-    """`kubectl describe pod` then shows the log's end beside the exit code."""
+def test_describe_pod_shows_why_a_container_ended(overlay: str) -> None:
+    """A container ends by liveness or for want of a worker: `describe pod` has its own message.
+
+    The services write it where their manifest says; whatever else crashes shows its log's end.
+    """
     for item in workloads(rendered(overlay)):
         for container in item.containers:
             assert container["terminationMessagePolicy"] == "FallbackToLogsOnError", str(item)
+            if item.name in (INFERENCE, LOGGING):
+                assert container["terminationMessagePath"] == str(TERMINATION_MESSAGE), str(item)

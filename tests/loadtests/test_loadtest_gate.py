@@ -31,13 +31,13 @@ spec:
     spec:
       containers:
         - name: {INFERENCE_SERVICE}
-          ports: [{{name: http, containerPort: 8000}}]
+          ports: [{{name: http, containerPort: 8000}}, {{name: probes, containerPort: 8010}}]
           readinessProbe:
-            httpGet: {{path: /ready, port: http}}
+            httpGet: {{path: /ready, port: probes}}
             periodSeconds: 1
             failureThreshold: 2
           livenessProbe:
-            httpGet: {{path: /health, port: http}}
+            httpGet: {{path: /health, port: probes}}
             periodSeconds: 1
             failureThreshold: 2
 """
@@ -81,6 +81,8 @@ def environment(tmp_path: Path, url: str, options: Mapping[str, str]) -> dict[st
     manifest.write_text(MANIFEST)
     chosen = {
         "inference_url": url,
+        # These servers have one port for everything, unless a test says otherwise.
+        "inference_probe_url": url,
         "logging_url": "none",
         "inference_manifest": str(manifest),
         "reports": str(tmp_path / "reports"),
@@ -159,6 +161,28 @@ def test_a_blocked_event_loop_breaks_the_gate(start: StartServer, tmp_path: Path
         assert breach in run.output
 
 
+def test_a_blocked_event_loop_does_not_break_the_gate_where_the_probes_have_a_process_of_their_own(
+    start: StartServer, tmp_path: Path
+) -> None:
+    # The clients' requests still fail for their time-outs, so their limits are not of interest.
+    run = load_test(
+        tmp_path,
+        start("blocked-loop").url,
+        **PATIENT | {"max_failed_probes": "0", "max_restarts": "0"},
+        inference_probe_url=start("sound").url,
+        max_error_ratio="1",
+    )
+    assert run.status == PASSED, run.output
+    rows = {
+        row["port"]: row
+        for row in run.verdict["probes"]
+        if (row["path"], row["phase"]) == ("/health", "loaded")
+    }
+    assert rows["probes"]["failed"] == 0
+    # The service's own port is measured beside it, and reported.
+    assert rows["http"]["failed"] > 0 or rows["http"]["percentiles_ms"]["max"] > 500
+
+
 def test_a_starved_thread_pool_breaks_the_gate_though_the_loop_is_free(
     start: StartServer, tmp_path: Path
 ) -> None:
@@ -192,6 +216,7 @@ def test_a_limiter_that_answers_probes_with_429_breaks_the_gate_and_only_there(
         ({"max_error_ratio": "2"}, "max-error-ratio"),
         ({"inference_manifest": "missing.yaml"}, "missing.yaml cannot be read"),
         ({"inference_url": "https://127.0.0.1"}, "http://"),
+        ({"inference_probe_url": "http://127.0.0.1:9"}, "does not answer"),
     ],
 )
 def test_a_run_that_cannot_be_judged_is_broken_not_failed(

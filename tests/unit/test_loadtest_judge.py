@@ -7,7 +7,7 @@ import pytest
 
 from loadtests.judge import Judgement, judge
 from loadtests.replay import Consequences
-from loadtests.samples import Cadence, Change, Observations, Outcome, ProbeSample
+from loadtests.samples import Cadence, Change, Observations, Outcome, Port, ProbeSample
 from loadtests.settings import LoadTestSettings
 
 SERVICE = "inference-service"
@@ -25,10 +25,13 @@ def probe(
     status: int = 200,
     error: str = "",
     cadence: Cadence = "dense",
+    port: Port = "probes",
 ) -> ProbeSample:
     kind = {"/ready": "readiness", "/health": "liveness", "/metrics": "metrics"}[path]
     latency = milliseconds / 1000
-    return ProbeSample(SERVICE, path, kind, cadence, BEGAN + at, delay, latency, status, error)
+    return ProbeSample(
+        SERVICE, port, path, kind, cadence, BEGAN + at, delay, latency, status, error
+    )
 
 
 def sound(seconds: int = 10) -> list[ProbeSample]:
@@ -100,6 +103,15 @@ def test_a_slow_percentile_breaks_the_limit_of_its_path_alone(
     assert broken(judged(samples)) == {f"{path} p99 under load"}
     samples = [*sound(), probe(11, path=path, milliseconds=milliseconds - 1.5)]
     assert broken(judged(samples)) == set()
+
+
+def test_the_services_own_port_is_not_judged() -> None:
+    slow = [probe(at, port="http", milliseconds=900) for at in range(5)]
+    failed = [probe(at, port="http", path="/health", status=500) for at in range(5)]
+    assert broken(judged([*sound(), *slow, *failed])) == set()
+    # And its answers make up for none that the probe port did not give.
+    only_http = judged([probe(at, port="http") for at in range(10)])
+    assert "/ready p99 under load" in broken(only_http)
 
 
 def test_one_slow_probe_in_two_hundred_is_within_the_percentile() -> None:

@@ -12,6 +12,7 @@ from loadtests.samples import Change, Observations, ProbeSample, percentile
 def sample(at: float, *, status: int = 200, error: str = "") -> ProbeSample:
     return ProbeSample(
         service="inference-service",
+        port="probes",
         path="/ready",
         probe="readiness",
         cadence="dense",

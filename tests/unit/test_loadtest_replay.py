@@ -3,25 +3,30 @@
 from loadtests.kubelet.spec import ContainerProbes, HttpProbe
 from loadtests.plan import Subject
 from loadtests.replay import consequences_of
-from loadtests.samples import Cadence, Observations, ProbeSample
+from loadtests.samples import Cadence, Observations, Port, ProbeSample
 
 NAME = "inference-service"
 PROBES = ContainerProbes(
     container=NAME,
-    readiness=HttpProbe("readiness", "/ready", 8000, period_seconds=1, failure_threshold=2),
-    liveness=HttpProbe("liveness", "/health", 8000, period_seconds=1, failure_threshold=3),
+    readiness=HttpProbe("readiness", "/ready", 8010, period_seconds=1, failure_threshold=2),
+    liveness=HttpProbe("liveness", "/health", 8010, period_seconds=1, failure_threshold=3),
 )
-SUBJECT = Subject(NAME, "http://127.0.0.1:8000", PROBES)
+SUBJECT = Subject(NAME, "http://127.0.0.1:8000", "http://127.0.0.1:8010", PROBES)
 
 
 def samples(
-    *, bad_from: float, bad_until: float, kind: str = "liveness", every: float = 0.1
+    *,
+    bad_from: float,
+    bad_until: float,
+    kind: str = "liveness",
+    every: float = 0.1,
+    port: Port = "probes",
 ) -> list[ProbeSample]:
     cadence: Cadence = "dense" if every < 1 else "manifest"
     path = "/health" if kind == "liveness" else "/ready"
     return [
         ProbeSample(
-            *(NAME, path, kind, cadence, at, 0.0, 0.001),
+            *(NAME, port, path, kind, cadence, at, 0.0, 0.001),
             *((0, "timeout") if bad_from <= at < bad_until else (200, "")),
         )
         for at in (100 + number * every for number in range(round(10 / every)))
@@ -59,10 +64,19 @@ def test_probes_at_the_manifests_period_are_replayed_as_they_are() -> None:
 
 def test_a_tick_that_was_never_sent_says_nothing_of_the_service() -> None:
     lost = [
-        ProbeSample(NAME, "/health", "liveness", "dense", 100 + at / 10, 0.2, 0.0, 0, "missed")
+        ProbeSample(
+            *(NAME, "probes", "/health", "liveness", "dense"),
+            *(100 + at / 10, 0.2, 0.0, 0, "missed"),
+        )
         for at in range(100)
     ]
     consequences = consequences_of(SUBJECT, Observations(lost, [], {}, 0.0))
+    assert (consequences.restarts, consequences.probes) == (0, 0)
+
+
+def test_the_kubelet_does_not_ask_the_services_own_port() -> None:
+    stalled = samples(bad_from=103, bad_until=109, port="http")
+    consequences = consequences_of(SUBJECT, Observations(stalled, [], {}, 0.0))
     assert (consequences.restarts, consequences.probes) == (0, 0)
 
 

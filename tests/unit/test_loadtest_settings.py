@@ -59,6 +59,7 @@ def test_another_process_reads_the_same_settings_from_the_environment(
         ("inference-url", "none"),
         ("inference-url", "https://example.org"),
         ("logging-url", "127.0.0.1:8001"),
+        ("inference-probe-url", "https://example.org"),
         ("clients", "0"),
         ("rate", "-1"),
         ("shape", "square"),
@@ -103,13 +104,52 @@ def test_a_manual_load_has_no_stages_and_another_may_have_no_idle_one() -> None:
 def test_every_service_is_probed_at_its_manifests_period_and_more_densely(service: str) -> None:
     plans = [one for one in kubelet_plan(LoadTestSettings()) if one.target.service == service]
     timings = SERVICES[service]
-    by_target = {(one.target.probe, one.target.cadence): one.schedule for one in plans}
+    by_target = {
+        (one.target.probe, one.target.cadence): one.schedule
+        for one in plans
+        if one.target.port == "probes"
+    }
     assert by_target["readiness", "manifest"].interval_seconds == timings.readiness.period_seconds
     assert by_target["liveness", "manifest"].interval_seconds == timings.liveness.period_seconds
     assert by_target["readiness", "dense"].timeout_seconds == timings.readiness.timeout_seconds
     assert by_target["liveness", "dense"].interval_seconds == 0.1
     assert by_target["readiness", "dense"].url.endswith("/ready")
     assert by_target["liveness", "manifest"].url.endswith("/health")
+
+
+@pytest.mark.parametrize("service", [INFERENCE_SERVICE, LOGGING_SERVICE])
+def test_what_the_manifest_sends_goes_to_its_port_and_the_services_own_is_measured_beside_it(
+    service: str,
+) -> None:
+    settings = LoadTestSettings(
+        inference_url="http://10.0.0.5:9000", logging_url="http://[fd00::5]:9001"
+    )
+    hosts = {INFERENCE_SERVICE: "10.0.0.5", LOGGING_SERVICE: "[fd00::5]"}
+    ports = {
+        INFERENCE_SERVICE: {"probes": 8010, "http": 9000},
+        LOGGING_SERVICE: {"probes": 8011, "http": 9001},
+    }
+    plans = [*kubelet_plan(settings), *prometheus_plan(settings)]
+    asked: set[tuple[str, str]] = set()
+    for one in plans:
+        if one.target.service != service:
+            continue
+        port = ports[service][one.target.port]
+        assert one.schedule.url == f"http://{hosts[service]}:{port}{one.target.path}"
+        asked.add((one.target.port, one.target.cadence))
+    assert asked == {
+        ("probes", "manifest"),
+        ("probes", "dense"),
+        ("probes", "scrape"),
+        ("http", "dense"),
+        ("http", "scrape"),
+    }
+
+
+def test_the_probe_port_may_be_somewhere_else() -> None:
+    settings = LoadTestSettings(logging_url="none", inference_probe_url="http://127.0.0.1:18010/")
+    urls = {one.schedule.url for one in kubelet_plan(settings) if one.target.port == "probes"}
+    assert urls == {"http://127.0.0.1:18010/ready", "http://127.0.0.1:18010/health"}
 
 
 def test_the_probes_do_not_start_all_at_once() -> None:
