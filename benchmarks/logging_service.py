@@ -22,8 +22,8 @@ from benchmarks.probing import Probed, probe, summarize
 from bentos.health.probes import READY_PATH
 from bentos.logging.database import PredictionDatabase
 from bentos.logging.files import DatabaseFiles
-from bentos.logging.state import LOG_PATH, PREDICTIONS_PATH, STATS_PATH
 from bentos.logging.schema import PredictionRow
+from bentos.logging.state import LOG_PATH, PREDICTIONS_PATH, STATS_PATH
 from loadtests.samples import percentile
 from local.process import Server, StepError, clean_environment, free_port
 

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bentos.process.settings import environment_names
 from bentos.inference.settings import InferenceSettings
 from bentos.logging.settings import LoggingSettings
+from bentos.process.settings import environment_names
 from images.bentos import (
     FINGERPRINT_LABEL,
     ROOT,

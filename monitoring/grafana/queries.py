@@ -3,9 +3,10 @@
 import re
 from collections.abc import Mapping
 
-from bentos.health.metrics import Family
 from bentos.inference.metrics import FAMILIES as INFERENCE_FAMILIES
 from bentos.logging.metrics import FAMILIES as LOGGING_FAMILIES
+
+from bentos.health.metrics import Family
 from monitoring.grafana.external import EXTERNAL_FAMILIES, TARGET_LABELS
 
 CATALOGUE: Mapping[str, Family] = {

@@ -218,9 +218,7 @@ PICTURES = [
 
 @pytest.mark.case(5, 6)
 @pytest.mark.parametrize("sent", PICTURES, ids=lambda sent: sent.name)
-def test_a_picture_made_to_take_long_keeps_no_probe_waiting(
-    inference: Server, sent: Sent
-) -> None:
+def test_a_picture_made_to_take_long_keeps_no_probe_waiting(inference: Server, sent: Sent) -> None:
     """Pictures with endless chunks, comments or scans, three at once: answered, probes unharmed."""
     content = sent.data()
     answers: list[int] = []
@@ -248,9 +246,9 @@ def test_a_picture_made_to_take_long_keeps_no_probe_waiting(
 BATCHES = [
     Sent(
         "a NUL behind a million zeros",
-        lambda: b'{"edge_device_id":"a","predictions":[{"x":['
-        + b"0," * 4_900_000
-        + b'"\\u0000"]}]}',
+        lambda: (
+            b'{"edge_device_id":"a","predictions":[{"x":[' + b"0," * 4_900_000 + b'"\\u0000"]}]}'
+        ),
         (400,),
     ),
     Sent(

@@ -14,9 +14,9 @@ from typing import Any
 
 import httpx
 import pytest
+from bentos.logging.metrics import FAMILIES
 from prometheus_client.parser import text_string_to_metric_families
 
-from bentos.logging.metrics import FAMILIES
 from tests.support.disks import immutable, small_disk
 from tests.support.logging_store import locked_by_another_process, stored_ids
 from tests.support.predictions import batch, prediction

@@ -13,10 +13,10 @@ from typing import Any, Self
 
 import httpx
 import yaml
+from bentos.logging.metrics import LOG_PATH, STATS_PATH
 
 from bentos.health.probes import HEALTH_PATH, METRICS_PATH, READY_PATH
 from bentos.inference.app import PREDICT_IMAGE_PATH, PREDICT_PATH
-from bentos.logging.metrics import LOG_PATH, STATS_PATH
 from examples.steel_images import write_images
 from local.process import Program, Servers, find_program
 from monitoring.stack import PROMETHEUS_PROGRAMS

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 
-from bentos.health.metrics import Family
 from bentos.inference.metrics import FAMILIES as INFERENCE_FAMILIES
 from bentos.logging.metrics import FAMILIES as LOGGING_FAMILIES
+
+from bentos.health.metrics import Family
 from monitoring.prometheus.scenarios.wave import Series, Wave, counter, gauge
 from monitoring.prometheus.scenarios.world import (
     INFERENCE_POD,

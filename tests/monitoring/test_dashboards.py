@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
-
-from bentos.health.metrics import Family
 from bentos.inference.metrics import FAMILIES as INFERENCE_FAMILIES
 from bentos.logging.metrics import FAMILIES as LOGGING_FAMILIES
+
+from bentos.health.metrics import Family
 from monitoring.grafana.dashboard import runbook
 from monitoring.grafana.external import CLUSTER_METRICS, EXTERNAL_FAMILIES
 from monitoring.grafana.generate import DIRECTORY, documents

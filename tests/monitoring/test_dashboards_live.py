@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
-
 from bentos.inference.metrics import FAMILIES as INFERENCE_FAMILIES
 from bentos.logging.metrics import FAMILIES as LOGGING_FAMILIES
+from PIL import Image
+
 from monitoring.grafana.generate import DIRECTORY
 from monitoring.grafana.render.__main__ import main
 from monitoring.grafana.render.client import Period, Prometheus, Series

@@ -176,9 +176,9 @@ def test_the_metrics_that_a_text_names_exist(alert: Alert) -> None:
 
 @pytest.mark.parametrize("alert", ALERTS.values(), ids=_name)
 def test_the_settings_that_a_text_names_exist(alert: Alert) -> None:
-    from bentos.process.settings import environment_names
     from bentos.inference.settings import InferenceSettings
     from bentos.logging.settings import LoggingSettings
+    from bentos.process.settings import environment_names
 
     known = environment_names(InferenceSettings) | environment_names(LoggingSettings)
     for name in _SETTING_IN_TEXT.findall(alert.description):

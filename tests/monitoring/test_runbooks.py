@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bentos.process.settings import environment_names
 from bentos.inference.settings import InferenceSettings
 from bentos.logging.settings import LoggingSettings
+from bentos.process.settings import environment_names
 from monitoring.prometheus.source import ALERTS, RULE_FILES
 from monitoring.prometheus.source.rule import RUNBOOKS_URL, Recording
 from monitoring.timings import SERVICES

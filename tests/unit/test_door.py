@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bentos.edge.limits import BodyRoom
 from bentos.edge.door import Door, FrontDoor, Route, route_table
 from bentos.edge.http import Request, Response, ServiceError, json_response
+from bentos.edge.limits import BodyRoom
 from bentos.health.metrics import HTTP_REQUESTS, PROBE_DURATION, SHARED_FAMILIES, Metrics
 from tests.support.requests import DISCONNECT, Client, chunk, scope
 

@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-from bentos.edge.limits import FREE_BYTES, BodyRoom
 from bentos.edge.http import (
     ClientDisconnected,
     Request,
@@ -13,6 +12,7 @@ from bentos.edge.http import (
     json_response,
     parse_json,
 )
+from bentos.edge.limits import FREE_BYTES, BodyRoom
 from tests.support.requests import DISCONNECT, Client, chunk, request, scope
 
 LIMIT = 10

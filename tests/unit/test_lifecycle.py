@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 
 from bentos.health.checks import Verdict
-from bentos.process.lifecycle import HEARTBEAT_SECONDS, Lifecycle
 from bentos.health.state import ServiceState
+from bentos.process.lifecycle import HEARTBEAT_SECONDS, Lifecycle
 
 
 def test_a_blocked_event_loop_is_told_by_the_beat_that_it_kept_waiting(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bentos.inference.exposition import InferenceMetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from bentos.health import probes
@@ -21,7 +22,6 @@ from bentos.health.metrics import (
     unready_samples,
 )
 from bentos.inference import metrics as inference
-from bentos.inference.exposition import InferenceMetrics
 from bentos.inference.state import InferenceState
 from bentos.logging import metrics as logging_metrics
 from tests.support.processes import child

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from bentos.health.checks import Check, Details
 from bentos.edge.http import Request, Response, ServiceError
+from bentos.health.checks import Check, Details
 from bentos.health.metrics import HTTP_REQUESTS, SHARED_FAMILIES, Metrics
 from bentos.health.probes import HEALTH_PATH, METRICS_PATH, READY_PATH, Probes, isoformat
 from bentos.health.state import ServiceState

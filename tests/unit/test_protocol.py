@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import uvicorn
+from bentos.edge.pace import Pace
 from uvicorn.server import ServerState
 
-from bentos.edge.pace import Pace
 from bentos.edge.protocol import ProbeFirstProtocol, WorkerTransport, start_at_once
 
 

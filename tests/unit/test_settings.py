@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from bentos.health.window import WINDOW_SECONDS
+from bentos.inference.settings import InferenceSettings
+from bentos.logging.settings import LoggingSettings
 from bentos.process.settings import (
     ServiceSettings,
     environment_names,
     load_settings,
     writable_directory,
 )
-from bentos.health.window import WINDOW_SECONDS
-from bentos.inference.settings import InferenceSettings
-from bentos.logging.settings import LoggingSettings
 from tests.support.servers import ROOT
 
 BOTH: tuple[type[ServiceSettings], ...] = (InferenceSettings, LoggingSettings)
