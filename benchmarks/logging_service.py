@@ -164,7 +164,7 @@ def _row(number: int) -> PredictionRow:
     )
 
 
-def serve(directory: Path, workers: int) -> Server:
+def serve(directory: Path, workers: int, *, probe_port: int = 0) -> Server:
     """Start the logging service with its database in the directory.
 
     Raises BenchmarkFailed where it does not get ready.
@@ -186,6 +186,8 @@ def serve(directory: Path, workers: int) -> Server:
             DRAIN_SECONDS="0",
             LOG_LEVEL="WARNING",
             WORKERS=str(workers),
+            HOST="127.0.0.1",
+            PROBE_PORT=str(probe_port),
         ),
     )
     try:

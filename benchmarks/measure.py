@@ -172,7 +172,7 @@ def _measure(
     large = peer.image_call(large_png()) if peer.probed_further else None
     if large is not None:
         (extra["images of 500 kB"],) = _probe_under(server, [ready_url], large, plan, scratch)
-        with _Loads(bench.model, bench.second_version) as loads:
+        with Loads(bench.model, bench.second_version) as loads:
             (extra["model loads"],) = _probe_under(server, [ready_url], call, plan, scratch)
         notes.append(f"the alias moved {loads.moves} times; {_loads_total(server)} loads in all")
     return Round(
@@ -222,7 +222,7 @@ def _probe_under(
     return answers
 
 
-class _Loads:
+class Loads:
     """Moves the alias between two versions again and again, until the `with` block ends."""
 
     def __init__(self, model: ServedModel, second: str) -> None:
@@ -232,7 +232,7 @@ class _Loads:
         self._thread = threading.Thread(target=self._move)
         self.moves = 0
 
-    def __enter__(self) -> "_Loads":
+    def __enter__(self) -> "Loads":
         self._thread.start()
         return self
 

@@ -13,6 +13,11 @@ TARGET = "bentos.inference.service:InferenceService"
 _POLL_SECONDS = "0.5"
 
 
+def probe_url(site: Site) -> str:
+    """Return where the probe process answers."""
+    return f"http://127.0.0.1:{site.ports[1]}"
+
+
 class ThisProject(Peer):
     """Some worker processes, on the CPU or on a GPU."""
 
@@ -54,6 +59,8 @@ class ThisProject(Peer):
                 "DRAIN_SECONDS": "0",
                 "LOG_LEVEL": "WARNING",
                 "OUTBOX_PATH": str(site.scratch / "outbox"),
+                "HOST": "127.0.0.1",
+                "PROBE_PORT": str(site.ports[1]),
                 "BENTOML_HOME": str(site.scratch / "bentoml"),
             },
         )

@@ -6,21 +6,17 @@ it shares neither an interpreter nor an event loop with what clients reach.
 
 import socket
 import statistics
-import struct
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
-from PIL import Image
 
+from benchmarks import hostile
 from local.prober import Answer, Schedule, probing
 from tests.support.inference import channel, start_inference
 from tests.support.models import ModelStore
@@ -103,37 +99,6 @@ def status_of(answer: bytes) -> int:
     return int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/1.1 ") else 0
 
 
-def png_with_chunks(kind: bytes, count: int, content: bytes = b"") -> bytes:
-    """Return a PNG of 16 x 16 with many ancillary chunks."""
-    file = BytesIO()
-    Image.new("RGB", (16, 16)).save(file, "PNG")
-    png = file.getvalue()
-    chunk = struct.pack(">I", len(content)) + kind + content
-    chunk += struct.pack(">I", zlib.crc32(kind + content))
-    return png[:33] + chunk * count + png[33:]
-
-
-def jpeg(*, progressive: bool) -> bytes:
-    file = BytesIO()
-    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
-    Image.fromarray(noise).save(file, "JPEG", progressive=progressive)
-    return file.getvalue()
-
-
-def jpeg_with_comments(count: int) -> bytes:
-    """Return a JPEG with many empty comment segments behind its first marker."""
-    picture = jpeg(progressive=False)
-    return picture[:2] + b"\xff\xfe\x00\x02" * count + picture[2:]
-
-
-def jpeg_with_scans(size: int) -> bytes:
-    """Return a progressive JPEG whose last scan is repeated up to a size."""
-    picture = jpeg(progressive=True)
-    start = picture.rindex(b"\xff\xda")
-    scan = picture[start:-2]
-    return picture[:-2] + scan * ((size - len(picture)) // len(scan)) + picture[-2:]
-
-
 @dataclass(frozen=True)
 class Sent:
     """What is sent, and which statuses are right."""
@@ -144,9 +109,9 @@ class Sent:
 
 
 HEADS = [
-    Sent("one header of 30 MB", lambda: b"GET / HTTP/1.1\r\na: " + b"b" * 30_000_000, (431,)),
-    Sent("two million headers", lambda: b"GET / HTTP/1.1\r\n" + b"a:b\r\n" * 2_000_000, (431,)),
-    Sent("a URL of 50 MB", lambda: b"GET /" + b"a" * 50_000_000, (414,)),
+    Sent("one header of 30 MB", lambda: hostile.huge_header(30_000_000), (431,)),
+    Sent("two million headers", lambda: hostile.many_headers(2_000_000), (431,)),
+    Sent("a URL of 50 MB", lambda: hostile.long_url(50_000_000), (414,)),
 ]
 
 
@@ -210,9 +175,9 @@ def test_an_offer_to_upgrade_with_a_chunked_body_is_ignored(inference: Server) -
 
 
 PICTURES = [
-    Sent("800,000 empty chunks", lambda: png_with_chunks(b"prVt", 800_000), (200, 400)),
-    Sent("2.4 million comments", lambda: jpeg_with_comments(2_400_000), (200, 400)),
-    Sent("a scan repeated to 10 MB", lambda: jpeg_with_scans(10_000_000), (400,)),
+    Sent("800,000 empty chunks", lambda: hostile.png_with_chunks(800_000), (200, 400)),
+    Sent("2.4 million comments", lambda: hostile.jpeg_with_comments(2_400_000), (200, 400)),
+    Sent("a scan repeated to 10 MB", lambda: hostile.jpeg_with_scans(10_000_000), (400,)),
 ]
 
 
@@ -244,23 +209,9 @@ def test_a_picture_made_to_take_long_keeps_no_probe_waiting(inference: Server, s
 
 
 BATCHES = [
-    Sent(
-        "a NUL behind a million zeros",
-        lambda: (
-            b'{"edge_device_id":"a","predictions":[{"x":[' + b"0," * 4_900_000 + b'"\\u0000"]}]}'
-        ),
-        (400,),
-    ),
-    Sent(
-        "a timestamp of nested lists",
-        lambda: b'{"predictions":[{"timestamp":[' + b"[]," * 600_000 + b"[]]}]}",
-        (400,),
-    ),
-    Sent(
-        "an envelope's timestamp of nested lists",
-        lambda: b'{"predictions":[{}],"timestamp":[' + b"[]," * 3_300_000 + b"[]]}",
-        (400,),
-    ),
+    Sent("a NUL last", lambda: hostile.batch_with_late_nul(9_800_000), (400,)),
+    Sent("lists", lambda: hostile.batch_with_nested_lists(1_800_000), (400,)),
+    Sent("lists in the envelope", lambda: hostile.envelope_with_nested_lists(9_900_000), (400,)),
 ]
 
 
@@ -288,8 +239,8 @@ def test_idle_connections_leave_probes_and_requests_alone(
         idle: list[socket.socket] = []
         try:
             with probed(server):
-                for _ in range(600):
-                    idle.append(socket.create_connection(("127.0.0.1", server.port), timeout=5.0))
+                address = ("127.0.0.1", server.port)
+                idle += [socket.create_connection(address, timeout=5.0) for _ in range(600)]
                 answer = httpx.get(server.url + "/ready", timeout=10.0, trust_env=False)
             assert answer.status_code == 200
         finally:
