@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from msgspec import Raw
 
 from benchmarks.probing import Probed, probe, summarize
 from bentos.health.probes import READY_PATH
-from bentos.logging.database import PredictionDatabase
-from bentos.logging.files import DatabaseFiles
-from bentos.logging.schema import PredictionRow
 from bentos.logging.state import LOG_PATH, PREDICTIONS_PATH, STATS_PATH
+from bentos.logging.store.database import PredictionDatabase
+from bentos.logging.store.files import DatabaseFiles
+from bentos.logging.store.schema import StoredPrediction
 from loadtests.samples import percentile
 from local.process import Server, StepError, clean_environment, free_port
 
@@ -145,8 +146,8 @@ def _fill(path: Path, rows: int) -> tuple[float, int]:
     return time.perf_counter() - started, path.stat().st_size
 
 
-def _row(number: int) -> PredictionRow:
-    return PredictionRow(
+def _row(number: int) -> StoredPrediction:
+    return StoredPrediction(
         prediction_id=f"{number:016x}{hash((number, 1)) & 0xFFFFFFFFFFFFFFFF:016x}",
         image_id=f"line-4/image-{number:08d}.png",
         timestamp=_FIRST_SECOND + number,
@@ -157,8 +158,10 @@ def _row(number: int) -> PredictionRow:
         model_version=str(1 + number * 10 // 10_000_000),
         inference_time_ms=2.418,
         defect_detected=number % 7 == 0,
-        detections='[{"class":"scratch","confidence":0.934512,"bbox":null,"uncertain":false}]',
-        confidence_scores="[0.934512,0.04,0.02,0.005488]",
+        detections=Raw(
+            b'[{"class":"scratch","confidence":0.934512,"bbox":null,"uncertain":false}]'
+        ),
+        confidence_scores=Raw(b"[0.934512,0.04,0.02,0.005488]"),
         processing_notes=None,
         request_id=f"{number:032x}",
     )

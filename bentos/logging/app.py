@@ -1,8 +1,5 @@
 """The logging service without BentoML: its parts, put together, and the way of a request."""
 
-import asyncio
-import hmac
-import sqlite3
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -10,12 +7,10 @@ from datetime import UTC, datetime
 
 from bentos.edge.door import Door, Handler, Route
 from bentos.edge.http import Request, Response, ServiceError, json_response
+from bentos.edge.tokens import Tokens
 from bentos.health.probes import Probes
 from bentos.kit import Kit
-from bentos.logging.failures import StoreError
-from bentos.logging.payloads import Batch, parse_batch
-from bentos.logging.queries import PageQuery, read_page, read_stats
-from bentos.logging.reader import Reader
+from bentos.logging.request import BatchParser, parse_page_query, parse_stats_query
 from bentos.logging.settings import LoggingSettings
 from bentos.logging.state import (
     LOG_PATH,
@@ -24,12 +19,10 @@ from bentos.logging.state import (
     STATS_PATH,
     LoggingState,
 )
-from bentos.logging.store import Store
-from bentos.logging.turns import Turns
+from bentos.logging.store import Retention, Store, StoreError
 from bentos.process.probe_process import ProbePlan
 
 _SWITCH_INTERVAL_SECONDS = 0.0005
-_LARGE_BODY_BYTES = 4_096
 _DATABASE_REASONS = ("database_not_initialized", "database_not_accessible")
 
 
@@ -39,22 +32,22 @@ class LoggingApp:
     def __init__(self, settings: LoggingSettings, plan: ProbePlan, *, worker: int) -> None:
         self._settings = settings
         token = settings.logging_token
-        self._parsing = asyncio.Lock()
-        self._token = f"Bearer {token.get_secret_value()}".encode() if token else None
+        self._tokens = Tokens(
+            token.get_secret_value() if token else None,
+            settings.logging_tokens_file,
+            realm=SERVICE_NAME,
+        )
+        self._parser = BatchParser(max_predictions=settings.max_batch_predictions)
         self._kit = Kit(plan, settings, worker=worker)
         self.state: LoggingState = self._kit.state
-        self._reader = Reader(
-            settings.database_path,
-            timeout_seconds=settings.query_timeout_seconds,
-            on_failure=self._reading_failed,
-        )
         self._store = Store(
             settings.database_path,
             self.state,
-            self._reader,
             busy_timeout_seconds=settings.busy_timeout_seconds,
+            query_timeout_seconds=settings.query_timeout_seconds,
             queue_rows=settings.write_queue_rows,
-            turns=Turns(plan.arguments["directory"]) if settings.workers > 1 else None,
+            retention=Retention(settings.retention_days, settings.max_database_bytes),
+            lock_directory=plan.arguments["directory"] if settings.workers > 1 else None,
         )
         self._kit.add_routes(self._routes())
 
@@ -83,7 +76,6 @@ class LoggingApp:
         """Store what waits, close the database, and end the parts."""
         self.state.begin_shutdown()
         await self._store.stop(float(self._settings.shutdown_seconds))
-        self._reader.close()
         await self._kit.stop()
 
     async def log(self, body: bytes, *, request_id: str) -> dict[str, object]:
@@ -92,7 +84,7 @@ class LoggingApp:
         if refusal is not None:
             self.state.record_refusal(refusal.reason)
             raise refusal
-        batch = await self._parse(body, request_id=request_id)
+        batch = await self._parser.parse(body, request_id=request_id)
         try:
             stored = await self._store.store(batch.rows)
         except StoreError as failure:
@@ -109,34 +101,30 @@ class LoggingApp:
             "duplicates": stored.duplicates,
             "batch_size": len(batch.rows),
             "timestamp": datetime.now(UTC).isoformat(),
+            **({"warnings": batch.warnings} if batch.warnings else {}),
         }
 
-    async def _parse(self, body: bytes, *, request_id: str) -> Batch:
-        limit = self._settings.max_batch_predictions
-        if len(body) < _LARGE_BODY_BYTES:
-            return await parse_batch(body, max_predictions=limit, request_id=request_id)
-        # Clients that were answered together send their next batches together. Each gives way to
-        # the event loop once while the others wait for it, so that no probe waits for all of them.
-        async with self._parsing:
-            await asyncio.sleep(0)
-            return await parse_batch(body, max_predictions=limit, request_id=request_id)
-
     def _routes(self) -> list[Route]:
-        routes = (
-            ("POST", LOG_PATH, self._log, True),
-            ("GET", STATS_PATH, self._stats, self._settings.protect_reads),
-            ("GET", PREDICTIONS_PATH, self._page, self._settings.protect_reads),
+        protected = bool(self._settings.protect_reads)
+        routes: tuple[tuple[str, str, Handler, bool, Callable[[str], None]], ...] = (
+            ("POST", LOG_PATH, self._log, True, self.state.record_error),
+            # A read that fails says nothing of whether predictions can be stored.
+            ("GET", STATS_PATH, self._stats, protected, self._read_failed),
+            ("GET", PREDICTIONS_PATH, self._page, protected, self._read_failed),
         )
         return [
             Route(
                 method,
                 path,
-                self._timed(path, self._guarded(handler) if protected else handler),
-                on_failure=self.state.record_error,
+                self._timed(path, self._guarded(handler) if guarded else handler),
+                on_failure=on_failure,
                 on_refusal=self._refused,
             )
-            for method, path, handler, protected in routes
+            for method, path, handler, guarded, on_failure in routes
         ]
+
+    def _read_failed(self, _reason: str) -> None:
+        self.state.errors.add()
 
     def _timed(self, path: str, handler: Handler) -> Handler:
         async def timed(request: Request) -> Response:
@@ -149,18 +137,8 @@ class LoggingApp:
         return timed
 
     def _guarded(self, handler: Handler) -> Handler:
-        token = self._token
-        if token is None:
-            return handler
-
         async def guarded(request: Request) -> Response:
-            if not hmac.compare_digest(request.header(b"authorization") or b"", token):
-                raise ServiceError(
-                    401,
-                    "unauthorized",
-                    "the Authorization header has to be 'Bearer ' and the token (LOGGING_TOKEN)",
-                    headers={"WWW-Authenticate": f'Bearer realm="{SERVICE_NAME}"'},
-                )
+            self._tokens.require(request.header(b"authorization"))
             return await handler(request)
 
         return guarded
@@ -173,25 +151,21 @@ class LoggingApp:
             log={"predictions": answer["predictions_stored"], "duplicates": answer["duplicates"]},
         )
 
-    async def _stats(self, _: Request) -> Response:
-        return await self._read(read_stats)
+    async def _stats(self, request: Request) -> Response:
+        query = parse_stats_query(request.query)
+        self._require_open()
+        return Response(body=await self._store.stats(query))
 
     async def _page(self, request: Request) -> Response:
-        query = PageQuery.parse(request.query)
-        return await self._read(lambda connection: read_page(connection, query))
+        query = parse_page_query(request.query)
+        self._require_open()
+        return Response(body=await self._store.page(query))
 
-    async def _read(self, query: Callable[[sqlite3.Connection], bytes]) -> Response:
+    def _require_open(self) -> None:
         if not self.state.db_initialized.get():
             refusal = self._store.unavailable()
             if refusal is not None:
                 raise refusal
-        return Response(body=await self._reader.read(query))
-
-    def _reading_failed(self, failure: StoreError) -> None:
-        self.state.store_errors[failure.reason].add()
-        self.state.record_error()
-        if failure.lost:
-            self._store.doubt(failure)
 
     def _refused(self, reason: str) -> None:
         # A batch that the database refused is an error, not a refusal; `log` tells them apart.

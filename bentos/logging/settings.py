@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
+from bentos.edge.tokens import TokensFile
 from bentos.process.settings import ServiceSettings
 
 
@@ -20,8 +21,15 @@ class LoggingSettings(ServiceSettings):
     logging_token: SecretStr | None = Field(
         default=None, description="Bearer token that `/log` requires, where it is set."
     )
-    protect_reads: bool = Field(
-        default=False, description="Require the token for `/stats` and `/predictions` as well."
+    logging_tokens_file: TokensFile | None = Field(
+        default=None,
+        description="File of further tokens, one a line, all valid; read again when it changes.",
+    )
+    protect_reads: bool | None = Field(
+        default=None,
+        validate_default=True,
+        description="Require a token for `/stats` and `/predictions` as well; unset, where there"
+        " is one.",
     )
     max_batch_predictions: int = Field(
         default=10_000, ge=1, description="Most predictions one request may bring."
@@ -35,3 +43,24 @@ class LoggingSettings(ServiceSettings):
     query_timeout_seconds: float = Field(
         default=2.0, gt=0, description="Longest query of `/stats` and `/predictions`, in seconds."
     )
+    retention_days: float | None = Field(
+        default=None,
+        gt=0,
+        description="Days after their arrival until predictions are deleted; unset, they are kept.",
+    )
+    max_database_bytes: int | None = Field(
+        default=None,
+        ge=16_777_216,
+        description="Size of the database, in bytes, beyond which the oldest predictions are"
+        " deleted; unset, it may grow.",
+    )
+
+    @field_validator("protect_reads")
+    @classmethod
+    def _has_a_token(cls, value: bool | None, given: ValidationInfo) -> bool:
+        names = ("logging_token", "logging_tokens_file")
+        required = any(given.data.get(name) is not None for name in names)
+        # A token setting that is wrong itself is reported by its own name.
+        if value and not required and all(name in given.data for name in names):
+            raise ValueError("needs a token: set LOGGING_TOKEN or LOGGING_TOKENS_FILE")
+        return required if value is None else value

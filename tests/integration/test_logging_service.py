@@ -14,9 +14,9 @@ from typing import Any
 
 import httpx
 import pytest
-from bentos.logging.metrics import FAMILIES
 from prometheus_client.parser import text_string_to_metric_families
 
+from bentos.logging.state import LoggingState
 from tests.support.disks import immutable, small_disk
 from tests.support.logging_store import locked_by_another_process, stored_ids
 from tests.support.predictions import batch, prediction
@@ -106,6 +106,47 @@ class TestRoutes:
         }
         assert again.json()["predictions_stored"] == 0
         assert again.json()["duplicates"] == 2
+
+    @pytest.mark.case(20)
+    def test_a_known_id_with_other_content_is_a_409_that_names_the_item(
+        self, shared: Server
+    ) -> None:
+        """A device sends an id again with other content: 409, nothing of the batch is stored."""
+        known = prediction(edge_device_id="conflicting")
+        shared.post("/log", json=batch(known))
+        before = metrics(shared)
+        answer = shared.post("/log", json=batch(prediction(), {**known, "model_version": "4"}))
+
+        assert answer.status_code == 409
+        assert answer.json()["reason"] == "conflict"
+        assert answer.json()["field"] == "predictions[1].prediction_id"
+        after = metrics(shared)
+        assert after["logging_conflicts_total"] == before["logging_conflicts_total"] + 1
+        assert after["logging_predictions_total"] == before["logging_predictions_total"]
+        assert after["logging_errors_total"] == before["logging_errors_total"]
+        assert shared.get("/ready").status_code == 200
+
+    @pytest.mark.case(14)
+    def test_predictions_of_a_host_whose_clock_is_wrong_are_stored(self, shared: Server) -> None:
+        """A host whose clock stands at 1970 sends 15 good rows and 5 of 1970: all are stored.
+
+        So are rows in a batch whose own time is senseless, which the answer says.
+        """
+        early = [prediction(timestamp=60.0 + n, edge_device_id="of-1970") for n in range(5)]
+        rows = [*(prediction(edge_device_id="of-1970") for _ in range(15)), *early]
+        first = shared.post("/log", json=batch(*rows, timestamp=65.0))
+        second = shared.post(
+            "/log", json=batch(prediction(edge_device_id="of-1970"), timestamp="yesterday")
+        )
+
+        assert first.json()["predictions_stored"] == 20
+        assert "warnings" not in first.json()
+        assert second.json()["predictions_stored"] == 1
+        assert second.json()["warnings"][0].startswith("timestamp: expected Unix seconds")
+        query = {"edge_device_id": "of-1970", "limit": "21"}
+        kept = shared.get("/predictions", params=query).json()["predictions"]
+        assert [one["timestamp"] for one in kept[-5:]] == [64.0, 63.0, 62.0, 61.0, 60.0]
+        assert {one["sent_at"] for one in kept} == {65.0, None}
 
     def test_the_batchs_device_counts_where_a_prediction_names_none(self, shared: Server) -> None:
         shared.post(
@@ -362,18 +403,43 @@ class TestToken:
 
         assert answer.status_code == 200
 
-    def test_reading_and_probes_need_none(self, guarded: Server) -> None:
-        for path in ("/health", "/ready", "/metrics", "/stats", "/predictions"):
+    @pytest.mark.case(40)
+    def test_reading_needs_the_token_as_well_and_probes_need_none(self, guarded: Server) -> None:
+        """A token is set and nothing else: reads without it are a 401, probes are answered."""
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        for path in ("/stats", "/predictions"):
+            assert guarded.get(path).status_code == 401
+            assert guarded.get(path, headers=headers).status_code == 200
+        for path in ("/health", "/ready", "/metrics"):
             assert guarded.get(path).status_code == 200
 
-    def test_reading_needs_it_where_the_operator_says_so(self, tmp_path: Path) -> None:
-        with start(tmp_path, LOGGING_TOKEN=TOKEN, PROTECT_READS="true") as server:
+    @pytest.mark.case(16)
+    def test_a_token_is_rotated_while_clients_log(self, tmp_path: Path) -> None:
+        """A token is added to the file, the old one removed: both are valid in between."""
+        file = tmp_path / "tokens"
+        file.write_text("old\n")
+        with start(tmp_path, LOGGING_TOKENS_FILE=str(file)) as server:
             server.wait_until_ready()
-            assert server.get("/stats").status_code == 401
-            assert server.get("/predictions").status_code == 401
-            headers = {"Authorization": f"Bearer {TOKEN}"}
-            assert server.get("/stats", headers=headers).status_code == 200
-            assert server.get("/ready").status_code == 200
+
+            def log(token: str) -> int:
+                headers = {"Authorization": f"Bearer {token}"}
+                return server.post("/log", json=batch(prediction()), headers=headers).status_code
+
+            assert (log("old"), log("new")) == (200, 401)
+            file.write_text("old\nnew\n")
+            wait_until(lambda: log("new") == 200, "the new token is valid", seconds=10)
+            assert log("old") == 200
+            file.write_text("new\n")
+            wait_until(lambda: log("old") == 401, "the old token has ended", seconds=10)
+            assert log("new") == 200
+
+    @pytest.mark.case(40)
+    def test_reading_needs_none_where_the_operator_says_so(self, tmp_path: Path) -> None:
+        """A token and PROTECT_READS=false: reads need no token, `/log` does."""
+        with start(tmp_path, LOGGING_TOKEN=TOKEN, PROTECT_READS="false") as server:
+            server.wait_until_ready()
+            assert server.get("/stats").status_code == 200
+            assert server.post("/log", json=batch(prediction())).status_code == 401
 
 
 class TestMetrics:
@@ -382,7 +448,7 @@ class TestMetrics:
     ) -> None:
         text = server.get("/metrics").text
         present = {family.name for family in text_string_to_metric_families(text)}
-        assert {family.name.removesuffix("_total") for family in FAMILIES} <= present
+        assert {family.name.removesuffix("_total") for family in LoggingState.families()} <= present
         assert metrics(server)["logging_predictions_total"] == 0
         assert metrics(server)["logging_errors_total"] == 0
         assert server.get("/stats").json()["average_inference_time_ms"] == 0
@@ -404,6 +470,42 @@ class TestMetrics:
             server.get("/metrics").text
         )
         assert server.get("/ready").json()["predictions_logged"] == 2
+
+
+class TestReads:
+    @pytest.mark.case(9)
+    def test_reads_that_take_too_long_leave_the_service_ready(self, tmp_path: Path) -> None:
+        """`/stats` that takes longer than a query may, 40 times: 504, and the pod stays ready."""
+        with start(tmp_path) as server:
+            server.wait_until_ready()
+            server.stop()
+        connection = sqlite3.connect(database(tmp_path))
+        connection.execute(
+            "WITH RECURSIVE numbers(n) AS"
+            " (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n < 100000)"
+            " INSERT INTO model_totals SELECT 'model', n, 1, 0, 1.0, 1.75e9, 1.75e9 FROM numbers"
+        )
+        connection.commit()
+        connection.close()
+        with start(tmp_path, QUERY_TIMEOUT_SECONDS="0.001") as server:
+            server.wait_until_ready()
+            statuses = [server.get("/stats").status_code for _ in range(40)]
+            assert statuses == [504] * 40
+            ready = server.get("/ready")
+            assert ready.status_code == 200
+            assert server.post("/log", json=batch(prediction())).status_code == 200
+            assert metrics(server)["logging_error_ratio"] == 0
+
+    def test_predictions_past_their_retention_are_deleted(self, tmp_path: Path) -> None:
+        with start(tmp_path, RETENTION_DAYS="0.00002") as server:  # two seconds
+            server.wait_until_ready()
+            server.post("/log", json=batch(prediction(), prediction()))
+            server.wait_until(
+                lambda: metrics(server)["logging_database_pruned_total"] == 2, "they are deleted"
+            )
+            assert server.get("/predictions").json()["count"] == 0
+            assert server.get("/stats").json()["total_predictions"] == 0
+            assert metrics(server)["logging_predictions_total"] == 2
 
 
 class TestDatabaseFailures:
@@ -553,7 +655,7 @@ class Load:
         self._url = server.url
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self.acknowledged: set[str] = set()
+        self.acknowledged: dict[str, dict[str, Any]] = {}
         self.statuses: set[int] = set()
         self._threads = [threading.Thread(target=self._send) for _ in range(clients)]
         for thread in self._threads:
@@ -570,7 +672,7 @@ class Load:
                 with self._lock:
                     self.statuses.add(answer.status_code)
                     if answer.status_code == 200:
-                        self.acknowledged |= {one["prediction_id"] for one in sent}
+                        self.acknowledged |= {one["prediction_id"]: one for one in sent}
 
     def wait_for(self, count: int) -> None:
         """Return as soon as so many predictions were acknowledged."""
@@ -585,7 +687,7 @@ class Load:
 
 def lost(load: Load, path: Path) -> Sequence[str]:
     """Return the acknowledged predictions that are not in the database."""
-    return sorted(load.acknowledged - stored_ids(path))
+    return sorted(load.acknowledged.keys() - stored_ids(path))
 
 
 class TestEnds:
@@ -613,8 +715,8 @@ class TestEnds:
         with start(tmp_path, port=server.port) as again:
             again.wait_until_ready()
             assert lost(load, database(tmp_path)) == []
-            known = min(load.acknowledged)
-            answer = again.post("/log", json=batch(prediction(prediction_id=known)))
+            known = load.acknowledged[min(load.acknowledged)]
+            answer = again.post("/log", json=batch(known))
             assert answer.json()["duplicates"] == 1
 
     def test_ready_says_shutting_down_before_the_port_closes(self, tmp_path: Path) -> None:

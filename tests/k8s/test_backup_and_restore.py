@@ -4,6 +4,7 @@ The containers' mounts are directories of the test: a mount path in a command, i
 in the script's arguments is replaced by its directory, and nothing else is changed.
 """
 
+import importlib.util
 import json
 import os
 import sqlite3
@@ -13,11 +14,15 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+from bentos.logging.store.database import PredictionDatabase
+from bentos.logging.store.files import DatabaseFiles
 from tests.k8s.manifests import command, environment, named, rendered, workload
+from tests.support.logging_store import row
 from tests.support.servers import Server, start_service
 
 BACKUP = "logging-backup"
@@ -55,13 +60,19 @@ class Cluster:
         """Return the finished copies, oldest first."""
         return sorted(self.backups.glob("predictions-*.db"))
 
-    def run(self, job: str, **changes: str) -> "subprocess.CompletedProcess[str]":
-        """Run a job's command from the manifest, variables changed as an operator may."""
+    def run(
+        self, job: str, *, command_name: str = "", **changes: str
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a job's command from the manifest, variables changed as an operator may.
+
+        `command_name` takes the place of the script's own command.
+        """
         objects = rendered("production")
         container = workload(job, objects).container
         variables = environment(container, objects) | changes
         words = command(container, variables)
         assert words[0] == "python"
+        words[2] = command_name or words[2]
         mounts = {
             mount["mountPath"]: str(self.root / mount["name"])
             for mount in container["volumeMounts"]
@@ -280,6 +291,98 @@ def test_the_leftover_of_a_killed_backup_is_no_backup(cluster: Cluster) -> None:
         assert cluster.run(BACKUP).returncode == 0
     assert len(cluster.copies()) == 1
     assert not leftover.exists()
+
+
+def test_a_backup_says_that_it_was_restored_and_leaves_no_other_file(cluster: Cluster) -> None:
+    """Each backup is restored and counted when it is made; only the copy is left of that."""
+    with writer(cluster.database) as process:
+        [committed(process) for _ in range(20)]
+        finished = cluster.run(BACKUP)
+    assert said(finished)["restored_and_checked"] is True
+    assert [path.name for path in cluster.backups.iterdir()] == [said(finished)["file"]]
+
+
+def script(cluster: Cluster) -> ModuleType:
+    """Return the jobs' script as a module, for what no command line brings about."""
+    (path,) = cluster.root.glob("scripts/*.py")
+    specification = importlib.util.spec_from_file_location("database_backup", path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_a_copy_from_which_nothing_sound_can_be_restored_is_no_backup(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk damages what is restored from the new copy: the job fails, the older copy stays."""
+    with writer(cluster.database):
+        assert cluster.run(BACKUP).returncode == 0
+    older = cluster.copies()
+    module = script(cluster)
+    copy_database = module.copy_database
+
+    def damaging(source: sqlite3.Connection, target: Path) -> None:
+        copy_database(source, target)
+        if target.name.endswith("-restored"):
+            content = bytearray(target.read_bytes())
+            content[4096:8192] = os.urandom(4096)
+            target.write_bytes(content)
+
+    monkeypatch.setattr(module, "copy_database", damaging)
+    with pytest.raises(module.BackupError, match="damaged"):
+        module.backup(cluster.database, cluster.backups, keep=1)
+    assert list(cluster.backups.iterdir()) == older
+
+
+def test_a_copy_that_restores_to_fewer_rows_is_no_backup(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is restored is sound and has fewer rows than the database had: the job fails."""
+    with writer(cluster.database) as process:
+        [committed(process) for _ in range(20)]
+    module = script(cluster)
+    copy_database = module.copy_database
+
+    def losing(source: sqlite3.Connection, target: Path) -> None:
+        copy_database(source, target)
+        with closing(sqlite3.connect(target)) as db, db:
+            db.execute("DELETE FROM predictions WHERE id = 1")
+
+    monkeypatch.setattr(module, "copy_database", losing)
+    with pytest.raises(module.BackupError, match="rows instead of"):
+        module.backup(cluster.database, cluster.backups, keep=1)
+    assert cluster.copies() == []
+
+
+def test_totals_that_are_not_those_of_the_predictions_are_found(cluster: Cluster) -> None:
+    """Of the service's own tables, the totals are compared with the rows."""
+    database = PredictionDatabase(DatabaseFiles(cluster.database), busy_timeout_seconds=1)
+    database.write([[row(defect_detected=number == 0) for number in range(5)]])
+    database.close()
+    assert cluster.run(BACKUP).returncode == 0
+    with closing(sqlite3.connect(cluster.database)) as db, db:
+        db.execute("DELETE FROM predictions WHERE id = 3")
+    finished = cluster.run(BACKUP)
+
+    assert finished.returncode == 1
+    assert "the totals say" in said(finished)["error"]
+    assert len(cluster.copies()) == 1
+
+
+def test_the_list_tells_how_old_each_backup_is(cluster: Cluster) -> None:
+    """Age and size of every copy, the newest last."""
+    with writer(cluster.database):
+        assert cluster.run(BACKUP).returncode == 0
+    older = cluster.backups / "predictions-20200101T000000.000000Z.db"
+    older.write_bytes(cluster.copies()[0].read_bytes())
+    finished = cluster.run(BACKUP, command_name="list")
+    lines = [json.loads(line) for line in finished.stdout.splitlines()]
+
+    assert [line["file"] for line in lines] == [path.name for path in cluster.copies()]
+    assert lines[0]["hours"] > 24 * 365
+    assert 0 <= lines[1]["hours"] < 1
 
 
 def test_the_jobs_know_the_database_where_the_service_keeps_it() -> None:

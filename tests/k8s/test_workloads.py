@@ -84,13 +84,13 @@ def test_every_volume_is_mounted_and_every_mount_has_a_volume(overlay: str) -> N
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_backups_volume_holds_all_that_are_kept(overlay: str) -> None:
-    """KEEP copies of the largest database and the one that is being written."""
+    """KEEP copies of the largest database, the one being written and the one restored from it."""
     objects = rendered(overlay)
     keep = int(environment(workload("logging-backup", objects).container, objects)["KEEP"])
     largest = environment(workload(LOGGING, objects).container, objects)["MAX_DATABASE_BYTES"]
     claim = named("PersistentVolumeClaim", "predictions-backups", objects)
     size = quantity(claim["spec"]["resources"]["requests"]["storage"])
-    assert size >= (keep + 1) * int(largest)
+    assert size >= (keep + 2) * int(largest)
 
 
 @pytest.mark.parametrize("overlay", [name for name in OVERLAYS if "outbox-claims" not in name])

@@ -1,33 +1,34 @@
 """A Store on an event loop of its own, and rows to put into it."""
 
 import asyncio
+import json
 import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from bentos.logging.database import Stored
-from bentos.logging.schema import PredictionRow
+from msgspec import Raw
+from msgspec.structs import replace
+
 from bentos.logging.state import LoggingState
-from bentos.logging.store import Store
+from bentos.logging.store import PageQuery, StatsQuery, Store, Stored, StoredPrediction
 from tests.support.servers import wait_until
 
 WAIT_SECONDS = 15.0
 _numbers = count()
 
 
-def row(prediction_id: str | None = None, **changes: Any) -> PredictionRow:
+def row(prediction_id: str | None = None, **changes: Any) -> StoredPrediction:
     """Return a prediction's row with an id of its own, changed as asked."""
     number = next(_numbers)
-    standard = PredictionRow(
+    standard = StoredPrediction(
         prediction_id=prediction_id or f"prediction-{number}",
         image_id=f"image-{number}.png",
         timestamp=1_750_000_000.0 + number,
@@ -38,38 +39,12 @@ def row(prediction_id: str | None = None, **changes: Any) -> PredictionRow:
         model_version="3",
         inference_time_ms=2.5,
         defect_detected=False,
-        detections='[{"class":"scratch","confidence":0.9,"bbox":null,"uncertain":false}]',
-        confidence_scores="[0.9,0.1]",
+        detections=Raw(b'[{"class":"scratch","confidence":0.9,"bbox":null,"uncertain":false}]'),
+        confidence_scores=Raw(b"[0.9,0.1]"),
         processing_notes=None,
         request_id=None,
     )
-    return standard._replace(**changes)
-
-
-@dataclass
-class Watcher:
-    """Notes what a store tells of its work, and lets readers in and out."""
-
-    commits: list[int] = field(default_factory=list)
-    readers_admitted: bool = False
-
-    def transaction_started(self) -> None:
-        """Note nothing."""
-
-    def transaction_ended(self) -> None:
-        """Note nothing."""
-
-    def committed(self, *, predictions: int, seconds: float) -> None:
-        """Note the size of a transaction."""
-        self.commits.append(predictions)
-
-    def admit(self) -> None:
-        """Note that readers may come."""
-        self.readers_admitted = True
-
-    def shut(self) -> None:
-        """Note that readers may not come."""
-        self.readers_admitted = False
+    return replace(standard, **changes)
 
 
 class RunningStore:
@@ -79,12 +54,16 @@ class RunningStore:
         directory.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.state = LoggingState(directory, worker=1, workers=1)
-        self.watcher = Watcher()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        settings = {"busy_timeout_seconds": 0.2, "queue_rows": 1_000, "check_seconds": 0.05}
-        self.store = Store(path, self.state, self.watcher, self.watcher, **(settings | options))
+        settings = {
+            "busy_timeout_seconds": 0.2,
+            "query_timeout_seconds": 2.0,
+            "queue_rows": 1_000,
+            "check_seconds": 0.05,
+        }
+        self.store = Store(path, self.state, **(settings | options))
         self._call(self._start())
         self._stopped = False
 
@@ -105,13 +84,30 @@ class RunningStore:
     def _call(self, coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(WAIT_SECONDS)
 
-    def begin(self, rows: Sequence[PredictionRow]) -> "Future[Stored]":
+    def begin(self, rows: Sequence[StoredPrediction]) -> "Future[Stored]":
         """Hand a batch in and return at once."""
         return asyncio.run_coroutine_threadsafe(self.store.store(rows), self._loop)
 
-    def put(self, *rows: PredictionRow) -> Stored:
+    def put(self, *rows: StoredPrediction) -> Stored:
         """Hand a batch in and return what became of it."""
         return self.begin(rows).result(WAIT_SECONDS)
+
+    def page(self, query: PageQuery) -> dict[str, Any]:
+        """Return a page of predictions."""
+        return dict(json.loads(self._call(self.store.page(query))))
+
+    def stats(self, query: StatsQuery) -> dict[str, Any]:
+        """Return the totals."""
+        return dict(json.loads(self._call(self.store.stats(query))))
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Return as soon as the condition holds."""
+        wait_until(condition, "it is so", seconds=WAIT_SECONDS)
+
+    def commits(self) -> list[float]:
+        """Return how many transactions committed and how many predictions they stored."""
+        ((_, buckets, total),) = self.state.commit_predictions.series()
+        return [buckets[-1][1], total]
 
     def stop(self) -> None:
         """Store what waits and close the database."""
@@ -123,15 +119,17 @@ class RunningStore:
 
     def wait_until_accessible(self) -> None:
         """Return as soon as the database works."""
-        wait_until(lambda: self.state.db_accessible, "the database works", seconds=WAIT_SECONDS)
+        wait_until(
+            lambda: bool(self.state.db_accessible.value), "the database works", seconds=WAIT_SECONDS
+        )
 
     def wait_for_failure(self, reason: str) -> None:
         """Return as soon as the database fails for the reason."""
         wait_until(
-            lambda: not self.state.db_accessible and self.state.db_failure == reason,
+            lambda: not self.state.db_accessible.value and self.state.db_failure_reason == reason,
             f"the database fails: {reason}",
             seconds=WAIT_SECONDS,
-            describe=lambda: f"it is {self.state.db_failure!r}",
+            describe=lambda: f"it is {self.state.db_failure_reason!r}",
         )
 
     def ids(self) -> set[str]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bentos.logging.failures import StoreError, classify
-from bentos.logging.files import DatabaseFiles
+from bentos.logging.store.errors import StoreError, classify
+from bentos.logging.store.files import DatabaseFiles
 
 
 @pytest.fixture

@@ -1,17 +1,36 @@
-"""Parameters of `/predictions`, and reading connections that let go when they have to."""
+"""Parameters, pages and totals, and reading connections that let go when they have to."""
 
 import asyncio
+import json
 import sqlite3
 import threading
-from collections.abc import Iterator
+import time
+import tracemalloc
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec import Raw
+from msgspec.structs import astuple
 
 from bentos.edge.http import ServiceError
-from bentos.logging.failures import StoreError
-from bentos.logging.queries import PageQuery
-from bentos.logging.reader import Reader
+from bentos.logging.request import parse_page_query, parse_stats_query
+from bentos.logging.store.database import PredictionDatabase
+from bentos.logging.store.errors import StoreError
+from bentos.logging.store.files import DatabaseFiles
+from bentos.logging.store.queries import (
+    PAGE_BYTES,
+    STATS_ROWS,
+    PageQuery,
+    StatsQuery,
+    read_page,
+    read_stats,
+)
+from bentos.logging.store.reader import Reader
+from bentos.logging.store.schema import INSERT, StoredPrediction
+from tests.support.logging_store import row
 
 ENDLESS = (
     "WITH RECURSIVE counted(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM counted)"
@@ -20,7 +39,7 @@ ENDLESS = (
 
 
 def test_the_parameters_are_what_the_query_says() -> None:
-    query = PageQuery.parse(
+    query = parse_page_query(
         b"limit=7&edge_device_id=edge%201&defect_only=TRUE&before=1700000000.5_42"
     )
 
@@ -28,11 +47,11 @@ def test_the_parameters_are_what_the_query_says() -> None:
 
 
 def test_no_parameters_are_the_newest_hundred_of_all() -> None:
-    assert PageQuery.parse(b"") == PageQuery(100, None, False, None)
+    assert parse_page_query(b"") == PageQuery(100, None, False, None)
 
 
 def test_a_bare_time_is_a_position_before_all_of_that_moment() -> None:
-    assert PageQuery.parse(b"before=1700000000").before == (1700000000.0, 0)
+    assert parse_page_query(b"before=1700000000").before == (1700000000.0, 0)
 
 
 @pytest.mark.parametrize(
@@ -60,10 +79,133 @@ def test_a_bare_time_is_a_position_before_all_of_that_moment() -> None:
 )
 def test_a_parameter_that_makes_no_sense_is_a_400_that_names_it(query: bytes, names: str) -> None:
     with pytest.raises(ServiceError) as refused:
-        PageQuery.parse(query)
+        parse_page_query(query)
 
     assert (refused.value.status, refused.value.reason) == (400, "bad_input")
     assert refused.value.message.startswith(f"{names}: expected")
+
+
+def test_the_devices_of_stats_may_be_asked_for_from_one_on() -> None:
+    assert parse_stats_query(b"") == StatsQuery("")
+    assert parse_stats_query(b"after=edge%201") == StatsQuery("edge 1")
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [(b"after=", "after"), (b"after=" + b"e" * 129, "after"), (b"before=1", "query")],
+)
+def test_a_senseless_parameter_of_stats_is_a_400(query: bytes, names: str) -> None:
+    with pytest.raises(ServiceError) as refused:
+        parse_stats_query(query)
+
+    assert (refused.value.status, refused.value.details["field"]) == (400, names)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    """An empty database, as the service makes it."""
+    PredictionDatabase(DatabaseFiles(tmp_path / "predictions.db"), busy_timeout_seconds=1).close()
+    connection = sqlite3.connect(tmp_path / "predictions.db", isolation_level=None)
+    yield connection
+    connection.close()
+
+
+def insert(connection: sqlite3.Connection, rows: Iterable[StoredPrediction]) -> None:
+    connection.execute("BEGIN")
+    connection.executemany(INSERT, map(astuple, rows))
+    connection.execute("COMMIT")
+
+
+def pages(connection: sqlite3.Connection, query: PageQuery) -> Iterator[dict[str, Any]]:
+    while True:
+        page = read_page(connection, query)
+        content = json.loads(page)
+        yield {**content, "bytes": len(page)}
+        if content["next"] is None:
+            return
+        following = f"before={content['next']}".encode()
+        query = replace(query, before=parse_page_query(following).before)
+
+
+@pytest.mark.case(10)
+def test_a_page_is_bounded_in_bytes_and_the_next_one_goes_on_where_it_ended(
+    database: sqlite3.Connection,
+) -> None:
+    """100 predictions of 10,000 scores, asked for at once: pages of at most a megabyte each."""
+    scores = Raw(b"[" + b"0.12345," * 9_999 + b"0.5]")
+    insert(database, (row(timestamp=float(n // 3), confidence_scores=scores) for n in range(100)))
+    found = list(pages(database, PageQuery(limit=1_000)))
+    shown = [one for page in found for one in page["predictions"]]
+
+    assert max(page["bytes"] for page in found) < PAGE_BYTES + 200
+    assert [page["count"] for page in found[:-1]] == [13] * (len(found) - 1)
+    assert len({one["prediction_id"] for one in shown}) == len(shown) == 100
+    assert [one["timestamp"] for one in shown] == sorted(
+        (one["timestamp"] for one in shown), reverse=True
+    )
+
+
+@pytest.mark.case(10)
+def test_a_prediction_larger_than_a_page_has_one_of_its_own(database: sqlite3.Connection) -> None:
+    """Predictions of two megabytes each: one a page."""
+    scores = Raw(b"[" + b"0.1234567890123456789012345678," * 65_535 + b"0.5]")
+    insert(database, (row(confidence_scores=scores) for _ in range(3)))
+
+    assert [page["count"] for page in pages(database, PageQuery())] == [1, 1, 1]
+
+
+@pytest.mark.case(10)
+def test_a_page_takes_no_more_memory_than_its_size_allows(database: sqlite3.Connection) -> None:
+    """A page of 200 predictions of 80 kB is asked for: a few megabytes of memory, not 16."""
+    scores = Raw(b"[" + b"0.12345," * 9_999 + b"0.5]")
+    insert(database, (row(confidence_scores=scores) for _ in range(200)))
+    tracemalloc.start()
+    read_page(database, PageQuery(limit=1_000))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert most < 6 * PAGE_BYTES
+
+
+@pytest.mark.case(9)
+def test_stats_of_very_many_devices_and_models_are_bounded_and_fast(
+    database: sqlite3.Connection,
+) -> None:
+    """300,000 distinct devices, then `/stats`: 1,000 of them, their number, where to go on."""
+    count = 300_000
+    database.execute("BEGIN")
+    database.execute(
+        "WITH RECURSIVE numbers(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?)"
+        " INSERT INTO edge_device_totals"
+        " SELECT printf('device-%06d', n), 2, 1, 5.0, 1.75e9, 1.76e9 FROM numbers",
+        (count - 1,),
+    )
+    database.execute(
+        "INSERT INTO model_totals SELECT edge_device_id, '1', predictions, defects,"
+        " inference_time_ms, first_timestamp, last_timestamp FROM edge_device_totals"
+    )
+    database.execute(
+        "INSERT INTO all_totals VALUES (1, ?, ?, ?, 1.75e9, 1.76e9)",
+        (2 * count, count, 5.0 * count),
+    )
+    database.execute("COMMIT")
+    started = time.process_time()
+    answer = read_stats(database, StatsQuery())
+    seconds = time.process_time() - started
+    stats = json.loads(answer)
+
+    assert stats["total_predictions"] == 2 * count
+    assert stats["edge_devices_total"] == stats["models_total"] == count
+    assert len(stats["by_edge_device"]) == len(stats["by_model"]) == STATS_ROWS
+    assert [len(stats["edge_devices"]), len(stats["models"])] == [STATS_ROWS, STATS_ROWS]
+    assert stats["edge_devices_next"] == "device-000999"
+    assert len(answer) < 1_000_000
+    assert seconds < 0.5  # a few hundredths on a quiet machine; a query may take 2 s
+
+    following = json.loads(read_stats(database, StatsQuery(after=stats["edge_devices_next"])))
+    assert following["edge_devices"][0]["edge_device_id"] == "device-001000"
+    last = json.loads(read_stats(database, StatsQuery(after="device-299998")))
+    assert (len(last["edge_devices"]), last["edge_devices_next"]) == (1, None)
 
 
 @pytest.fixture
@@ -78,7 +220,7 @@ def reader(tmp_path: Path, failures: list[StoreError]) -> Iterator[Reader]:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("CREATE TABLE predictions (id)")
     reading = Reader(tmp_path / "predictions.db", timeout_seconds=0.3, on_failure=failures.append)
-    reading.admit()
+    reading.open()
     yield reading
     reading.shut()
     reading.close()
@@ -112,7 +254,7 @@ def test_shutting_stops_a_running_query_and_waits_until_it_has_let_go(tmp_path: 
     path = tmp_path / "predictions.db"
     sqlite3.connect(path).close()
     reader = Reader(path, timeout_seconds=60, on_failure=lambda _failure: None)
-    reader.admit()
+    reader.open()
     running = threading.Event()
     outcome: list[ServiceError] = []
 
@@ -142,7 +284,7 @@ def test_a_corrupt_page_is_reported(
     damaged = tmp_path / "damaged.db"
     damaged.write_bytes(b"no database" * 1_000)
     reading = Reader(damaged, timeout_seconds=1, on_failure=failures.append)
-    reading.admit()
+    reading.open()
     with pytest.raises(ServiceError) as refused:
         asyncio.run(reading.read(lambda connection: connection.execute("SELECT 1 FROM x")))
     reading.close()

@@ -5,15 +5,31 @@ from pathlib import Path
 
 import pytest
 import sqlite_utils
+from msgspec import Raw
+from msgspec.structs import replace
 
-from bentos.logging.database import PredictionDatabase
-from bentos.logging.failures import StoreError
-from bentos.logging.files import DatabaseFiles
-from bentos.logging.queries import PageQuery, read_page, read_stats
-from bentos.logging.schema import VERSION, configure, migrate, migrations
+from bentos.logging.store.database import Conflict, PredictionDatabase, Stored
+from bentos.logging.store.errors import StoreError
+from bentos.logging.store.files import DatabaseFiles
+from bentos.logging.store.queries import PageQuery, StatsQuery, read_page, read_stats
+from bentos.logging.store.schema import VERSION, configure, migrate, migrations
 from tests.support.logging_store import row
 
 VERSION_1 = Path(__file__).parents[1] / "fixtures" / "predictions_v1.sql"
+
+
+# The first prediction of the old database, as its device sends it today: the JSON of its scores is
+# written without blanks.
+A1 = row(
+    "a1",
+    image_id="a1.png",
+    timestamp=1750000000.5,
+    model_version="1",
+    inference_time_ms=1.0,
+    defect_detected=True,
+    detections=Raw(b"[]"),
+    confidence_scores=Raw(b"[0.9,0.1]"),
+)
 
 
 @pytest.fixture
@@ -41,7 +57,7 @@ def schema_of(connection: sqlite3.Connection) -> set[tuple[str, str]]:
 def test_an_old_database_keeps_its_predictions_and_gets_their_totals(old_database: Path) -> None:
     database = PredictionDatabase(DatabaseFiles(old_database), busy_timeout_seconds=1)
     new = row("new", edge_device_id="edge-2", inference_time_ms=9.0, timestamp=1760000000.0)
-    database.write([[row("a1"), new]])
+    (outcome,) = database.write([[A1, new]])
     database.close()
     connection = connect(old_database)
     devices = connection.execute(
@@ -54,16 +70,33 @@ def test_an_old_database_keeps_its_predictions_and_gets_their_totals(old_databas
     count = connection.execute("SELECT count(*) FROM predictions").fetchone()[0]
     connection.close()
 
+    assert outcome == Stored(predictions=1, duplicates=1, defects=0)
     assert count == 6
     assert devices == [("edge-1", 3, 2, 6.0, 1750000000.5), ("edge-2", 3, 0, 18.0, 1750000003.5)]
     assert models == [("1", 2, 1), ("2", 3, 1), ("3", 1, 0)]
+
+
+@pytest.mark.case(20)
+def test_in_an_old_database_ids_become_unique_for_a_device(old_database: Path) -> None:
+    """A database whose ids were unique for all devices is opened: now they are for each.
+
+    Another device's prediction may have a known id; the same device's, with other content, is a
+    conflict.
+    """
+    database = PredictionDatabase(DatabaseFiles(old_database), busy_timeout_seconds=1)
+    of_another = replace(A1, edge_device_id="edge-9")
+    changed = replace(A1, defect_detected=False)
+    outcomes = database.write([[of_another], [changed]])
+    database.close()
+
+    assert outcomes == [Stored(predictions=1, duplicates=0, defects=1), Conflict(0)]
 
 
 def test_an_old_database_answers_the_queries_of_today(old_database: Path) -> None:
     PredictionDatabase(DatabaseFiles(old_database), busy_timeout_seconds=1).close()
     connection = connect(old_database)
 
-    assert b'"total_predictions":5' in read_stats(connection)
+    assert b'"total_predictions":5' in read_stats(connection, StatsQuery())
     assert b'"count":2' in read_page(connection, PageQuery(edge_device_id="edge-2"))
     connection.close()
 

@@ -1,18 +1,18 @@
-"""Turns of the workers that write to one database."""
+"""The lock of the workers that write to one database."""
 
 import threading
 from pathlib import Path
 
-from bentos.logging.turns import Turns
+from bentos.logging.store.writer import WriteLock
 from tests.support.processes import child
 from tests.support.servers import wait_until
 
 
 def hold(directory: Path) -> bool:
-    """Take the turn and keep it until the process ends."""
-    turn = Turns(directory).turn()
-    turn.__enter__()
-    _held.append(turn)
+    """Take the lock and keep it until the process ends."""
+    lock = WriteLock(directory).held()
+    lock.__enter__()
+    _held.append(lock)
     return True
 
 
@@ -26,33 +26,33 @@ def waiting_on(directory: Path) -> int:
     return sum("->" in line and line.split()[6].split(":")[2] in inodes for line in lines)
 
 
-def test_whoever_waits_comes_before_the_writer_comes_again(tmp_path: Path) -> None:
+def test_a_waiting_worker_comes_before_the_writer_comes_again(tmp_path: Path) -> None:
     order: list[str] = []
-    first, second = Turns(tmp_path), Turns(tmp_path)
+    first, second = WriteLock(tmp_path), WriteLock(tmp_path)
 
     def other() -> None:
-        with second.turn():
+        with second.held():
             order.append("second")
 
     thread = threading.Thread(target=other)
-    with first.turn():
+    with first.held():
         order.append("first")
         thread.start()
         wait_until(lambda: waiting_on(tmp_path) == 1, "the second waits", seconds=10)
-    with first.turn():
+    with first.held():
         order.append("first again")
     thread.join(10)
 
     assert order == ["first", "second", "first again"]
 
 
-def test_a_worker_that_dies_in_its_turn_keeps_nobody_out(tmp_path: Path) -> None:
-    turns = Turns(tmp_path)
+def test_a_worker_that_dies_with_the_lock_keeps_nobody_out(tmp_path: Path) -> None:
+    lock = WriteLock(tmp_path)
     with child(hold, tmp_path) as process:
         taken = threading.Event()
 
         def take() -> None:
-            with turns.turn():
+            with lock.held():
                 taken.set()
 
         thread = threading.Thread(target=take)
@@ -64,13 +64,13 @@ def test_a_worker_that_dies_in_its_turn_keeps_nobody_out(tmp_path: Path) -> None
         thread.join(10)
 
 
-def test_a_turn_ends_with_an_exception_too(tmp_path: Path) -> None:
-    first, second = Turns(tmp_path), Turns(tmp_path)
+def test_the_lock_is_released_by_an_exception_too(tmp_path: Path) -> None:
+    first, second = WriteLock(tmp_path), WriteLock(tmp_path)
     try:
-        with first.turn():
+        with first.held():
             raise ValueError
     except ValueError:
         pass
 
-    with second.turn():
+    with second.held():
         assert waiting_on(tmp_path) == 0

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+import tracemalloc
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,17 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bentos.edge.http import ServiceError
-from bentos.logging.payloads import parse_batch
-from bentos.logging.schema import PredictionRow
+from bentos.logging.request import BatchParser
+from bentos.logging.store.schema import StoredPrediction
 from tests.support.predictions import batch, prediction
 
 
-def parse(body: Any, *, max_predictions: int = 100) -> tuple[PredictionRow, ...]:
+def parse(body: Any, *, max_predictions: int = 100) -> tuple[StoredPrediction, ...]:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    parsed = asyncio.run(
-        parse_batch(content, max_predictions=max_predictions, request_id="request-1")
-    )
-    return parsed.rows
+    parser = BatchParser(max_predictions=max_predictions)
+    return asyncio.run(parser.parse(content, request_id="request-1")).rows
 
 
 def refusal(body: Any, **options: Any) -> ServiceError:
@@ -30,7 +29,7 @@ def refusal(body: Any, **options: Any) -> ServiceError:
     return refused.value
 
 
-def parsed_or_refused(body: Any) -> tuple[PredictionRow, ...] | ServiceError:
+def parsed_or_refused(body: Any) -> tuple[StoredPrediction, ...] | ServiceError:
     try:
         return parse(body)
     except ServiceError as refused:
@@ -47,8 +46,8 @@ def test_every_field_reaches_its_column() -> None:
         "request_id",
     ):
         assert getattr(row, name) == sent[name]
-    assert json.loads(row.detections) == sent["detections"]
-    assert json.loads(row.confidence_scores) == sent["confidence_scores"]
+    assert json.loads(bytes(row.detections)) == sent["detections"]
+    assert json.loads(bytes(row.confidence_scores)) == sent["confidence_scores"]
     assert row.sent_at == 1_750_000_000
     assert abs(row.received_at - time.time()) < 60
 
@@ -60,7 +59,7 @@ def test_what_may_be_left_out_may_be_left_out() -> None:
 
     assert (row.prediction_id, row.processing_notes, row.sent_at) == (None, None, None)
     assert row.request_id == "request-1"
-    assert json.loads(row.detections)[0] == {
+    assert json.loads(bytes(row.detections))[0] == {
         "class": "scratch",
         "confidence": 0.93,
         "bbox": None,
@@ -122,7 +121,7 @@ def test_the_batchs_time_may_be_unix_seconds_or_iso_8601(timestamp: Any) -> None
         ({"prediction_id": ""}, "prediction_id", "a text of 1 to 128 characters"),
         ({"edge_device_id": "e" * 129}, "edge_device_id", "a text of 1 to 128 characters"),
         ({"timestamp": "now"}, "timestamp", "Unix seconds"),
-        ({"timestamp": 0}, "timestamp", "Unix seconds"),
+        ({"timestamp": -1}, "timestamp", "Unix seconds"),
         ({"timestamp": 1.75e12}, "timestamp", "Unix seconds"),
         ({"timestamp": float("inf")}, "timestamp", "a finite number"),
         ({"inference_time_ms": -0.1}, "inference_time_ms", "milliseconds between 0 and 1e9"),
@@ -133,7 +132,7 @@ def test_the_batchs_time_may_be_unix_seconds_or_iso_8601(timestamp: Any) -> None
         ({"processing_notes": "x" * 10_001}, "processing_notes", "a text of at most 10000"),
         ({"confidence_scores": [0.5, 2]}, "confidence_scores[1]", "a number between 0 and 1"),
         ({"confidence_scores": {"a": "b"}}, "confidence_scores", "a list, or an object by class"),
-        ({"confidence_scores": [0.5] * 10_001}, "confidence_scores", "at most 10000 numbers"),
+        ({"confidence_scores": [0.5] * 65_537}, "confidence_scores", "at most 65536 numbers"),
         ({"detections": "none"}, "detections", "a list of at most 1000 detections"),
         ({"detections": [detection()] * 1_001}, "detections", "a list of at most 1000 detections"),
         ({"detections": [7]}, "detections[0]", "a JSON object"),
@@ -190,9 +189,8 @@ def test_a_missing_field_is_named(name: str) -> None:
         (None, "body: expected a JSON object, got null"),
         (batch(prediction(), batch_size=2), "batch_size: expected 1, the number of predictions"),
         (batch(prediction(), batch_size="1"), "batch_size: expected the number of predictions"),
-        (batch(prediction(), timestamp="yesterday"), "timestamp: expected Unix seconds"),
-        (batch(prediction(), timestamp=-5), "timestamp: expected Unix seconds"),
-        (batch(prediction(), timestamp="1969-07-20T20:17:40Z"), "timestamp: expected Unix"),
+        (batch(prediction(), timestamp=[]), "timestamp: expected Unix seconds"),
+        (batch(prediction(), timestamp=True), "timestamp: expected Unix seconds"),
         (batch(prediction(), edge_device_id=9), "edge_device_id: expected a text of 1 to 128"),
         (
             batch(prediction(), edge_device_id=None),
@@ -203,7 +201,7 @@ def test_a_missing_field_is_named(name: str) -> None:
         (b'{"predictions": [', "the body is not valid JSON"),
         (b"[" * 100_000, "body: expected"),
         (
-            b'{"predictions": [{"image_id": ' + b"[" * 100_000 + b"]" * 100_000 + b"}]}",
+            b'{"predictions": [{"camera": ' + b"[" * 100_000 + b"]" * 100_000 + b"}]}",
             "body: expected JSON nested less deeply",
         ),
         (b'{"predictions": [{"timestamp": 1e999}]}', "predictions[0].timestamp: expected"),
@@ -238,14 +236,13 @@ def test_more_predictions_than_allowed_are_a_413() -> None:
     assert (refused.status, refused.reason) == (413, "too_large")
 
 
-def test_a_large_batch_lets_the_event_loop_breathe() -> None:
+def test_other_requests_get_their_turn_while_a_large_batch_is_parsed() -> None:
     content = json.dumps(batch(*[prediction()] * 2_000)).encode()
 
     async def turns_while_parsing() -> int:
         turns = 0
-        task = asyncio.create_task(
-            parse_batch(content, max_predictions=2_000, request_id="request-1")
-        )
+        parser = BatchParser(max_predictions=2_000)
+        task = asyncio.create_task(parser.parse(content, request_id="request-1"))
         while not task.done():
             await asyncio.sleep(0)
             turns += 1
@@ -253,6 +250,191 @@ def test_a_large_batch_lets_the_event_loop_breathe() -> None:
         return turns
 
     assert asyncio.run(turns_while_parsing()) >= 10
+
+
+def holding(field: str, json_value: bytes) -> bytes:
+    """Return the body of a batch of one prediction whose field is this JSON."""
+    return json.dumps(batch(prediction(**{field: "@"}))).encode().replace(b'"@"', json_value)
+
+
+# Ten megabytes that once took seconds, or a hundred megabytes of memory, to refuse or to take.
+SIZE = 10_000_000
+ACCEPTED = ""
+HOSTILE = {
+    "a NUL last in a field that is not ours": (
+        holding("camera", b"[" + b"0," * (SIZE // 2) + b'"\\u0000"]'),
+        ACCEPTED,
+    ),
+    "a NUL first in a field that is not ours": (
+        holding("camera", b'["\\u0000"' + b",0" * (SIZE // 2) + b"]"),
+        ACCEPTED,
+    ),
+    "a timestamp of empty lists": (
+        holding("timestamp", b"[" + b"[]," * (SIZE // 3) + b"[]]"),
+        "predictions[0].timestamp: expected Unix seconds",
+    ),
+    "numbers for predictions": (
+        b'{"predictions":[' + b"0," * (SIZE // 2) + b"0]}",
+        "predictions[0]: expected a JSON object",
+    ),
+    "empty predictions": (
+        b'{"predictions":[' + b"{}," * (SIZE // 3) + b"{}]}",
+        "predictions[0].image_id: expected a text of 1 to 512 characters, it is missing",
+    ),
+    "five million scores": (
+        holding("confidence_scores", b"[" + b"0," * (SIZE // 2) + b"0]"),
+        "predictions[0].confidence_scores: expected at most 65536 numbers",
+    ),
+    "a million classes": (
+        holding("confidence_scores", b'{"a":0' + b',"a":0' * (SIZE // 6) + b"}"),
+        "predictions[0].confidence_scores: expected at most 65536 numbers",
+    ),
+    "scores that are all NaN": (
+        holding("confidence_scores", b"[NaN" + b",NaN" * (SIZE // 4) + b"]"),
+        "the body is not valid JSON",
+    ),
+    "detections by the hundred thousand": (
+        holding("detections", b"[" + b'{"class":"a","confidence":0},' * (SIZE // 29) + b"7]"),
+        "predictions[0].detections: expected at most 1048576 bytes of JSON",
+    ),
+    "brackets without an end": (
+        holding("camera", b"[" * SIZE),
+        "body: expected JSON nested less deeply",
+    ),
+    "escapes": (
+        holding("image_id", b'"' + b"\\u0041" * (SIZE // 6) + b'"'),
+        "predictions[0].image_id: expected a text of 1 to 512 characters",
+    ),
+    "backslashes before a NUL": (
+        holding("image_id", b'"' + b"\\\\" * (SIZE // 2) + b'\\u0000"'),
+        "predictions[0].image_id: expected a text of 1 to 512 characters",
+    ),
+    "a number of ten million digits": (
+        holding("timestamp", b"1" * SIZE),
+        "predictions[0].timestamp: expected Unix seconds",
+    ),
+    "blanks": (b" " * SIZE, "the body is not valid JSON"),
+}
+
+
+@pytest.mark.case(7)
+@pytest.mark.parametrize(("body", "says"), HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_body_is_answered_in_bounded_time_and_memory(body: bytes, says: str) -> None:
+    """10 MB of JSON made to be slow: parsed or refused at once, with little memory beside it."""
+    tracemalloc.start()
+    started = time.process_time()
+    outcome = parsed_or_refused(body)
+    seconds = time.process_time() - started
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    if says == ACCEPTED:
+        assert isinstance(outcome, tuple)
+    else:
+        assert isinstance(outcome, ServiceError)
+        assert outcome.message.startswith(says)
+        assert len(outcome.message) < 300
+    assert most < 4 * len(body)
+    assert seconds < 2  # with every allocation traced; 0.1 s without
+
+
+@pytest.mark.case(7)
+def test_a_fault_in_a_large_batch_is_named_without_parsing_it_again() -> None:
+    """One wrong time among 5,000 predictions: the item and the field, without the value."""
+    sent = [prediction() for _ in range(5_000)]
+    sent[4_711]["inference_time_ms"] = -1
+    refused = refusal(batch(*sent), max_predictions=5_000)
+
+    assert refused.message == (
+        "predictions[4711].inference_time_ms: expected milliseconds between 0 and 1e9"
+    )
+
+
+@pytest.mark.case(7)
+def test_a_nan_in_a_large_batch_is_named() -> None:
+    """One NaN among 5,000 predictions, which is no JSON: the item and the field are named."""
+    sent = [prediction() for _ in range(5_000)]
+    sent[4_711]["confidence_scores"] = [0.5, float("nan"), float("nan")]
+    refused = refusal(batch(*sent), max_predictions=5_000)
+
+    assert refused.message == (
+        "predictions[4711].confidence_scores[1]: expected a finite number, got NaN"
+    )
+
+
+def test_what_is_no_json_is_shown_where_it_ends_to_be() -> None:
+    refused = refusal(b'{"predictions": [{"image_id": "a" "timestamp": 1}]}')
+
+    assert "(byte 34)" in refused.message
+    assert "timestamp" in refused.message
+
+
+@pytest.mark.case(21)
+@pytest.mark.parametrize(
+    ("sent", "stored"),
+    [(1.0000001, 1.0), (1 + 9e-7, 1.0), (-1e-7, 0.0), (0.99999999, 0.99999999), (1, 1.0)],
+)
+def test_rounding_noise_of_float32_is_clamped(sent: float, stored: float) -> None:
+    """A confidence of 1.0000001, as float32 rounds: stored as 1, with the rest of the batch."""
+    item = prediction(
+        confidence_scores=[sent, 0.5], detections=[detection(confidence=sent), detection()]
+    )
+    by_class = prediction(confidence_scores={"scratch": sent, "none": 0.5})
+    first, second = parse(batch(item, by_class))
+
+    assert json.loads(bytes(first.confidence_scores)) == [stored, 0.5]
+    assert [one["confidence"] for one in json.loads(bytes(first.detections))] == [stored, 0.5]
+    assert json.loads(bytes(second.confidence_scores)) == {"scratch": stored, "none": 0.5}
+
+
+@pytest.mark.case(21)
+@pytest.mark.parametrize("sent", [1.00001, 93, -0.00001])
+def test_what_is_no_rounding_noise_is_refused(sent: float) -> None:
+    """A confidence of 93, or of 1.00001: a 400 that names it."""
+    refused = refusal(batch(prediction(confidence_scores=[0.5, sent])))
+
+    assert refused.message.startswith(
+        f"predictions[0].confidence_scores[1]: expected a number between 0 and 1, got {sent}"
+    )
+
+
+@pytest.mark.case(14)
+@pytest.mark.parametrize("timestamp", [-5, 1e30, "yesterday", "1969-07-20T20:17:40Z", "", 5e9])
+def test_a_batchs_senseless_time_is_ignored_and_said(timestamp: Any) -> None:
+    """A batch sent at no possible time: its rows are taken, `sent_at` stays empty."""
+    content = json.dumps(batch(prediction(), timestamp=timestamp)).encode()
+    parsed = asyncio.run(BatchParser(max_predictions=10).parse(content, request_id="r"))
+
+    assert [row.sent_at for row in parsed.rows] == [None]
+    (warning,) = parsed.warnings
+    assert warning.startswith("timestamp: expected Unix seconds")
+    assert json.dumps(timestamp) in warning
+
+
+@pytest.mark.case(14)
+def test_predictions_of_a_host_whose_clock_stands_at_1970_are_taken() -> None:
+    """50 good rows and 5 of 1970 in a batch of 1970: all 55 are taken, each with its own time."""
+    good = [prediction() for _ in range(50)]
+    early = [prediction(timestamp=12.5 + number) for number in range(5)]
+    rows = parse(batch(*good, *early, timestamp=17.0))
+
+    assert [row.timestamp for row in rows[50:]] == [12.5, 13.5, 14.5, 15.5, 16.5]
+    assert {row.sent_at for row in rows} == {17.0}
+    assert all(row.received_at > 1.7e9 for row in rows)
+
+
+@pytest.mark.case(15)
+def test_the_most_classes_and_the_longest_names_are_taken() -> None:
+    """65,536 scores, and names of 512 characters: what a model may have is stored."""
+    many = prediction(confidence_scores=[1 / 65_536] * 65_536)
+    named = prediction(
+        confidence_scores={f"class {number}": 0.0 for number in range(65_536)},
+        detections=[detection(**{"class": "c" * 512})],
+    )
+    first, second = parse(batch(many, named))
+
+    assert len(json.loads(bytes(first.confidence_scores))) == 65_536
+    assert len(json.loads(bytes(second.confidence_scores))) == 65_536
 
 
 JSON = st.recursive(

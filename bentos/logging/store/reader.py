@@ -9,15 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from bentos.edge.http import ServiceError
-from bentos.logging.failures import StoreError, classify
-from bentos.logging.files import read_only_uri
+from bentos.edge.http import RETRY_LATER, ServiceError
+from bentos.logging.store.errors import StoreError, classify
+from bentos.logging.store.files import read_only_uri
 
 ResultT = TypeVar("ResultT")
 
 _THREADS = 2
-_MAX_WAITING = 32
-# Instructions of SQLite's machine between two looks at the clock, about a millisecond.
+_MAX_QUERIES = 32
+# Instructions of SQLite's virtual machine between two looks at the clock, about a millisecond.
 _INSTRUCTIONS = 20_000
 
 
@@ -25,7 +25,8 @@ class Reader:
     """Runs queries while the writer has the database open, each bounded in time.
 
     A connection lives as long as its query: none is open on a database that was lost, and
-    opening one takes a third of a millisecond.
+    opening one takes a third of a millisecond. `on_failure` is called, from a reading thread,
+    with each failure of the database; a query that takes too long is none.
     """
 
     def __init__(
@@ -35,21 +36,21 @@ class Reader:
         self._timeout_seconds = timeout_seconds
         self._on_failure = on_failure
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="reader")
-        self._idle = threading.Condition()
-        self._admitted = False
-        self._reading = 0
-        self._waiting = 0
+        self._changed = threading.Condition()
+        self._open = False
+        self._running = 0
+        self._queries = 0
 
-    def admit(self) -> None:
+    def open(self) -> None:
         """Let queries begin."""
-        with self._idle:
-            self._admitted = True
+        with self._changed:
+            self._open = True
 
     def shut(self) -> None:
         """Let no query begin, stop those that run, and return when none has a connection."""
-        with self._idle:
-            self._admitted = False
-            self._idle.wait_for(lambda: self._reading == 0)
+        with self._changed:
+            self._open = False
+            self._changed.wait_for(lambda: self._running == 0)
 
     def close(self) -> None:
         """End the threads."""
@@ -58,37 +59,35 @@ class Reader:
     async def read(self, query: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
         """Return what a query returns, run in one read transaction.
 
-        Raises ServiceError 429 where too many wait, 503 where the database is not accessible,
-        504 where the query takes too long.
+        Raises ServiceError 429 where too many queries wait, 503 where the database is not
+        accessible, 504 where the query takes too long.
         """
-        if self._waiting >= _MAX_WAITING:
-            raise ServiceError(
-                429, "queue_full", "too many queries wait", headers={"Retry-After": "1"}
-            )
-        self._waiting += 1
+        if self._queries >= _MAX_QUERIES:
+            raise ServiceError(429, "queue_full", "too many queries wait", headers=RETRY_LATER)
+        self._queries += 1
         try:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._pool, self._run, query)
         finally:
-            self._waiting -= 1
+            self._queries -= 1
 
     def _run(self, query: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
-        with self._idle:
-            if not self._admitted:
+        with self._changed:
+            if not self._open:
                 raise _not_accessible()
-            self._reading += 1
+            self._running += 1
         try:
             return self._query(query)
         finally:
-            with self._idle:
-                self._reading -= 1
-                self._idle.notify_all()
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
 
     def _query(self, query: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
         deadline = time.monotonic() + self._timeout_seconds
 
         def must_stop() -> bool:
-            return not self._admitted or time.monotonic() > deadline
+            return not self._open or time.monotonic() > deadline
 
         try:
             connection = sqlite3.connect(
@@ -105,13 +104,12 @@ class Reader:
                 connection.close()
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
-                if not self._admitted:
+                if not self._open:
                     raise _not_accessible() from error
                 raise ServiceError(
                     504, "timeout", f"the query takes longer than {self._timeout_seconds:g} s"
                 ) from error
-            failure = classify(error, self._path)
-            self._on_failure(failure)
+            self._on_failure(classify(error, self._path))
             raise _not_accessible() from error
 
 

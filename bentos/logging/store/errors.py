@@ -1,4 +1,4 @@
-"""What can go wrong with the database, told apart by its cause."""
+"""What can go wrong with the database, by its cause."""
 
 import errno
 import os
@@ -23,7 +23,7 @@ _ERRNO_REASONS = {
     errno.EACCES: "read_only",
     errno.EPERM: "read_only",
 }
-# A file system says these where it refuses: who asked has to find out why.
+# SQLite reports these for any refusal of the file system, so the cause has to be looked for.
 _UNSPECIFIC = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}
 
 
@@ -44,10 +44,6 @@ class StoreError(Exception):
         return self.reason in ("missing", "corrupt")
 
 
-class Interrupted(Exception):  # noqa: N818 - a query that was stopped, not a failure of the database
-    """A query took longer than it may, or the database went away under it."""
-
-
 def classify(error: sqlite3.Error | OSError, path: Path) -> StoreError:
     """Return the failure that an error of SQLite or of the file system amounts to."""
     if isinstance(error, OSError):
@@ -59,11 +55,11 @@ def classify(error: sqlite3.Error | OSError, path: Path) -> StoreError:
     if code == sqlite3.SQLITE_READONLY_DBMOVED:
         reason = "missing"
     if code & 0xFF in _UNSPECIFIC:
-        reason = _look_closer(path)
+        reason = _find_cause(path)
     return StoreError(reason, f"{path}: {error} ({name})")
 
 
-def _look_closer(path: Path) -> str:
+def _find_cause(path: Path) -> str:
     if not path.parent.is_dir():
         return "missing"
     try:

@@ -1,0 +1,252 @@
+"""The database's tables, derived from the message, and the migrations of older databases."""
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from msgspec import Raw, inspect
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+from bentos.logging.store.errors import StoreError
+from bentos.messages import Prediction, held_type
+
+migrations = Migrations("logging_service")
+
+# Pages of the write-ahead log before it is copied into the database: 16 MiB. Predictions with
+# random ids touch pages all over an index, and a longer log writes each of them back fewer times.
+_CHECKPOINT_PAGES = 4_096
+_CACHE_KIBIBYTES = 65_536
+
+
+class StoredPrediction(Prediction, frozen=True, gc=False):
+    """A prediction as it stands in the table `predictions`, its device and request filled in.
+
+    Times are Unix seconds of this service's clock (`received_at`) and of the sender's (`sent_at`,
+    null where the sender did not say, or nothing sensible).
+    """
+
+    received_at: float = 0.0
+    sent_at: float | None = None
+
+
+class PredictionInPage(StoredPrediction, frozen=True, gc=False):
+    """A prediction as a page of `/predictions` shows it; `id` counts in order of arrival."""
+
+    id: int = 0
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of `predictions`: its SQLite type, as a Python type, and what may stand in it."""
+
+    name: str
+    kind: type
+    nullable: bool
+    is_json: bool
+    is_bool: bool
+
+
+def _columns() -> Iterator[Column]:
+    for field in _fields(StoredPrediction):
+        kinds = [_bare(one) for one in _members(field.type)]
+        (kind,) = (one for one in kinds if not isinstance(one, inspect.NoneType))
+        yield Column(
+            field.name,
+            _SQL_KINDS[type(kind)],
+            nullable=len(kinds) > 1 and field.name not in _FILLED_IN,
+            is_json=isinstance(kind, inspect.RawType),
+            is_bool=isinstance(kind, inspect.BoolType),
+        )
+
+
+def _fields(kind: type) -> tuple[inspect.Field, ...]:
+    described = inspect.type_info(kind)
+    return described.fields if isinstance(described, inspect.StructType) else ()
+
+
+def _bare(node: inspect.Type) -> inspect.Type:
+    return _bare(node.type) if isinstance(node, inspect.Metadata) else node
+
+
+def _members(node: inspect.Type) -> tuple[inspect.Type, ...]:
+    bare = _bare(node)
+    return bare.types if isinstance(bare, inspect.UnionType) else (bare,)
+
+
+_SQL_KINDS: Mapping[type, type] = {
+    inspect.StrType: str,
+    inspect.FloatType: float,
+    inspect.BoolType: int,
+    inspect.RawType: str,
+}
+# Optional in a message, since the batch says it for all; never missing in a row.
+_FILLED_IN = ("edge_device_id",)
+COLUMNS = tuple(_columns())
+
+# As JSON is selected and bound: bytes, without a copy as text.
+SELECTED = ", ".join(f"CAST({one.name} AS BLOB)" if one.is_json else one.name for one in COLUMNS)
+INSERT = (
+    f"INSERT INTO predictions ({', '.join(one.name for one in COLUMNS)})"  # noqa: S608 - own names
+    f" VALUES ({', '.join('CAST(? AS TEXT)' if one.is_json else '?' for one in COLUMNS)})"
+)
+# What a device sends again when it sends a prediction again; the request is another one.
+_CONTENT = tuple(field for field in Prediction.__struct_fields__ if field != "request_id")
+_HELD = {field.name: held_type(field.type) for field in _fields(Prediction)}
+
+
+def from_row(row: Sequence[Any]) -> list[Any]:
+    """Return the values of a row, selected as SELECTED, as they stand in a StoredPrediction."""
+    return [
+        Raw(value) if column.is_json else bool(value) if column.is_bool else value
+        for column, value in zip(COLUMNS, row, strict=True)
+    ]
+
+
+def same_content(one: Prediction, other: Prediction) -> bool:
+    """Return whether a device sent the same: the request, and how the JSON is written, apart."""
+    return all(
+        _same_json(getattr(one, name), getattr(other, name), _HELD[name])
+        if _HELD[name]
+        else getattr(one, name) == getattr(other, name)
+        for name in _CONTENT
+    )
+
+
+def _same_json(one: Raw, other: Raw, kind: Any) -> bool:
+    if bytes(one) == bytes(other):
+        return True
+    try:
+        # Another version of the service may have written it otherwise.
+        return bool(msgspec.json.decode(one, type=kind) == msgspec.json.decode(other, type=kind))
+    except msgspec.DecodeError:
+        return False
+
+
+# Totals of the stored predictions by these columns; `all_totals` has a single row, of id 1.
+TOTALS: Mapping[str, tuple[str, ...]] = {
+    "all_totals": ("id",),
+    "edge_device_totals": ("edge_device_id",),
+    "model_totals": ("model_name", "model_version"),
+}
+_TOTALS_OF: Mapping[str, tuple[type, str]] = {
+    "predictions": (int, "count(*)"),
+    "defects": (int, "sum(defect_detected)"),
+    "inference_time_ms": (float, "sum(inference_time_ms)"),
+    "first_timestamp": (float, "min(timestamp)"),
+    "last_timestamp": (float, "max(timestamp)"),
+}
+
+
+@migrations()
+def m001_predictions(database: Database) -> None:
+    """Make the table of predictions, with all of today's columns."""
+    database.table("predictions").create(
+        {"id": int, **{column.name: column.kind for column in COLUMNS}},
+        pk="id",
+        not_null={column.name for column in COLUMNS if not column.nullable},
+        strict=True,
+    )
+
+
+@migrations()
+def m002_totals(database: Database) -> None:
+    """Add totals a device and a model, so that nobody has to count the rows."""
+    for table in ("edge_device_totals", "model_totals"):
+        keys = TOTALS[table]
+        database.table(table).create(
+            {**dict.fromkeys(keys, str), **{name: kind for name, (kind, _) in _TOTALS_OF.items()}},
+            pk=keys if len(keys) > 1 else keys[0],
+            not_null={*keys, *_TOTALS_OF},
+            strict=True,
+        )
+        columns = ", ".join(keys)
+        values = ", ".join(sql for _, sql in _TOTALS_OF.values())
+        database.execute(
+            f"INSERT INTO {table} ({columns}, {', '.join(_TOTALS_OF)})"  # noqa: S608 - own names
+            f" SELECT {columns}, {values} FROM predictions GROUP BY {columns}"
+        )
+
+
+@migrations()
+def m003_pages(database: Database) -> None:
+    """Add what pages of `/predictions` are read by."""
+    for name, columns in (("time", "timestamp"), ("device", "edge_device_id, timestamp")):
+        database.execute(f"CREATE INDEX predictions_by_{name} ON predictions ({columns})")
+        database.execute(
+            f"CREATE INDEX defects_by_{name} ON predictions ({columns}) WHERE defect_detected = 1"
+        )
+
+
+@migrations()
+def m004_device_ids_and_retention(database: Database) -> None:
+    """Make ids unique for a device, find the oldest arrivals, and keep a total of everything."""
+    database.execute("DROP INDEX IF EXISTS predictions_by_prediction_id")
+    database.execute(
+        "CREATE UNIQUE INDEX predictions_by_device_and_id"
+        " ON predictions (edge_device_id, prediction_id) WHERE prediction_id IS NOT NULL"
+    )
+    database.execute("CREATE INDEX predictions_by_arrival ON predictions (received_at)")
+    database.table("all_totals").create(
+        {"id": int, **{name: kind for name, (kind, _) in _TOTALS_OF.items()}},
+        pk="id",
+        not_null=set(_TOTALS_OF),
+        strict=True,
+    )
+    database.execute(
+        "INSERT INTO all_totals SELECT 1, sum(predictions), sum(defects), sum(inference_time_ms),"
+        " min(first_timestamp), max(last_timestamp) FROM model_totals HAVING count(*) > 0"
+    )
+
+
+VERSION = 4
+
+
+def configure(connection: sqlite3.Connection) -> None:
+    """Set a writing connection up: write-ahead log, every commit on disk before it returns.
+
+    A new database can give free pages back to the file system (`PRAGMA incremental_vacuum`). One
+    that was made without this uses them again, but its file keeps its size.
+    """
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise StoreError("other", f"the file system allows no write-ahead log, only {mode}")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIBIBYTES}")
+    connection.execute(f"PRAGMA journal_size_limit = {_CHECKPOINT_PAGES * 4_096 * 4}")
+
+
+def migrate(database: Database) -> None:
+    """Bring the schema up to date in one transaction, which also proves that writing works.
+
+    Raises StoreError for a database that a newer version of the service has made.
+    """
+    connection = database.conn
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > VERSION:
+        raise StoreError(
+            "other", f"the schema is version {version}; this service knows up to {VERSION}"
+        )
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        migrations.apply(database)
+        _add_columns(database)
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _add_columns(database: Database) -> None:
+    """Add the columns of fields that the message did not have when the table was made."""
+    table = database.table("predictions")
+    present = set(table.columns_dict)
+    for column in COLUMNS:
+        if column.name not in present:
+            table.add_column(column.name, column.kind)

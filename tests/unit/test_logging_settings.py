@@ -1,0 +1,85 @@
+"""Settings of the logging service that depend on one another."""
+
+from pathlib import Path
+
+import pytest
+
+from bentos.logging.settings import LoggingSettings
+from bentos.process.settings import environment_names, load_settings
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in environment_names(LoggingSettings):
+        monkeypatch.delenv(name, raising=False)
+
+
+def refusal() -> str:
+    with pytest.raises(SystemExit) as ended:
+        load_settings(LoggingSettings)
+    return str(ended.value)
+
+
+@pytest.mark.case(40)
+def test_protected_reads_without_a_token_are_refused_at_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PROTECT_READS=true and no token: the service does not start, and says what is missing."""
+    monkeypatch.setenv("PROTECT_READS", "true")
+
+    assert "PROTECT_READS" in (message := refusal())
+    assert "set LOGGING_TOKEN or LOGGING_TOKENS_FILE" in message
+
+
+@pytest.mark.case(40)
+def test_reads_are_protected_as_soon_as_there_is_a_token(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A token and no PROTECT_READS: reads need the token; without a token they need none."""
+    assert load_settings(LoggingSettings).protect_reads is False
+    monkeypatch.setenv("LOGGING_TOKEN", "secret")
+    assert load_settings(LoggingSettings).protect_reads is True
+    monkeypatch.delenv("LOGGING_TOKEN")
+    (tmp_path / "tokens").write_text("secret\n")
+    monkeypatch.setenv("LOGGING_TOKENS_FILE", str(tmp_path / "tokens"))
+    assert load_settings(LoggingSettings).protect_reads is True
+
+
+@pytest.mark.case(40)
+def test_reads_are_open_where_the_operator_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token and PROTECT_READS=false: reads need no token."""
+    monkeypatch.setenv("LOGGING_TOKEN", "secret")
+    monkeypatch.setenv("PROTECT_READS", "false")
+
+    assert load_settings(LoggingSettings).protect_reads is False
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(None, "cannot be read"), ("", "a token on each line"), ("a\0b", "control")],
+)
+def test_a_file_of_tokens_that_is_no_good_is_refused_at_the_start(
+    content: str | None, says: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "tokens"
+    if content is not None:
+        path.write_text(content)
+    monkeypatch.setenv("LOGGING_TOKENS_FILE", str(path))
+    monkeypatch.setenv("PROTECT_READS", "true")
+
+    message = refusal()
+    assert "LOGGING_TOKENS_FILE" in message
+    assert says in message
+    assert "PROTECT_READS" not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("RETENTION_DAYS", "0"), ("RETENTION_DAYS", "inf"), ("MAX_DATABASE_BYTES", "9")],
+)
+def test_a_senseless_retention_is_refused_at_the_start(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    assert name in refusal()
