@@ -131,7 +131,6 @@ def _post(path: str, make: Callable[[], bytes]) -> Callable[[Target, float], Non
 
     def run(target: Target, seconds: float) -> None:
         body, ends = make(), time.monotonic() + seconds
-        url = target.server.url + path
 
         def post() -> None:
             while time.monotonic() < ends:

@@ -75,12 +75,16 @@ class Operation:
 
 @dataclass(frozen=True)
 class ApiPage:
-    """The operations of a service under a title; the probes are added to them."""
+    """The operations of a service under a title; the probes are added to them.
+
+    `schemas` are JSON Schemas, by name, that the operations' own refer to.
+    """
 
     title: str
     version: str
     description: str
     operations: Sequence[Operation]
+    schemas: Mapping[str, Any] = field(default_factory=dict)
 
     def routes(self) -> list[Route]:
         """Return the routes of the document and of the page that shows it, also at the root."""
@@ -104,7 +108,7 @@ class ApiPage:
 
     def document(self) -> dict[str, object]:
         """Return the OpenAPI document."""
-        schemas: dict[str, Any] = {"Error": _ERROR}
+        schemas: dict[str, Any] = {"Error": _ERROR, **self.schemas}
         paths: dict[str, dict[str, object]] = {}
         for operation in [*self.operations, *_PROBES]:
             described = _describe(operation, schemas)

@@ -146,10 +146,8 @@ class LoggingApp:
     async def _log(self, request: Request) -> Response:
         body = await request.body(self._settings.max_body_bytes)
         answer = await self.log(body, request_id=request.request_id)
-        return json_response(
-            answer,
-            log={"predictions": answer["predictions_stored"], "duplicates": answer["duplicates"]},
-        )
+        logged = ("predictions_stored", "duplicates", "warnings")
+        return json_response(answer, log={key: answer[key] for key in logged if key in answer})
 
     async def _stats(self, request: Request) -> Response:
         query = parse_stats_query(request.query)

@@ -5,14 +5,21 @@ from typing import Any, ClassVar
 
 import bentoml
 import msgspec
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from bentos import __version__
 from bentos.edge.bento import FrontedInstance, FrontedService, service_config
-from bentos.edge.openapi import ApiPage
+from bentos.edge.openapi import JSON, ApiPage, Content, Operation
 from bentos.logging.app import LoggingApp
 from bentos.logging.settings import LoggingSettings
-from bentos.logging.state import LOG_PATH, SERVICE_NAME, logging_probes
+from bentos.logging.state import (
+    LOG_PATH,
+    PREDICTIONS_PATH,
+    SERVICE_NAME,
+    STATS_PATH,
+    logging_probes,
+)
+from bentos.messages import batch_schema
 from bentos.process.image import service_image
 from bentos.process.probe_process import ProbePlan
 from bentos.process.settings import load_settings
@@ -25,9 +32,66 @@ class LogAnswer(BaseModel):
 
     status: str = Field(description="`success`")
     predictions_stored: int = Field(ge=0)
-    duplicates: int = Field(ge=0, description="Predictions whose id was stored before.")
+    duplicates: int = Field(ge=0, description="Predictions that were stored before.")
     batch_size: int = Field(ge=1)
     timestamp: str = Field(description="ISO 8601, UTC")
+    warnings: list[str] | None = Field(
+        default=None, description="What was left out of the batch's own fields, and why."
+    )
+
+
+class Totals(BaseModel):
+    """What `/stats` answers, at most 1,000 devices and 1,000 models of it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    total_predictions: int
+    defects_detected: int
+    normal_detections: int
+    average_inference_time_ms: float
+    by_edge_device: dict[str, int]
+    by_model: dict[str, int]
+
+
+class Page(BaseModel):
+    """What `/predictions` answers, newest first."""
+
+    predictions: list[dict[str, Any]]
+    count: int
+    next: str | None = Field(description="`before` of the next page, null at the end.")
+
+
+_EXAMPLE = {
+    "predictions": [
+        {
+            "prediction_id": "line-4-000017",
+            "image_id": "000017.png",
+            "timestamp": 1795600000.25,
+            "model_name": "steel-defects",
+            "model_version": "3",
+            "inference_time_ms": 2.3,
+            "detections": [
+                {"class": "crack", "confidence": 0.97, "bbox": None, "uncertain": False}
+            ],
+            "defect_detected": True,
+            "confidence_scores": [0.97, 0.03],
+        }
+    ],
+    "batch_size": 1,
+    "edge_device_id": "line-4",
+}
+_BATCH, _PARTS = batch_schema("#/components/schemas/{name}")
+_READ_ERRORS: dict[int, tuple[str, Content | None]] = {
+    400: ("A parameter is wrong; `field` names it.", None),
+    401: ("A token is required, and this is none that is valid now.", None),
+    429: ("Too many queries wait; try again after `Retry-After` seconds.", None),
+    503: ("The database is not accessible; `/ready` says why.", None),
+    504: ("The query takes too long.", None),
+}
+
+
+def _parameter(name: str, kind: str, description: str) -> dict[str, object]:
+    return {"name": name, "in": "query", "schema": {"type": kind}, "description": description}
 
 
 class Logging(FrontedInstance):
@@ -40,7 +104,54 @@ class Logging(FrontedInstance):
         title="Logging service",
         version=__version__,
         description="Keeps the predictions of edge devices and of the inference service.",
-        operations=[],
+        schemas=_PARTS,
+        operations=[
+            Operation(
+                "POST",
+                LOG_PATH,
+                "Store a batch of predictions",
+                "Whole or not at all; the answer comes after the commit is on disk.",
+                body=[Content(JSON, _BATCH, _EXAMPLE)],
+                answers={
+                    200: ("Stored, or stored before.", Content(JSON, LogAnswer)),
+                    400: ("The batch is wrong; `field` names the item and the field.", None),
+                    401: ("A token is required, and this is none that is valid now.", None),
+                    409: ("The device sent other content under the same id.", None),
+                    413: ("Too many predictions, or too many bytes.", None),
+                    429: ("Too many predictions wait; try again later.", None),
+                    503: ("Nothing of it was stored; send it again.", None),
+                    504: ("No answer in time; send it again.", None),
+                },
+                protected=True,
+            ),
+            Operation(
+                "GET",
+                STATS_PATH,
+                "Totals by device and model",
+                parameters=[
+                    _parameter("after", "string", "Devices after this one: `edge_devices_next`.")
+                ],
+                answers={200: ("The totals.", Content(JSON, Totals)), **_READ_ERRORS},
+                protected=True,
+            ),
+            Operation(
+                "GET",
+                PREDICTIONS_PATH,
+                "A page of predictions, newest first",
+                parameters=[
+                    _parameter("limit", "integer", "At most so many, 1 to 1,000; 100 if unset."),
+                    _parameter("edge_device_id", "string", "Of this device only."),
+                    _parameter("defect_only", "boolean", "With a defect only."),
+                    _parameter("before", "string", "`next` of the page before, or Unix seconds."),
+                ],
+                answers={
+                    200: ("The page.", Content(JSON, Page)),
+                    404: ("The device has stored no prediction.", None),
+                    **_READ_ERRORS,
+                },
+                protected=True,
+            ),
+        ],
     )
 
     @classmethod
