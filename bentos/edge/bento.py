@@ -67,7 +67,6 @@ class FrontedInstance:
     def __init__(self) -> None:
         worker = worker_index()
         self._configure_logging(worker)
-        raise_descriptor_limit()
         plan = self.make_plan(pod_directory(self.service))
         type(self).app = self.make_app(plan, worker)
 

@@ -87,7 +87,7 @@ class ServiceState:
         "this long before it is read.",
         buckets=SHORT_BUCKETS,
     )
-    # Whether the worker's server takes connections.
+    # Whether the server of a worker, or of the probe process, takes connections.
     serving = Gauge(across="all")
     # Since when, in monotonic seconds, the service's own port has not answered the probe process.
     port_failing_since = Gauge(across="max")
@@ -177,10 +177,11 @@ class ServiceState:
 
     @property
     def probe_process(self) -> Literal["running", "missing", "off"]:
-        """Whether the pod's probe process runs, or is switched off by `PROBE_PORT=0`."""
+        """Whether the pod's probe process answers, or is switched off by `PROBE_PORT=0`."""
         if not self.probe_port:
             return "off"
-        return "running" if self.pod.probe_process.alive else "missing"
+        row = self.pod.probe_process
+        return "running" if row.alive and row.get("serving") else "missing"
 
     def text(self, section: str) -> Any:
         """Return what the first live worker that has it wrote in a section, None for nothing."""

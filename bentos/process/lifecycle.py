@@ -5,6 +5,7 @@ import ctypes
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -78,6 +79,7 @@ class Lifecycle:
         self._loop = asyncio.get_running_loop()
         self._server = running_server()
         self._task = self._loop.create_task(self._beat())
+        self._task.add_done_callback(_report)
         if self._server is None:
             self._state.serving.set(1)  # not served by uvicorn, as in a test: its owner stops it
             return
@@ -113,7 +115,7 @@ class Lifecycle:
         if server is None or not server.started or self._state.serving.get():
             return
         sockets = [one for each in server.servers for one in each.sockets]
-        if sockets:
+        if sockets and sockets[0].family != socket.AF_UNIX:
             host, port = sockets[0].getsockname()[:2]
             self._state.write_text(
                 LISTENING, {"host": host, "port": port, "tls": server.config.is_ssl}
@@ -148,6 +150,12 @@ class Lifecycle:
             loop.call_soon_threadsafe(drain)
 
         signal.signal(number, begin)
+
+
+def _report(heartbeat: asyncio.Task[None]) -> None:
+    error = None if heartbeat.cancelled() else heartbeat.exception()
+    if error is not None:
+        event(_logger, logging.CRITICAL, "the heartbeat ended, the worker will stall", error=error)
 
 
 def running_server() -> uvicorn.Server | None:

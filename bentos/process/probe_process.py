@@ -35,14 +35,15 @@ from bentos.process.lifecycle import HEARTBEAT_SECONDS, LISTENING, VerdictLog
 from bentos.process.logs import configure_logging, event, get_logger
 
 _MODULE = "bentos.process.probe_process"
+# Start of the environment variable in which a service's processes find the pod's directory.
+POD_DIRECTORY = "POD_DIRECTORY_"
 _ROOT = Path(__file__).parents[2]
 # Between two of its own connections to the service's port, and how long one may take.
 CHECK_SECONDS = 2.0
 _CHECK_TIMEOUT_SECONDS = 2.0
 # One that is missed in between, on a machine that is busy for a moment, is no failure.
 FAILED_CHECKS = 2
-# BentoML answers it on every service, and it counts nowhere.
-_CHECK_REQUEST = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+_CHECK_REQUEST = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 _END_SECONDS = 5.0
 
 _logger = get_logger("probes")
@@ -72,9 +73,17 @@ class ProbePlan:
 
 
 class ProbeProcess:
-    """The parent's hold on the probe process, which it starts, looks after and ends."""
+    """The parent's handle of the probe process, to start and to stop it.
+
+    Raises ValueError where another process cannot import what the plan holds.
+    """
 
     def __init__(self, plan: ProbePlan) -> None:
+        if plan.state.__module__ == "__main__":
+            raise ValueError(
+                f"{plan.state.__name__} stands in the program that was started, which the probe"
+                " process cannot import: move it to a module, or set PROBE_PORT=0"
+            )
         self._content = pickle.dumps(plan)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -85,11 +94,16 @@ class ProbeProcess:
 
     def start(self) -> None:
         """Start the process; OSError where that is impossible."""
+        # The module that declares the state may make a kit as well. In the probe process that must
+        # not take a worker's place in this pod.
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(POD_DIRECTORY)
+        }
         path = os.pathsep.join([str(_ROOT), *sys.path])
         self._process = subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-m", _MODULE],
             stdin=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**environment, "PYTHONPATH": path},
             # A terminal's Ctrl-C is for the service, which answers probes until it has ended.
             start_new_session=True,
         )
@@ -136,11 +150,12 @@ def probe_app(probes: Probes) -> Starlette:
 
 
 class PortCheck:
-    """Asks the service's own port, as a client would, and writes down since when it fails."""
+    """Asks the service's own port, as a client would, and notes since when it fails."""
 
     def __init__(self, state: ServiceState) -> None:
         self._state = state
         self._failures = 0
+        self._failing_since = 0.0
 
     async def run(self) -> None:
         """Check for ever."""
@@ -148,19 +163,19 @@ class PortCheck:
             await asyncio.sleep(CHECK_SECONDS)
             listening = self._state.text(LISTENING)
             if listening is None:
-                continue  # no worker has come so far yet, or none is left: other checks say so
+                continue  # no worker listens yet, or none is left: other checks say so
             began = time.monotonic()
             if await _answers(**listening):
-                self._failures = 0
-                self._state.port_failing_since.set(0)
-                continue
-            self._failures += 1
-            if self._failures >= FAILED_CHECKS and not self._state.port_failing_since.get():
-                self._state.port_failing_since.set(began)
+                self._failing_since, self._failures = 0.0, 0
+            else:
+                self._failing_since = self._failing_since or began
+                self._failures += 1
+            failing = self._failures >= FAILED_CHECKS
+            self._state.port_failing_since.set(self._failing_since if failing else 0)
 
 
 async def _answers(host: str, port: int, *, tls: bool) -> bool:
-    """Tell whether something at a port answers a request in time, with whatever status."""
+    """Return whether something at a port answers a request in time, with whatever status."""
     context: ssl.SSLContext | None = None
     if tls:
         # It is our own process on this machine that is asked: what counts is that it answers.
@@ -181,22 +196,27 @@ async def _answers(host: str, port: int, *, tls: bool) -> bool:
         return False
 
 
-async def _beat(probes: Probes) -> None:
+async def _beat(probes: Probes, server: uvicorn.Server) -> None:
     verdicts = VerdictLog(probes)
     while True:
         probes.state.row.set("heartbeat", time.monotonic())
+        probes.state.serving.set(float(server.started))
         verdicts.note()
-        await asyncio.sleep(HEARTBEAT_SECONDS)
+        await asyncio.sleep(HEARTBEAT_SECONDS if server.started else 0.02)
 
 
 async def _serve(plan: ProbePlan, probes: Probes) -> None:
     config = uvicorn.Config(
         probe_app(probes), host=plan.host, port=plan.port, log_config=None, access_log=False
     )
-    tasks = [asyncio.create_task(one) for one in (_beat(probes), PortCheck(probes.state).run())]
-    await uvicorn.Server(config).serve()
-    for task in tasks:
-        task.cancel()
+    server = uvicorn.Server(config)
+    # An error in one ends them all, and with them the process, which is started again.
+    async with asyncio.TaskGroup() as group:
+        beside = (_beat(probes, server), PortCheck(probes.state).run())
+        tasks = [group.create_task(one) for one in beside]
+        await server.serve()
+        for task in tasks:
+            task.cancel()
 
 
 def main() -> None:
@@ -205,12 +225,14 @@ def main() -> None:
     size = int.from_bytes(stdin.read(8), "little")
     content = stdin.read(size)
     if len(content) < size or not size:
-        return  # the parent ended before it had said what to do
+        return  # the parent ended before it had written the plan
     plan: ProbePlan = pickle.loads(content)  # noqa: S301 - our own parent wrote it
     configure_logging(**plan.logging, worker=0)
 
     def wait_for_end() -> None:
-        stdin.read()
+        # Not stdin.read(): its lock would make the interpreter abort at the end of this process.
+        while os.read(stdin.fileno(), 1):
+            pass
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait_for_end, name="parent", daemon=True).start()

@@ -135,7 +135,9 @@ def test_ready_says_whether_the_probe_process_runs(tmp_path: Path) -> None:
 
     assert probe_process_of() == "off"
     assert probe_process_of(probe_port=8010) == "missing"
-    ServiceState(tmp_path, worker=0)
+    started = ServiceState(tmp_path, worker=0)
+    assert probe_process_of(probe_port=8010) == "missing"
+    started.serving.set(1)
     assert probe_process_of(probe_port=8010) == "running"
 
 
