@@ -12,6 +12,7 @@ A service of one's own needs a state and the kit::
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from bentos.health.values import Counter, Gauge, Histogram
 from bentos.process.lifecycle import Lifecycle, running_server
 from bentos.process.probe_process import ProbePlan
 from bentos.process.settings import ServiceSettings
-from bentos.process.supervisor import Supervisor, pod_directory
+from bentos.process.supervisor import Supervisor, pod_directory, raise_descriptor_limit
 
 __all__ = ["Counter", "Gauge", "Histogram", "Kit", "ServiceState", "probe_plan", "required"]
 
@@ -85,6 +86,15 @@ def probe_plan(
     )
 
 
+_LIFESPAN_ENDS = frozenset(
+    ("lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed")
+)
+
+
+def _describe_nothing(_: ServiceState) -> Mapping[str, object]:
+    return {}
+
+
 class Kit:
     """One worker's state, probes, routes and lifecycle; `start` and `stop` on its event loop."""
 
@@ -119,13 +129,14 @@ class Kit:
         *,
         liveness: Sequence[Check] = (),
         readiness: Sequence[Check] = (),
-        describe: Callable[[Any], Mapping[str, object]] = lambda _state: {},
+        describe: Callable[[Any], Mapping[str, object]] = _describe_nothing,
         settings: ServiceSettings | None = None,
     ) -> "Kit":
         """Return the kit of a service without BentoML, with `asgi` for any server.
 
         Without settings they are read from the environment: `PROBE_PORT=8012` starts a probe
-        process, for which `describe` has to be a function that it can import.
+        process. It imports the module of `state`, of the checks and of `describe`, so that module
+        should import nothing large and must not be the program itself.
         """
         settings = settings or ServiceSettings()
         plan = probe_plan(
@@ -148,6 +159,7 @@ class Kit:
 
     def start(self) -> None:
         """Begin to beat, and bound what clients may do where uvicorn serves."""
+        raise_descriptor_limit()
         # What was imported is not garbage: a full collection over it stops everything for 100 ms.
         gc.collect()
         gc.freeze()
@@ -166,21 +178,44 @@ class Kit:
             self._supervisor.stop()
 
     def asgi(self, app: AsgiApp) -> AsgiApp:
-        """Return an ASGI app that answers the kit's routes and hands everything else on."""
+        """Return an ASGI app that answers the kit's routes and hands everything else on.
+
+        The kit starts before the app and stops after it, by ASGI's lifespan messages.
+        """
         door = FrontDoor(app, lambda: self.door)
 
         async def with_lifespan(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] != "lifespan":
-                await door(scope, receive, send)
-                return
-            await receive()
-            self.start()
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            await self.stop()
-            await send({"type": "lifespan.shutdown.complete"})
+            handle = partial(self._live, app) if scope["type"] == "lifespan" else door
+            await handle(scope, receive, send)
 
         return with_lifespan
+
+    async def _live(self, app: AsgiApp, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            self.start()
+        except Exception as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        answered = False
+
+        async def answer(message: dict[str, Any]) -> None:
+            nonlocal answered
+            if message["type"] in _LIFESPAN_ENDS:
+                await self.stop()
+            await send(message)
+            answered = True
+
+        try:
+            await app(scope, receive, answer)
+        except Exception:
+            if answered:
+                raise
+        if not answered:
+            # An app without a lifespan raises or returns.
+            await answer({"type": "lifespan.startup.complete"})
+            while (await receive())["type"] != "lifespan.shutdown":
+                pass
+            await answer({"type": "lifespan.shutdown.complete"})
 
     def _door(self) -> Door:
         return Door(

@@ -73,7 +73,6 @@ class FrontedInstance:
     def __init__(self) -> None:
         worker = worker_index()
         self._configure_logging(worker)
-        raise_descriptor_limit()
         plan = self.make_plan(pod_directory(self.service))
         app = self.make_app(plan, worker)
         app.add_routes(self.api.routes())

@@ -24,6 +24,7 @@ AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 _DISCARD_SECONDS = 5.0
 _DISCARD_BYTES = 1 << 29
 _REQUEST_ID_LENGTH = 128
+_GZIP = (b"gzip", b"x-gzip")  # the same (RFC 9110, 8.4.1.3)
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
 CLOSE = {"Connection": "close"}
 RETRY_LATER = {"Retry-After": "1"}
@@ -149,7 +150,7 @@ class Request:
         ClientDisconnected where it never became whole.
         """
         encoding = (self.header(b"content-encoding") or b"identity").strip().lower()
-        if encoding not in (b"identity", b"gzip"):
+        if encoding not in (b"identity", *_GZIP):
             await self._refuse(_unknown_encoding(encoding))
         announced = self.header(b"content-length")
         if announced is not None and announced.isdigit() and int(announced) > limit:
@@ -193,6 +194,8 @@ class Request:
             raise refusal
         if not decoder.eof:
             raise ServiceError(400, "bad_input", "the gzip body is cut short")
+        if decoder.unused_data:
+            raise ServiceError(400, "bad_input", "something follows the end of the gzip body")
         return decoded
 
     async def _next(self) -> dict[str, Any]:

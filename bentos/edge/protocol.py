@@ -1,9 +1,9 @@
 """Uvicorn's HTTP protocol with bounds on what one connection, and all of them, may take.
 
-The parser below it, httptools, bounds nothing: neither the size of a head nor the number of its
-headers nor how many requests are sent ahead of their answers. It also drops the body of a request
-that offers an upgrade. So a head is collected here first, up to a limit, and given to the parser
-when it is whole.
+The parser below it, httptools, bounds nothing: neither the size of a head, nor the number of its
+headers, nor how many requests are sent ahead of their answers. It also drops the body of a request
+that offers an upgrade. So what comes is cut into heads and bodies here, and the parser is given a
+head only when it is whole, within the limits, and its predecessor is answered.
 """
 
 import asyncio
@@ -14,71 +14,106 @@ from typing import Any, cast
 
 import httptools
 import uvicorn
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_BYTES = 65_536
 HEADERS = 256
 HEAD_SECONDS = 30.0
-# A client that reads an answer more slowly than this is cut off: what it has not read is memory.
-_UNREAD_SECONDS = 10.0
-_UNREAD_BYTES = 65_536
-# The parser calls back for every chunk of a chunked body: this much is parsed before others are.
-_CHUNKED_BYTES = 16_384
+# A client has to read this much of an answer in this time; what it has not read is memory.
+UNREAD_SECONDS = 10.0
+UNREAD_BYTES = 65_536
+# The parser calls back for every chunk of a chunked body. After this many, other connections
+# are served before it goes on.
+CHUNKS = 1_024
 
 _HEAD_END = b"\r\n\r\n"
 # Not of an interim answer, as 100 Continue: the client waits for that.
 _FINAL_HEAD = tuple(b"HTTP/1.1 %d" % first for first in range(2, 6))
-_UPGRADE = re.compile(rb"\r\nupgrade[ \t]*:[^\r\n]*", re.IGNORECASE)
-_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length[ \t]*:[ \t]*(\d{1,18})[ \t]*\r\n", re.IGNORECASE)
-_CHUNKED = re.compile(rb"\r\ntransfer-encoding[ \t]*:", re.IGNORECASE)
+_UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,20})[ \t]*\r\n")
+_CHUNK_HEAD = re.compile(rb"([0-9a-fA-F]{1,16})[ \t]*(?:;[^\r\n]*)?\r\n")
 
 
 class Connections:
-    """A worker's open connections, at most `limit`: the one that is idle longest gives way."""
+    """A worker's open connections, at most `limit`.
+
+    Beyond the limit the one that has waited longest for its client gives way: for a request, or
+    for the rest of one. A connection whose request is whole and not answered yet never does.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._idle: OrderedDict[BoundedProtocol, None] = OrderedDict()
+        self._waiting: OrderedDict[BoundedProtocol, None] = OrderedDict()
         self._count = 0
 
     def opened(self, connection: "BoundedProtocol") -> None:
-        """Take a new connection, and close another, or this one, where there are too many."""
+        """Take a new connection, and close one where there are too many."""
         self._count += 1
-        self.idle(connection)
+        self.waiting(connection)
         if self._count > self._limit:
-            longest_idle, _ = self._idle.popitem(last=False)
-            longest_idle.transport.abort()
+            longest_waiting, _ = self._waiting.popitem(last=False)
+            longest_waiting.transport.abort()
 
     def closed(self, connection: "BoundedProtocol") -> None:
         """Forget a connection."""
         self._count -= 1
-        self._idle.pop(connection, None)
+        self._waiting.pop(connection, None)
 
-    def idle(self, connection: "BoundedProtocol") -> None:
-        """Note that a connection is at no request, from now on."""
-        self._idle[connection] = None
-        self._idle.move_to_end(connection)
+    def waiting(self, connection: "BoundedProtocol") -> None:
+        """Note that a connection waits for its client, from now on."""
+        self._waiting.setdefault(connection)
 
     def busy(self, connection: "BoundedProtocol") -> None:
-        """Note that a connection is at a request."""
-        self._idle.pop(connection, None)
+        """Note that a connection's request is whole and waits for the service."""
+        self._waiting.pop(connection, None)
+
+
+class _Flow(FlowControl):
+    """Reading that two may pause: uvicorn while an app is behind, and the protocol by `hold`."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        super().__init__(transport)
+        self.held = False
+
+    def pause_reading(self) -> None:
+        """Pause for uvicorn."""
+        self._change(self.held, paused=True)
+
+    def resume_reading(self) -> None:
+        """Resume for uvicorn."""
+        self._change(self.held, paused=False)
+
+    def hold(self) -> None:
+        """Pause until `release`."""
+        self._change(held=True, paused=self.read_paused)
+
+    def release(self) -> None:
+        """End the hold."""
+        self._change(held=False, paused=self.read_paused)
+
+    def _change(self, held: bool, *, paused: bool) -> None:
+        before = self.held or self.read_paused
+        self.held, self.read_paused = held, paused
+        if before != (held or paused):
+            (self._transport.resume_reading if before else self._transport.pause_reading)()
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """Collects a request's head, parses one request at a time, cuts off who does not read."""
 
+    flow: _Flow
+
     def __init__(self, *arguments: Any, open_connections: Connections, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._open = open_connections
-        # Bytes that the parser has not been given yet: a head that is not whole, requests that
-        # were sent ahead, or what follows the slice of a chunked body that is being parsed.
-        self._unparsed = bytearray()
+        # What the parser has not been given: a head that is not whole, or requests sent ahead.
+        self._unparsed = b""
         self._searched = 0
-        # Bytes of the present body that are still to come, negative for a chunked one.
+        # Bytes of the present body that are still to come; negative for a chunked body, of whose
+        # present chunk `_chunk_left` are still to come.
         self._body_left = 0
-        self._in_message = False
-        self._in_head = False
-        self._head_bytes = 0
+        self._chunk_left = 0
         self._scheduled = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._read_timer: asyncio.TimerHandle | None = None
@@ -88,60 +123,38 @@ class BoundedProtocol(HttpToolsProtocol):
         """Take a new connection."""
         self._joined = JoinedWrites(transport)
         super().connection_made(cast("asyncio.Transport", self._joined))
-        self._open.opened(self)
+        self.flow = _Flow(transport)
         self._wait_for_head()
+        self._open.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of a connection."""
         self._open.closed(self)
         self._head_received()
         self._stop_watching_reader()
-        self._unparsed.clear()
+        self._unparsed = b""
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Take what came."""
         self._unset_keepalive_if_required()
-        if not self._unparsed:
-            if self._in_message and 0 < len(data) <= self._body_left:
-                self._body_left -= len(data)
-                self._parse(data)
-                return
-            if not self._in_message and self._is_answered():
-                end = data.find(_HEAD_END)
-                if end >= 0 and self._is_whole_request(data, end + len(_HEAD_END)):
-                    # The usual request needs no collecting and no cutting.
-                    self._begin()
-                    self._parse(data)
-                    return
-        self._unparsed += data
-        self._parse_more()
-
-    def on_message_begin(self) -> None:
-        """Begin a request."""
-        self._in_message = self._in_head = True
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        """Start the request whose head is whole."""
-        self._in_head = False
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        """End a request, whose answer may still be to come."""
-        self._in_message = False
-        super().on_message_complete()
+        self._unparsed = self._unparsed + data if self._unparsed else data
+        if not self._scheduled:
+            self._parse_more()
 
     def on_response_complete(self) -> None:
         """End an answer, and turn to what was sent ahead of it."""
         self._joined.flush()
         super().on_response_complete()
-        if self.transport.is_closing():
-            return
-        if self._unparsed:
+        self._open.waiting(self)
+        if self._unparsed and not self.transport.is_closing():
             self._schedule()
-        elif not self._in_message:
-            self._open.idle(self)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection, even if its client has not read the last answer."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        super().timeout_keep_alive_handler()
 
     def pause_writing(self) -> None:
         """Watch whether a client that is behind with reading gets on."""
@@ -157,77 +170,108 @@ class BoundedProtocol(HttpToolsProtocol):
     def _is_answered(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
-    def _is_whole_request(self, data: bytes, size: int) -> bool:
-        """Tell whether data is one request, its head of `size` bytes within the limits."""
-        head = data[:size]
-        return (
-            size <= HEAD_BYTES
-            and len(data) - size == _body_length(head)
-            and head.count(b"\r\n") <= HEADERS + 2
-            and _UPGRADE.search(head) is None
-        )
-
     def _parse_more(self) -> None:
         """Parse what can be parsed now: the rest of a body, or one more request."""
-        while self._unparsed and not self.transport.is_closing():
-            if self.pipeline or (not self._in_message and not self._is_answered()):
-                # Requests that are sent ahead wait unparsed until their predecessor is answered.
-                self.flow.pause_reading()
-                return
-            if not (self._parse_body() if self._in_message else self._parse_head()):
-                return
-
-    def _parse_body(self) -> bool:
-        """Parse of the present body what is there; return whether to go on at once."""
-        bounded = self._body_left > 0
-        size = min(self._body_left, len(self._unparsed)) if bounded else _CHUNKED_BYTES
-        part = bytes(self._unparsed[:size])
-        del self._unparsed[:size]
-        self._body_left -= size if bounded else 0
-        self._parse(part)
-        # A request that follows a chunked one at once has its head parsed as it comes.
-        self._head_bytes = self._head_bytes + len(part) if self._in_head else 0
-        if self._head_bytes > HEAD_BYTES:
-            self._refuse(431)
-        elif not bounded and self._unparsed:
-            self._schedule()  # other connections come in between
-            return False
-        return True
+        more = True
+        while more and self._unparsed and not self.transport.is_closing():
+            if self._body_left > 0:
+                self._parse_body()
+            elif self._body_left < 0:
+                more = self._parse_chunks()
+            else:
+                more = self._is_answered() and self._parse_head()
+        # What is sent ahead waits, unparsed, until its predecessor is answered.
+        ahead = bool(self._unparsed) and not self._body_left and not self._is_answered()
+        if ahead or self._scheduled:
+            self.flow.hold()
+        elif self.flow.held:
+            self.flow.release()
 
     def _parse_head(self) -> bool:
         """Parse the next head once it is whole; return whether it was."""
-        while self._unparsed.startswith(b"\r\n"):
-            del self._unparsed[:2]
-        start = max(0, self._searched - len(_HEAD_END) + 1)
-        size = self._unparsed.find(_HEAD_END, start) + len(_HEAD_END)
-        if size < len(_HEAD_END) and len(self._unparsed) <= HEAD_BYTES:
-            self._searched = len(self._unparsed)
-            if self._unparsed and not self._unparsed[:1].isalpha():
+        # Empty lines before a request are ignored (RFC 9112, 2.2).
+        data = self._unparsed = self._unparsed.lstrip(b"\r\n")
+        size = data.find(_HEAD_END, max(0, self._searched - 3)) + len(_HEAD_END)
+        if size < len(_HEAD_END) and len(data) <= HEAD_BYTES:
+            self._searched = len(data)
+            if data and not data[:1].isalpha():
                 self._refuse(400)
             elif self._head_timer is None:
                 self._wait_for_head()
             return False
-        if not len(_HEAD_END) <= size <= HEAD_BYTES:
-            self._refuse(431 if b"\r\n" in self._unparsed[:HEAD_BYTES] else 414)
-            return False
-        head = bytes(self._unparsed[:size])
-        del self._unparsed[:size]
         self._searched = 0
+        if not len(_HEAD_END) <= size <= HEAD_BYTES:
+            self._refuse(431 if b"\r\n" in data[:HEAD_BYTES] else 414)
+            return False
+        head = self._take(size)
         if head.count(b"\r\n") > HEADERS + 2:
             self._refuse(431)
             return False
-        self._begin()
-        # An offer to upgrade may be ignored (RFC 9110, 7.8); the parser would drop the body.
-        self._parse(_UPGRADE.sub(b"", head))
-        self._body_left = _body_length(head)
-        return True
-
-    def _begin(self) -> None:
-        """Note that a request begins."""
-        self._body_left = 0
         self._head_received()
         self._unset_keepalive_if_required()
-        self._open.busy(self)
+        lower = head.lower()
+        if b"\r\nupgrade:" in lower:
+            # Such an offer may be ignored (RFC 9110, 7.8); the parser would drop the body.
+            head = _UPGRADE.sub(b"", head)
+        self._parse(head)
+        self._body_left = _body_length(lower)
+        self._note_whole()
+        return True
+
+    def _parse_body(self) -> None:
+        """Parse of a body of known length what is there."""
+        part = self._take(min(self._body_left, len(self._unparsed)))
+        self._body_left -= len(part)
+        self._parse(part)
+        self._note_whole()
+
+    def _parse_chunks(self) -> bool:
+        """Parse of a chunked body what is there, at most CHUNKS; return whether to go on now.
+
+        Where it ends is found here, since the parser does not tell (RFC 9112, 7.1).
+        """
+        data, position = self._unparsed, 0
+        for _ in range(CHUNKS):
+            step = min(self._chunk_left, len(data) - position)
+            position += step
+            self._chunk_left -= step
+            head = None if self._chunk_left else _CHUNK_HEAD.match(data, position)
+            if head is None:
+                break
+            size = int(head[1], 16)
+            if size == 0:
+                return self._parse_last_chunk(position, head.end())
+            position = head.end()
+            self._chunk_left = size + 2  # and the line end behind it
+        else:
+            self._schedule()
+        if position:
+            self._parse(self._take(position))
+        elif b"\r\n" in data or len(data) > HEAD_BYTES:
+            self._refuse(400)  # no chunk begins like this
+        return position > 0 and not self._scheduled
+
+    def _parse_last_chunk(self, start: int, end: int) -> bool:
+        """Parse up to the last chunk, once the trailer behind it is whole; return whether it is."""
+        data = self._unparsed
+        trailer_end = data.find(_HEAD_END, end - 2) + len(_HEAD_END)
+        if trailer_end < len(_HEAD_END):
+            if len(data) - start > HEAD_BYTES:
+                self._refuse(431)
+            elif start:
+                self._parse(self._take(start))
+            return False
+        # Trailer fields may be ignored (RFC 9110, 6.5.1); uvicorn would take them for headers.
+        self._parse(data[:end] + b"\r\n")
+        self._take(trailer_end)
+        self._body_left = 0
+        self._note_whole()
+        return True
+
+    def _take(self, size: int) -> bytes:
+        """Return the first `size` bytes that are not parsed yet, and forget them."""
+        taken, self._unparsed = self._unparsed[:size], self._unparsed[size:]
+        return taken
 
     def _parse(self, data: bytes) -> None:
         try:
@@ -235,9 +279,13 @@ class BoundedProtocol(HttpToolsProtocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._refuse(400)
 
+    def _note_whole(self) -> None:
+        if not self._body_left and not self._is_answered():
+            self._open.busy(self)
+
     def _schedule(self) -> None:
-        """Parse more in the event loop's next turn; what comes meanwhile waits."""
-        self.flow.pause_reading()
+        """Parse more after other connections had their turn; what comes meanwhile waits."""
+        self.flow.hold()
         if not self._scheduled:
             self._scheduled = True
             self.loop.call_soon(self._resume)
@@ -247,16 +295,14 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.parser is None or self.transport.is_closing():
             return
         self._parse_more()
-        if not self._unparsed or (not self._in_message and self._is_answered()):
-            self.flow.resume_reading()
 
     def _refuse(self, status: int) -> None:
         """Answer a request that cannot be read, and close the connection."""
-        self._unparsed.clear()
+        self._unparsed = b""
         if self.transport.is_closing():
             return
-        if not self._is_answered():
-            self.cycle.keep_alive = False  # closed when the answer that is under way is sent
+        if not self._is_answered() and self.cycle.response_started:
+            self.transport.abort()  # its own answer is on its way already
             return
         body = b'{"error":"%s","reason":"%s"}' % (_MESSAGES[status], _REASONS[status])
         self.transport.write(
@@ -275,10 +321,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _watch_reader(self) -> None:
         self._unread = self.transport.get_write_buffer_size()
-        self._read_timer = self.loop.call_later(_UNREAD_SECONDS, self._check_reader)
+        self._read_timer = self.loop.call_later(UNREAD_SECONDS, self._check_reader)
 
     def _check_reader(self) -> None:
-        if self.transport.get_write_buffer_size() > self._unread - _UNREAD_BYTES:
+        if self.transport.get_write_buffer_size() > self._unread - UNREAD_BYTES:
             self.transport.abort()
         else:
             self._watch_reader()
@@ -324,11 +370,11 @@ class JoinedWrites:
 
 
 def _body_length(head: bytes) -> int:
-    """Return the bytes of the body that a head announces, -1 where it is chunked.
+    """Return the bytes of the body that a head in lower case announces, -1 for a chunked one.
 
     It only decides where the next head is looked for; the parser judges both headers itself.
     """
-    if _CHUNKED.search(head) is not None:
+    if b"\r\ntransfer-encoding:" in head:
         return -1
     length = _CONTENT_LENGTH.search(head)
     return int(length[1]) if length is not None else 0

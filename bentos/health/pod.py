@@ -1,11 +1,12 @@
 """The memory that all processes of one pod share: a row of numbers and a short text for each.
 
-A row belongs to a place (worker 1, worker 2, ..., and last the probe process), not to a process:
-a worker that replaces a dead one goes on with the dead one's counters, so no count is lost, and
-starts its gauges at 0, so none is stale. Every cell is one aligned float64 that one process
-writes, so no lock crosses processes. The same file mapped by any process gives the same answers.
+A row belongs to a place (worker 1, worker 2, ..., and last the probe process), not to a process.
+A worker that replaces a dead one goes on with the dead one's counters, so no count is lost, and
+starts its gauges at 0, so none is stale. Every cell is one aligned float64 that only one process
+writes, so processes need no lock. Every process that maps the file reads the same values.
 """
 
+import json
 import mmap
 import os
 import time
@@ -14,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-import orjson
 import psutil
 
 from bentos.health.window import ErrorWindow, window_cells
@@ -22,23 +22,32 @@ from bentos.health.window import ErrorWindow, window_cells
 Clock = Callable[[], float]
 
 _CELL_BYTES = 8
-_TEXT_BYTES = 32_768
+# Each row has two places of this size for its text.
+TEXT_BYTES = 32_768
 _ALIVE_CACHE_SECONDS = 0.25
-# Cells that every row has: whose it is, since when, its last sign of life, how often its text
-# was written (odd while it is being written) and the text's length.
+# Cells that every row has: whose it is, since when, its last sign of life, how often its text was
+# written, and the lengths of its last two texts.
 _OWN_CELLS = (
     *("pid", "process_created", "claimed_at", "heartbeat", "shutting_down"),
-    *("text_version", "text_bytes"),
+    *("text_version", "text_bytes_0", "text_bytes_1"),
 )
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How many numbers a row holds under each name, in their order, and which restart at 0."""
+    """How many numbers a row holds under each name, in their order, and which restart at 0.
+
+    Raises ValueError where a name is one that every row has, as `pid`.
+    """
 
     sizes: Mapping[str, int]
     gauges: frozenset[str]
     window_seconds: int
+
+    def __post_init__(self) -> None:
+        taken = self.sizes.keys() & set(_OWN_CELLS)
+        if taken:
+            raise ValueError(f"every row has cells of these names already: {sorted(taken)}")
 
     def row_cells(self) -> int:
         """Return the cells of one row: its own, the named ones and the window of outcomes."""
@@ -98,31 +107,34 @@ class Row:
             self.window.record(successes=successes, errors=errors)
 
     def write_text(self, content: Mapping[str, object]) -> None:
-        """Write the row's text, a JSON object; one that is too long is replaced by its size.
+        """Write the row's text, a JSON object; ValueError where it is longer than TEXT_BYTES.
 
-        A reader takes no text whose version is odd or changed while it was copied (a seqlock).
+        The new text goes where the last but one was, and the version says which of the two holds.
+        So a process that dies while it writes leaves the last text as it was.
         """
-        encoded = orjson.dumps(content, default=str)
-        if len(encoded) > len(self._text):
-            encoded = orjson.dumps({"text_too_long": len(encoded)})
+        encoded = encode_text(content)
+        if len(encoded) > TEXT_BYTES:
+            raise ValueError(f"a text of {len(encoded)} bytes; it may have {TEXT_BYTES}")
         with self._lock:
-            version = self.get("text_version")
-            self.set("text_version", version + 1)
-            self._text[: len(encoded)] = encoded
-            self.set("text_bytes", len(encoded))
-            self.set("text_version", version + 2)
+            version = int(self.get("text_version")) + 1
+            start = version % 2 * TEXT_BYTES
+            self._text[start : start + len(encoded)] = encoded
+            self.set(f"text_bytes_{version % 2}", len(encoded))
+            self.set("text_version", version)
 
     def read_text(self) -> dict[str, object]:
-        """Return the row's text, empty where there is none or where it is never at rest."""
-        for _ in range(100):
-            version = self.get("text_version")
-            content = bytes(self._text[: int(self.get("text_bytes"))])
-            if version % 2 == 0 and version == self.get("text_version"):
-                return dict(orjson.loads(content)) if content else {}
-        return {}
+        """Return the row's text, empty where there is none."""
+        while True:
+            version = int(self.get("text_version"))
+            start = version % 2 * TEXT_BYTES
+            size = int(self.get(f"text_bytes_{version % 2}"))
+            content = bytes(self._text[start : start + size])
+            # Only the version after next is written to the same place.
+            if version == int(self.get("text_version")):
+                return json.loads(content.decode(*_ENCODING)) if content else {}
 
     def claim(self) -> None:
-        """Make the row this process's own: gauges at 0, counters as they stand."""
+        """Make the row this process's own: gauges at 0, counters and the text as they stand."""
         process = psutil.Process()
         for name in self._gauges:
             cells = self.values(name)
@@ -131,9 +143,6 @@ class Row:
         self.set("shutting_down", 0.0)
         self.set("heartbeat", self._clock())
         self.set("claimed_at", self._clock())
-        if self.get("text_version") % 2:  # its last owner died while it wrote
-            self.set("text_version", self.get("text_version") + 1)
-        self.write_text({})
         self.set("process_created", _created(process))
         self.set("pid", process.pid)
         self._alive_checked_at = float("-inf")
@@ -171,18 +180,20 @@ class PodMemory:
         self._clock = clock
         rows = workers + 1
         row_cells = layout.row_cells()
-        numbers = (rows * row_cells + 1) * _CELL_BYTES
-        self._map = _map_file(path, numbers + rows * _TEXT_BYTES)
+        numbers = (rows * row_cells + 2) * _CELL_BYTES
+        row_text = 2 * TEXT_BYTES
+        self._map = _map_file(path, numbers + rows * row_text)
         view = memoryview(self._map)
         cells = view[:numbers].cast("d")
-        # The last cell is the pod's own: when its first process came.
+        # The last two cells are the pod's own: when its first process came, by both clocks.
         self._started_at = cells[rows * row_cells :]
         if self._started_at[0] == 0.0:
+            self._started_at[1] = clock()
             self._started_at[0] = time.time()
         self.rows = tuple(
             Row(
                 cells[index * row_cells : (index + 1) * row_cells],
-                view[numbers + index * _TEXT_BYTES : numbers + (index + 1) * _TEXT_BYTES],
+                view[numbers + index * row_text : numbers + (index + 1) * row_text],
                 layout,
                 clock=clock,
             )
@@ -195,6 +206,11 @@ class PodMemory:
     def started_at(self) -> float:
         """Unix seconds at which the pod's first process came up."""
         return float(self._started_at[0])
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since then, whatever was done to the machine's clock meanwhile."""
+        return self._clock() - float(self._started_at[1])
 
     def claim(self, worker: int) -> Row:
         """Return the row of a worker, 1 the first, or of the probe process, 0, as one's own.
@@ -212,7 +228,7 @@ class PodMemory:
         return [row for row in self.workers if row.alive]
 
     def dead_for(self) -> float:
-        """Return for how many seconds a claimed worker has been dead, 0.0 where none is."""
+        """Return how many seconds ago a worker died that was not replaced, 0.0 where none is."""
         now = self._clock()
         dead = (row for row in self.workers if row.claimed and not row.alive)
         return max((now - row.get("heartbeat") for row in dead), default=0.0)
@@ -225,6 +241,15 @@ class PodMemory:
         now = self._clock()
         moments = (row.get(name) for row in (self.live_workers() if rows is None else rows))
         return max((now - moment for moment in moments if moment), default=0.0)
+
+
+# A file's name in an error message may hold bytes that are no UTF-8.
+_ENCODING = ("utf-8", "surrogatepass")
+
+
+def encode_text(content: object) -> bytes:
+    """Return content as it stands in a row's text."""
+    return json.dumps(content, default=str, ensure_ascii=False).encode(*_ENCODING)
 
 
 def _created(process: psutil.Process) -> float:

@@ -1,7 +1,6 @@
 """The answers of `/health`, `/ready` and `/metrics`, made of a state and its checks."""
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -63,28 +62,29 @@ class Probes:
             "status": "healthy" if verdict.passed else "unhealthy",
             "service": self.state.service,
             "timestamp": _now(),
-            "uptime_seconds": round(time.time() - self.state.pod.started_at, 3),
+            "uptime_seconds": round(self.state.pod.uptime, 3),
         }
         if verdict.passed:
             return Answer(200, encode_json(body))
-        body |= {"reason": verdict.reason, "reasons": verdict.reasons, **verdict.details}
-        return Answer(500, encode_json(body), reason=verdict.reason)
+        body |= {"reason": verdict.reason, "reasons": verdict.reasons}
+        # What a check says cannot replace the verdict.
+        return Answer(500, encode_json({**body, **verdict.details, **body}), reason=verdict.reason)
 
     def ready(self) -> Answer:
         """Answer the readiness probe: 200 `ready`, or 503 `not_ready` with the reason."""
         verdict = self.is_ready()
+        try:
+            described = self.describe(self.state)
+        except Exception as error:
+            described = {"error": f"{type(error).__name__}: {error}"}
+            verdict = Verdict((*verdict.reasons, "exception"), verdict.details)
         body: dict[str, object] = {"status": "ready" if verdict.passed else "not_ready"}
         if not verdict.passed:
-            body |= {"reason": verdict.reason, "reasons": verdict.reasons, **verdict.details}
-        try:
-            body |= self.describe(self.state)
-        except Exception as error:
-            body |= {"status": "not_ready", "error": f"{type(error).__name__}: {error}"}
-            body.setdefault("reason", "exception")
-        body |= {"probe_process": self.state.probe_process, "timestamp": _now()}
-        if body["status"] == "ready":
-            return Answer(200, encode_json(body))
-        return Answer(503, encode_json(body), reason=str(body["reason"]))
+            body |= {"reason": verdict.reason, "reasons": verdict.reasons}
+        end = {"probe_process": self.state.probe_process, "timestamp": _now()}
+        # Neither a check nor the description can replace the verdict.
+        content = encode_json({**body, **verdict.details, **described, **body, **end})
+        return Answer(200 if verdict.passed else 503, content, reason=verdict.reason)
 
     def metrics(self) -> Answer:
         """Answer a scrape with the pod's metrics; 500 where they cannot be read."""

@@ -22,7 +22,7 @@ from itertools import chain, product
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from bentos.health.pod import Clock, Layout, PodMemory, Row
+from bentos.health.pod import TEXT_BYTES, Clock, Layout, PodMemory, Row, encode_text
 from bentos.health.values import (
     NAMES,
     OTHER,
@@ -37,6 +37,9 @@ from bentos.health.values import (
 from bentos.health.window import WINDOW_SECONDS, Outcomes, sum_outcomes
 
 _NAME_CHARACTERS = 100
+# Of a row's text: the names of places in histograms together, and each section.
+_NAMES_BYTES = TEXT_BYTES // 2
+_SECTION_BYTES = TEXT_BYTES // 8
 PROBES = ("health", "ready", "metrics")
 _STATUSES = (
     *("200", "400", "401", "404", "405", "408", "409", "413", "415", "422", "429"),
@@ -84,7 +87,7 @@ class ServiceState:
         "this long before it is read.",
         buckets=SHORT_BUCKETS,
     )
-    # Whether the worker's server takes connections.
+    # Whether the server of a worker, or of the probe process, takes connections.
     serving = Gauge(across="all")
     # Since when, in monotonic seconds, the service's own port has not answered the probe process.
     port_failing_since = Gauge(across="max")
@@ -110,8 +113,8 @@ class ServiceState:
             window_seconds,
         )
         self.pod = PodMemory(directory / "pod.state", layout, workers=workers, clock=clock)
-        # Which name has which place outlives the worker, as the counts do that stand there.
         self.row: Row = self.pod.rows[max(worker, 0) - 1]
+        # Which name has which place outlives the worker, as the counts do that stand there.
         self._texts: dict[str, object] = {NAMES: self.row.read_text().get(NAMES) or {}}
         if worker >= 0:
             self.pod.claim(worker)
@@ -175,10 +178,11 @@ class ServiceState:
 
     @property
     def probe_process(self) -> Literal["running", "missing", "off"]:
-        """Whether the pod's probe process runs, or is switched off by `PROBE_PORT=0`."""
+        """Whether the pod's probe process answers, or is switched off by `PROBE_PORT=0`."""
         if not self.probe_port:
             return "off"
-        return "running" if self.pod.probe_process.alive else "missing"
+        row = self.pod.probe_process
+        return "running" if row.alive and row.get("serving") else "missing"
 
     def text(self, section: str) -> Any:
         """Return what the first live worker that has it wrote in a section, None for nothing."""
@@ -186,18 +190,29 @@ class ServiceState:
         return next((text for text in texts if text is not None), None)
 
     def write_text(self, section: str, content: object) -> None:
-        """Say something that is no number, as JSON, to all processes of the pod."""
+        """Say something that is no number, as JSON, to all processes of the pod.
+
+        Content of more than 4 kB is replaced by its size.
+        """
+        size = len(encode_text(content))
+        if size > _SECTION_BYTES:
+            content = {"text_too_long": size}
         if self._texts.get(section) != content:
             self._texts[section] = content
             self.row.write_text(self._texts)
 
     def place_of(self, histogram: str, name: str, places: int) -> int:
-        """Return which of the places a name has in a histogram, taking a free one for a new one."""
-        name = name[:_NAME_CHARACTERS]
+        """Return which of the places a name has in a histogram, taking a free one for a new name.
+
+        The last place is for `other`: all names beyond the places, or beyond 16 kB of names.
+        """
+        # A label's value is UTF-8.
+        name = name[:_NAME_CHARACTERS].encode("utf-8", "replace").decode()
         known: dict[str, list[str]] = self._texts[NAMES]  # type: ignore[assignment]
         names = known.setdefault(histogram, [])
         if name not in names:
-            if name == OTHER or len(names) == places - 1:
+            full = len(names) == places - 1 or name == OTHER
+            if full or len(encode_text([known, name])) > _NAMES_BYTES:
                 return places - 1
             names.append(name)
             self.row.write_text(self._texts)

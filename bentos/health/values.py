@@ -20,6 +20,8 @@ Samples: TypeAlias = Iterable[tuple[tuple[str, ...], float]]
 BoundT = TypeVar("BoundT", bound="BoundValue")
 StateT = TypeVar("StateT", bound="ServiceState")
 
+_COMBINE: dict[str, Callable[[list[float]], float]] = {"sum": sum, "max": max, "min": min}
+
 # Of what was asked for at a path that nobody has, or answered with a status that is not declared:
 # the values themselves would make series without bound.
 OTHER = "other"
@@ -89,14 +91,9 @@ class Declaration(Generic[BoundT]):
 
     def family(self, owner: "type[ServiceState]") -> Family:
         """Return the metric that shows the value."""
-        constant = owner.label_names if "{prefix}" in self.metric else ("service",)
-        return Family(
-            self.metric.format(prefix=owner.prefix),
-            self.kind,
-            self.help,
-            (*constant, *self.labels),
-            self.buckets,
-        )
+        labels = _all_labels(owner, self.metric, self.labels)
+        name = self.metric.format(prefix=owner.prefix)
+        return Family(name, self.kind, self.help, labels, self.buckets)
 
     @property
     def buckets(self) -> tuple[float, ...]:
@@ -122,6 +119,10 @@ class BoundValue:
     def _position(self, key: str | tuple[str, ...]) -> int:
         return self._positions[(key,) if isinstance(key, str) else key]
 
+    def _without_labels(self) -> TypeError:
+        name = self._declaration.name
+        return TypeError(f"{name} has labels; take one of its values first: {name}[...]")
+
     def _across(self, offset: int) -> float:
         """Return one cell over the pod, as the declaration says."""
         name, pod = self._declaration.name, self._state.pod
@@ -131,15 +132,10 @@ class BoundValue:
             # A dead worker is missing, for which there is a reason of its own.
             rows = [row for row in pod.workers if row.alive or not row.claimed]
             return float(bool(rows) and all(row.values(name)[offset] == 1.0 for row in rows))
-        outlives = not self._declaration.restarts_at_zero
-        found = [row.values(name)[offset] for row in pod.rows if outlives or row.alive]
-        if self._declaration.across == "sum":
-            return sum(found)
-        return (
-            max(found, default=0.0)
-            if self._declaration.across == "max"
-            else min(found, default=0.0)
-        )
+        live_only = self._declaration.restarts_at_zero
+        rows = [row for row in pod.workers if (row.alive if live_only else row.claimed)]
+        combine = _COMBINE[self._declaration.across]
+        return combine([row.values(name)[offset] for row in rows] or [0.0])
 
     def samples(self) -> Samples:
         """Return the value of every combination of label values, over the pod."""
@@ -154,7 +150,7 @@ class CounterValue(BoundValue):
     ) -> None:
         super().__init__(state, declaration)
         self._offset = position or 0
-        self._single = position is not None or len(self._keys) == 1
+        self._labelled = bool(declaration.labels) and position is None
         self._children: dict[str | tuple[str, ...], CounterValue] = {}
 
     def __getitem__(self, key: str | tuple[str, ...]) -> "CounterValue":
@@ -170,12 +166,14 @@ class CounterValue(BoundValue):
 
     def add(self, amount: float = 1) -> None:
         """Count, safely from any thread of this process."""
+        if self._labelled:
+            raise self._without_labels()
         self._row.add_at((self._start + self._offset, amount))
 
     @property
     def value(self) -> float:
-        """The pod's count since it started; without a combination, of all of them."""
-        offsets = [self._offset] if self._single else range(len(self._keys))
+        """The pod's count since it started; of a labelled counter the sum of all its values."""
+        offsets = range(len(self._keys)) if self._labelled else [self._offset]
         return sum(self._across(offset) for offset in offsets)
 
 
@@ -236,11 +234,14 @@ class Gauge(Declaration[GaugeValue]):
 class HistogramValue(BoundValue):
     """A histogram, or with labels one for each combination of their values."""
 
-    def __init__(self, state: "ServiceState", declaration: "Histogram", position: int = 0) -> None:
+    def __init__(
+        self, state: "ServiceState", declaration: "Histogram", position: int | None = None
+    ) -> None:
         super().__init__(state, declaration)
+        self._labelled = bool(declaration.labels) and position is None
         self._buckets = declaration.buckets
         self._width = declaration.cells_each()
-        self._first = self._start + position * self._width
+        self._first = self._start + (position or 0) * self._width
         self._children: dict[str | tuple[str, ...], HistogramValue] = {}
         self._histogram = declaration
 
@@ -264,6 +265,8 @@ class HistogramValue(BoundValue):
 
     def observe(self, amount: float) -> None:
         """Count an observation, safely from any thread of this process."""
+        if self._labelled:
+            raise self._without_labels()
         bucket = bisect_left(self._buckets, amount)
         self._row.add_at((self._first + bucket, 1), (self._first + self._width - 1, amount))
 
@@ -352,8 +355,8 @@ class Computed(Generic[StateT]):
 
     def family(self, owner: "type[ServiceState]") -> Family:
         """Return the metric that shows what the method returns."""
-        name = self.metric.format(prefix=owner.prefix)
-        return Family(name, self.kind, self.help, (*owner.label_names, *self.labels))
+        labels = _all_labels(owner, self.metric, self.labels)
+        return Family(self.metric.format(prefix=owner.prefix), self.kind, self.help, labels)
 
     @overload
     def __get__(self, instance: None, owner: type) -> "Computed[StateT]": ...
@@ -370,6 +373,13 @@ def computed(
     return lambda method: Computed(
         method, metric=metric, help_text=help_text, kind=kind, labels=labels
     )
+
+
+def _all_labels(
+    owner: "type[ServiceState]", metric: str, labels: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return a metric's constant labels and its further ones."""
+    return (*(owner.label_names if "{prefix}" in metric else ("service",)), *labels)
 
 
 def names_in(row: Row, histogram: str) -> list[str]:

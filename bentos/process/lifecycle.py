@@ -78,6 +78,7 @@ class Lifecycle:
         self._loop = asyncio.get_running_loop()
         self._server = running_server()
         self._task = self._loop.create_task(self._beat())
+        self._task.add_done_callback(_report)
         if self._server is None:
             self._state.serving.set(1)  # not served by uvicorn, as in a test: its owner stops it
             return
@@ -147,6 +148,12 @@ class Lifecycle:
             loop.call_soon_threadsafe(drain)
 
         signal.signal(number, begin)
+
+
+def _report(heartbeat: asyncio.Task[None]) -> None:
+    error = None if heartbeat.cancelled() else heartbeat.exception()
+    if error is not None:
+        event(_logger, logging.CRITICAL, "the heartbeat ended, the worker will stall", error=error)
 
 
 def running_server() -> uvicorn.Server | None:

@@ -35,14 +35,15 @@ from bentos.process.lifecycle import HEARTBEAT_SECONDS, LISTENING, VerdictLog
 from bentos.process.logs import configure_logging, event, get_logger
 
 _MODULE = "bentos.process.probe_process"
+# Set in the probe process, which may import a module that makes a kit of its own.
+PROBE_PROCESS_VARIABLE = "IS_PROBE_PROCESS"
 _ROOT = Path(__file__).parents[2]
 # Between two of its own connections to the service's port, and how long one may take.
 CHECK_SECONDS = 2.0
 _CHECK_TIMEOUT_SECONDS = 3.0
 # One that is missed in between, on a machine that is busy for a moment, is no failure.
 FAILED_CHECKS = 2
-# BentoML answers it on every service, and it counts nowhere.
-_CHECK_REQUEST = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+_CHECK_REQUEST = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 _END_SECONDS = 5.0
 # Where a server that listens on all addresses is reached from its own machine.
 _LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -74,9 +75,17 @@ class ProbePlan:
 
 
 class ProbeProcess:
-    """The parent's hold on the probe process, which it starts, looks after and ends."""
+    """The parent's handle of the probe process, to start and to stop it.
+
+    Raises ValueError where another process cannot import what the plan holds.
+    """
 
     def __init__(self, plan: ProbePlan) -> None:
+        if plan.state.__module__ == "__main__":
+            raise ValueError(
+                f"{plan.state.__name__} stands in the program that was started, which the probe"
+                " process cannot import: move it to a module, or set PROBE_PORT=0"
+            )
         self._content = pickle.dumps(plan)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -91,7 +100,7 @@ class ProbeProcess:
         self._process = subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-m", _MODULE],
             stdin=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": path, PROBE_PROCESS_VARIABLE: "1"},
             # A terminal's Ctrl-C is for the service, which answers probes until it has ended.
             start_new_session=True,
         )
@@ -138,11 +147,12 @@ def probe_app(probes: Probes) -> Starlette:
 
 
 class PortCheck:
-    """Asks the service's own port, as a client would, and writes down since when it fails."""
+    """Asks the service's own port, as a client would, and notes since when it fails."""
 
     def __init__(self, state: ServiceState) -> None:
         self._state = state
         self._failures = 0
+        self._failing_since = 0.0
 
     async def run(self) -> None:
         """Check for ever."""
@@ -150,15 +160,15 @@ class PortCheck:
             await asyncio.sleep(CHECK_SECONDS)
             listening = self._state.text(LISTENING)
             if listening is None:
-                continue  # no worker has come so far yet, or none is left: other checks say so
+                continue  # no worker listens yet, or none is left: other checks say so
             began = time.monotonic()
             if await _answers(**listening):
-                self._failures = 0
-                self._state.port_failing_since.set(0)
-                continue
-            self._failures += 1
-            if self._failures >= FAILED_CHECKS and not self._state.port_failing_since.get():
-                self._state.port_failing_since.set(began)
+                self._failing_since, self._failures = 0.0, 0
+            else:
+                self._failing_since = self._failing_since or began
+                self._failures += 1
+            failing = self._failures >= FAILED_CHECKS
+            self._state.port_failing_since.set(self._failing_since if failing else 0)
 
 
 async def _answers(address: Sequence[Any], *, tls: bool) -> bool:
@@ -190,23 +200,29 @@ async def _answers(address: Sequence[Any], *, tls: bool) -> bool:
         return False
 
 
-async def _beat(probes: Probes) -> None:
+async def _beat(probes: Probes, server: uvicorn.Server) -> None:
     verdicts = VerdictLog(probes)
     while True:
         probes.state.row.set("heartbeat", time.monotonic())
+        probes.state.serving.set(float(server.started))
         verdicts.note()
-        await asyncio.sleep(HEARTBEAT_SECONDS)
+        await asyncio.sleep(HEARTBEAT_SECONDS if server.started else 0.02)
 
 
 async def _serve(plan: ProbePlan, probes: Probes) -> None:
     config = uvicorn.Config(
         probe_app(probes), host=plan.host, port=plan.port, log_config=None, access_log=False
     )
-    tasks = [asyncio.create_task(one) for one in (_beat(probes), PortCheck(probes.state).run())]
+    server = uvicorn.Server(config)
     # A socket that asyncio makes for `::` would not take IPv4.
-    await uvicorn.Server(config).serve(sockets=[config.bind_socket()])
-    for task in tasks:
-        task.cancel()
+    sockets = [config.bind_socket()]
+    # An error in one ends them all, and with them the process, which is started again.
+    async with asyncio.TaskGroup() as group:
+        beside = (_beat(probes, server), PortCheck(probes.state).run())
+        tasks = [group.create_task(one) for one in beside]
+        await server.serve(sockets=sockets)
+        for task in tasks:
+            task.cancel()
 
 
 def main() -> None:
@@ -215,12 +231,14 @@ def main() -> None:
     size = int.from_bytes(stdin.read(8), "little")
     content = stdin.read(size)
     if len(content) < size or not size:
-        return  # the parent ended before it had said what to do
+        return  # the parent ended before it had written the plan
     plan: ProbePlan = pickle.loads(content)  # noqa: S301 - our own parent wrote it
     configure_logging(**plan.logging, worker=0)
 
     def wait_for_end() -> None:
-        stdin.read()
+        # Not stdin.read(): its lock would make the interpreter abort at the end of this process.
+        while os.read(stdin.fileno(), 1):
+            pass
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait_for_end, name="parent", daemon=True).start()

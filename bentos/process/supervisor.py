@@ -14,7 +14,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Callable
+import time
 from pathlib import Path
 
 import psutil
@@ -22,7 +22,7 @@ import psutil
 from bentos.health.checks import Verdict
 from bentos.process.backoff import Backoff
 from bentos.process.logs import event, get_logger
-from bentos.process.probe_process import ProbePlan, ProbeProcess
+from bentos.process.probe_process import PROBE_PROCESS_VARIABLE, ProbePlan, ProbeProcess
 
 # Where Kubernetes reads why a container ended, unless its manifest names another file.
 TERMINATION_MESSAGE = Path("/dev/termination-log")
@@ -54,9 +54,14 @@ def make_pod_directory(service: str) -> Path:
 
 
 def pod_directory(service: str) -> Path:
-    """Return the directory that the parent made, or one of its own for a lone process."""
+    """Return the directory that the parent made, or one of its own for a lone process.
+
+    The probe process may come here as well, where the module that declares the state makes a kit:
+    it must not take a worker's place in its parent's pod.
+    """
     directory = _directory(service, os.getppid())
-    if directory.is_dir() and directory.stat().st_uid == os.getuid():
+    lone = PROBE_PROCESS_VARIABLE in os.environ
+    if not lone and directory.is_dir() and directory.stat().st_uid == os.getuid():
         return directory
     return make_pod_directory(service)
 
@@ -84,24 +89,22 @@ class Supervisor:
         *,
         containerized: bool = bool(os.environ.get("BENTOML_CONTAINERIZED")),
         termination_message: Path = TERMINATION_MESSAGE,
-        end: Callable[[str], None] | None = None,
     ) -> None:
         self._plan = plan
         self._containerized = containerized
         self._termination_message = termination_message
-        self._end = end or _end_container
         self._probe_process = ProbeProcess(plan) if plan.port else None
         self._backoff = Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
         # A reader of the pod's memory: it owns no row.
         self._probes = plan.probes(worker=-1)
+        self._restart_at: float | None = None
         self._failure = ""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
 
     def start(self) -> None:
         """Start the probe process and begin to look after it and the workers."""
-        if self._probe_process is not None:
-            self._probe_process.start()
+        self._start_probe_process()
         self._thread.start()
         atexit.register(self.stop)
 
@@ -112,35 +115,39 @@ class Supervisor:
         if self._probe_process is not None:
             self._probe_process.stop()
         if self._failure and self._containerized:
-            self._end(self._failure)
+            _end_container()
 
     def _run(self) -> None:
-        restart_in = 0.0
-        while not self._stopping.wait(restart_in or _LOOK_SECONDS):
-            restart_in = self._keep_probe_process(restart=restart_in > 0)
+        while not self._stopping.wait(_LOOK_SECONDS):
+            if self._restart_at is None:
+                self._look_at_probe_process()
+            elif time.monotonic() >= self._restart_at:
+                self._start_probe_process()
             self._look_at_workers()
 
-    def _keep_probe_process(self, *, restart: bool) -> float:
-        """Start the probe process again where it ended; return the seconds to wait before that."""
-        process = self._probe_process
-        if process is None:
-            return 0.0
+    def _start_probe_process(self) -> None:
+        self._restart_at = None
+        if self._probe_process is None:
+            return
         try:
-            if restart:
-                process.stop()
-                process.start()
-            status = process.ended()
+            self._probe_process.stop()
+            self._probe_process.start()
         except OSError as error:
-            event(_logger, logging.ERROR, f"the probe process cannot be started: {error}")
-            return self._backoff.next()
-        if status is None:
-            if self._probes.state.pod.probe_process.alive:
-                self._backoff.reset()
-            return 0.0
+            self._restart_later("the probe process cannot be started", error=str(error))
+
+    def _look_at_probe_process(self) -> None:
+        """Let the probe process be started again where it ended."""
+        status = self._probe_process.ended() if self._probe_process is not None else None
+        if status is not None:
+            self._restart_later("the probe process ended", status=status)
+        elif self._probes.state.probe_process == "running":
+            self._backoff.reset()
+
+    def _restart_later(self, what: str, **fields: object) -> None:
         pause = self._backoff.next()
-        fields = {"status": status, "restart_in_seconds": pause, "port": self._plan.port}
-        event(_logger, logging.ERROR, "the probe process ended", fields)
-        return pause
+        self._restart_at = time.monotonic() + pause
+        fields |= {"restart_in_seconds": pause, "port": self._plan.port}
+        event(_logger, logging.ERROR, what, fields)
 
     def _look_at_workers(self) -> None:
         pod = self._probes.state.pod
@@ -148,13 +155,14 @@ class Supervisor:
         if self._containerized and claimed and not pod.live_workers():
             if not any(row.get("shutting_down") for row in claimed):
                 self._fail(Verdict(("worker_dead",)), "no worker is left")
-                self._end(self._failure)
+                _end_container()
             return
         verdict = self._probes.live()
         if not verdict.passed:
             self._fail(verdict, "the liveness probe fails")
         elif self._failure:
             self._failure = ""
+            self._write("")
 
     def _fail(self, verdict: Verdict, what: str) -> None:
         """Write down why the container is about to end, once for each reason."""
@@ -164,13 +172,15 @@ class Supervisor:
             return
         self._failure = message
         event(_logger, logging.CRITICAL, message)
+        self._write(f"{self._plan.arguments['service']}: {message}\n")
+
+    def _write(self, message: str) -> None:
         with contextlib.suppress(OSError):
             if self._termination_message.exists():
-                service = self._plan.arguments["service"]
-                self._termination_message.write_text(f"{service}: {message}\n")
+                self._termination_message.write_text(message)
 
 
-def _end_container(_: str) -> None:
+def _end_container() -> None:
     """End this process and all its children at once, with a status that is not 0."""
     logging.shutdown()
     for child in psutil.Process().children(recursive=True):

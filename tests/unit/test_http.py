@@ -1,7 +1,10 @@
 """Requests and their bodies, errors and their one shape."""
 
 import asyncio
+import gzip
 import json
+import tracemalloc
+import zlib
 
 import pytest
 
@@ -12,7 +15,7 @@ from bentos.edge.http import (
     json_response,
     parse_json,
 )
-from bentos.edge.limits import FREE_BYTES, BodyRoom
+from bentos.edge.limits import FREE_BYTES, BodyMemory
 from tests.support.requests import DISCONNECT, Client, chunk, request, scope
 
 LIMIT = 10
@@ -66,7 +69,7 @@ def test_a_chunked_body_without_end_is_refused_and_not_read_for_ever(
     assert error.headers == {"Connection": "close"}
 
 
-def test_a_client_that_asks_before_sending_is_told_at_once() -> None:
+def test_a_client_that_asks_before_sending_is_answered_at_once() -> None:
     error = refusal(headers={"Content-Length": "11", "Expect": "100-continue"})
     # What follows on the connection could be the body or another request: nobody can tell.
     assert error.headers == {"Connection": "close"}
@@ -77,18 +80,18 @@ def test_an_announcement_that_is_no_number_is_not_believed() -> None:
     assert read(chunk(b"x"), headers={"Content-Length": "many"}) == b"x"
 
 
-def in_room(room: BodyRoom, *messages: dict[str, object]) -> tuple[Request, Client]:
+def in_memory(memory: BodyMemory, *messages: dict[str, object]) -> tuple[Request, Client]:
     client = Client(messages)
-    return Request(scope("/predict"), client.receive, room), client
+    return Request(scope("/predict"), client.receive, memory), client
 
 
-def test_large_bodies_beyond_the_room_for_all_are_a_429_until_one_is_released() -> None:
-    room = BodyRoom(100)
-    first, _ = in_room(room, chunk(b"x" * FREE_BYTES, more=True), chunk(b"x" * 80))
+def test_large_bodies_beyond_the_memory_for_all_are_a_429_until_one_is_released() -> None:
+    memory = BodyMemory(100)
+    first, _ = in_memory(memory, chunk(b"x" * FREE_BYTES, more=True), chunk(b"x" * 80))
     assert len(asyncio.run(first.body(10**6))) == FREE_BYTES + 80
-    assert room.taken == 80
-    second, client = in_room(
-        room, chunk(b"x" * (FREE_BYTES + 20), more=True), chunk(b"x", more=True), chunk(b"")
+    assert memory.reserved == 80
+    second, client = in_memory(
+        memory, chunk(b"x" * (FREE_BYTES + 21), more=True), chunk(b"x", more=True), chunk(b"")
     )
     with pytest.raises(ServiceError, match="MAX_BODIES_BYTES") as refused:
         asyncio.run(second.body(10**6))
@@ -96,18 +99,100 @@ def test_large_bodies_beyond_the_room_for_all_are_a_429_until_one_is_released() 
     assert refused.value.headers == {"Retry-After": "1"}
     assert client.taken == 3  # to its end, so that the client reads the answer
     second.release()
-    assert room.taken == 80
+    assert memory.reserved == 80
     first.release()
     first.release()
-    assert room.taken == 0
-    third, _ = in_room(room, chunk(b"x" * (FREE_BYTES + 100)))
+    assert memory.reserved == 0
+    third, _ = in_memory(memory, chunk(b"x" * (FREE_BYTES + 100)))
     assert len(asyncio.run(third.body(10**6))) == FREE_BYTES + 100
 
 
 def test_small_bodies_have_a_place_however_many_large_ones_there_are() -> None:
-    room = BodyRoom(0)
-    request_, _ = in_room(room, chunk(b"x" * FREE_BYTES))
+    request_, _ = in_memory(BodyMemory(0), chunk(b"x" * FREE_BYTES))
     assert len(asyncio.run(request_.body(10**6))) == FREE_BYTES
+
+
+def encoded(body: bytes, limit: int, *, encoding: str = "gzip") -> bytes:
+    sent = request(chunk(body), headers={"Content-Encoding": encoding})
+    return asyncio.run(sent.body(limit))
+
+
+class TestContentEncoding:
+    @pytest.mark.case(38)
+    @pytest.mark.parametrize("name", ["gzip", "x-gzip", " GZip "])
+    def test_a_gzip_body_is_decoded(self, name: str) -> None:
+        """`Content-Encoding: gzip`: the body is what the client compressed."""
+        body = b'{"data": [1, 2, 3]}' * 1_000
+        assert encoded(gzip.compress(body, mtime=0), len(body), encoding=name) == body
+        assert encoded(body, len(body), encoding="identity") == body
+        assert encoded(gzip.compress(b"", mtime=0), 100, encoding=name) == b""
+
+    @pytest.mark.case(38)
+    def test_the_limit_holds_for_what_is_decoded(self) -> None:
+        """A gzip body of exactly MAX_BODY_BYTES decoded is taken, one byte more is a 413."""
+        assert len(encoded(gzip.compress(b"x" * 1_000, mtime=0), 1_000)) == 1_000
+        with pytest.raises(ServiceError) as refused:
+            encoded(gzip.compress(b"x" * 1_001, mtime=0), 1_000)
+        assert (refused.value.status, refused.value.reason) == (413, "too_large")
+
+    @pytest.mark.case(38)
+    def test_a_gzip_bomb_is_a_413_and_is_never_unpacked(self) -> None:
+        """500 MB of zeros in 500 kB of gzip: 413, and no more than the limit is in memory."""
+        packer = zlib.compressobj(9, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+        bomb = b"".join(packer.compress(bytes(1_000_000)) for _ in range(500)) + packer.flush()
+        tracemalloc.start()
+        try:
+            with pytest.raises(ServiceError) as refused:
+                encoded(bomb, 1_000_000)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert refused.value.status == 413
+        assert peak < 10_000_000
+
+    @pytest.mark.case(38)
+    def test_what_is_decoded_counts_in_the_memory_for_all_bodies(self) -> None:
+        """A gzip body whose content does not fit into the memory for all bodies is a 429."""
+        headers = {"Content-Encoding": "gzip"}
+        content = gzip.compress(b"x" * (FREE_BYTES + 1_000))
+        memory = BodyMemory(999)
+        client = Client([chunk(content)])
+        sent = Request(scope("/predict", headers=headers), client.receive, memory)
+        with pytest.raises(ServiceError) as refused:
+            asyncio.run(sent.body(10**6))
+        assert refused.value.status == 429
+
+    @pytest.mark.case(38)
+    @pytest.mark.parametrize(
+        ("body", "why"),
+        [
+            (gzip.compress(b"x" * 100, mtime=0)[:-9], "cut short"),
+            (gzip.compress(b"x" * 100, mtime=0)[:5], "cut short"),
+            (b"", "cut short"),
+            (b'{"data": []}', "not valid gzip"),
+            (zlib.compress(b"x"), "not valid gzip"),
+            (gzip.compress(b"x", mtime=0)[:-8] + b"12345678", "not valid gzip"),
+            (gzip.compress(b"x", mtime=0) + gzip.compress(b"y", mtime=0), "something follows"),
+            (gzip.compress(b"x", mtime=0) + b"y", "something follows"),
+        ],
+    )
+    def test_a_body_that_is_no_whole_gzip_is_a_400_that_says_so(
+        self, body: bytes, why: str
+    ) -> None:
+        """A gzip body that is cut short, damaged or followed by something: 400 with the fault."""
+        with pytest.raises(ServiceError, match=why) as refused:
+            encoded(body, 1_000)
+        assert (refused.value.status, refused.value.reason) == (400, "bad_input")
+
+    @pytest.mark.case(38)
+    @pytest.mark.parametrize("name", ["br", "deflate", "zstd", "gzip, gzip", "x" * 1_000, "é"])
+    def test_another_encoding_is_a_415_that_names_those_that_are_known(self, name: str) -> None:
+        """`Content-Encoding: br` and others: 415, with `Accept-Encoding: gzip`."""
+        with pytest.raises(ServiceError, match="with gzip") as refused:
+            encoded(b"x", 1_000, encoding=name)
+        assert refused.value.status == 415
+        assert refused.value.headers["Accept-Encoding"] == "gzip"
+        assert len(refused.value.message) < 200
 
 
 @pytest.mark.parametrize("before", [[], [chunk(b"x", more=True)], [chunk(b"x" * 50, more=True)]])
@@ -116,7 +201,7 @@ def test_a_client_that_leaves_is_no_error(before: list[dict[str, object]]) -> No
         read(*before, DISCONNECT)
 
 
-def test_a_request_tells_that_it_waits_for_its_client() -> None:
+def test_a_request_says_whether_it_waits_for_its_client() -> None:
     async def wait() -> None:
         stalled = request(chunk(b"x", more=True))
         assert not stalled.receiving

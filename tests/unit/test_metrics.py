@@ -1,4 +1,4 @@
-"""The metric families of the kit and of both services."""
+"""The metrics that both services show, and that Prometheus's own tools find nothing in them."""
 
 import ast
 import shutil
@@ -7,30 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bentos.inference.exposition import InferenceMetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from bentos.health import probes
-from bentos.health.checks import Verdict
-from bentos.health.metrics import (
-    EVENT_LOOP_DELAY,
-    HTTP_REQUESTS,
-    PROBE_DURATION,
-    SHARED_FAMILIES,
-    Family,
-    Metrics,
-    unready_samples,
-)
-from bentos.inference import metrics as inference
-from bentos.inference.state import InferenceState
-from bentos.logging import metrics as logging_metrics
-from tests.support.processes import child
+from bentos.health.probes import Probes
+from bentos.health.values import Family
+from bentos.inference.settings import InferenceSettings
+from bentos.inference.state import InferenceState, inference_probes
+from bentos.logging.settings import LoggingSettings
+from bentos.logging.state import logging_probes
 from tests.support.servers import ROOT
-
-COUNTER = Family("work_done_total", "counter", "Work done.", ("service",))
-GAUGE = Family("work_waiting", "gauge", "Work waiting.", ("service",))
-DURATION = Family("work_duration_seconds", "histogram", "Time of work.", ("service",), (0.1, 1.0))
-LABELS = {"model": "steel", "stage": "production"}
 
 # Names, types and labels that dashboards and alerts of users rely on.
 CONTRACT = {
@@ -53,16 +38,25 @@ CONTRACT = {
 }
 
 
-def samples(text: bytes) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    return {
-        (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(text.decode())
-        for sample in family.samples
-    }
+def _made(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
 
 
-def value(text: bytes, name: str, **labels: str) -> float:
-    return samples(text)[name, frozenset(labels.items())]
+@pytest.fixture
+def inference(tmp_path: Path) -> Probes:
+    return inference_probes(InferenceSettings(), _made(tmp_path / "inference")).probes(worker=1)
+
+
+@pytest.fixture
+def logging(tmp_path: Path) -> Probes:
+    return logging_probes(LoggingSettings(), _made(tmp_path / "logging")).probes(worker=1)
+
+
+@pytest.fixture(params=["inference", "logging"])
+def probes(request: pytest.FixtureRequest) -> Probes:
+    found: Probes = request.getfixturevalue(request.param)
+    return found
 
 
 def lint(text: bytes) -> str:
@@ -75,95 +69,54 @@ def lint(text: bytes) -> str:
     return found.stdout.decode() + found.stderr.decode()
 
 
-def inference_metrics(directory: Path) -> tuple[InferenceState, InferenceMetrics]:
-    state = InferenceState(directory, worker=1, workers=1)
-    exposition = InferenceMetrics(
-        directory / "metrics", state, model=LABELS["model"], stage=LABELS["stage"]
-    )
-    exposition.feed_readiness(lambda: Verdict(reasons=("model_not_loaded",)))
-    return state, exposition
+def samples(text: bytes) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+    }
 
 
-def test_the_catalogues_hold_what_the_contract_promises() -> None:
-    families = {f.name: f for f in (*inference.FAMILIES, *logging_metrics.FAMILIES)}
+def test_the_services_show_what_the_contract_promises(inference: Probes, logging: Probes) -> None:
+    families = {one.name: one for one in (*inference.families(), *logging.families())}
     promised = {name: (families[name].kind, set(families[name].labels)) for name in CONTRACT}
     assert promised == CONTRACT
 
 
-@pytest.mark.parametrize("catalogue", [inference.FAMILIES, logging_metrics.FAMILIES])
-def test_a_catalogue_names_everything_once_and_explains_it(catalogue: tuple[Family, ...]) -> None:
-    assert len({family.name for family in catalogue}) == len(catalogue)
-    for family in catalogue:
+def test_every_metric_has_one_name_and_an_explanation(probes: Probes) -> None:
+    families = probes.state.families()
+    assert len({family.name for family in families}) == len(families)
+    for family in families:
         assert family.help.endswith(".")
         assert bool(family.buckets) == (family.kind == "histogram")
         assert list(family.buckets) == sorted(set(family.buckets))
         assert family.name.endswith("_total") == (family.kind == "counter")
 
 
-def test_every_family_of_the_inference_service_is_fed(tmp_path: Path) -> None:
-    _, exposition = inference_metrics(tmp_path)
-    assert exposition.unread == frozenset()
+def test_counters_stand_at_zero_from_the_start(probes: Probes) -> None:
+    found = samples(probes.metrics().body)
+    counters = {family.name for family in probes.state.families() if family.kind == "counter"}
+    assert counters == {name for name, _ in found if name in counters}
+    for (name, _), value in found.items():
+        if name in counters:
+            assert value == 0.0
 
 
-def test_a_family_that_nothing_feeds_is_told(tmp_path: Path) -> None:
-    metrics = Metrics(tmp_path, (COUNTER, GAUGE, DURATION))
-    assert metrics.unread == {COUNTER.name, GAUGE.name}
-    metrics.value(COUNTER.name, {"service": "s"}, lambda: 1.0)
-    assert metrics.unread == {GAUGE.name}
+def test_the_errors_of_every_reason_stand_at_zero_from_the_start(inference: Probes) -> None:
+    found = samples(inference.metrics().body)
+    for reason in ("model_failure", "timeout", "internal_error"):
+        labels = {"model": "steel-defects", "stage": "production", "reason": reason}
+        assert found["inference_errors_total", frozenset(labels.items())] == 0.0
 
 
-def test_a_name_outside_the_catalogue_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(KeyError):
-        Metrics(tmp_path, (COUNTER,)).value("work_lost_total", {}, lambda: 1.0)
-
-
-def test_counters_stand_at_zero_from_the_start(tmp_path: Path) -> None:
-    _, exposition = inference_metrics(tmp_path)
-    told = samples(exposition.exposition())
-    counters = {family.name for family in inference.FAMILIES if family.kind == "counter"}
-    seen = {name for name, _ in told}
-    assert counters - {HTTP_REQUESTS.name} <= seen  # whose routes the door knows
-    for reason in inference.ERROR_REASONS:
-        labels = frozenset({**LABELS, "reason": reason}.items())
-        assert told["inference_errors_total", labels] == 0.0
-
-
-def test_what_the_state_counts_is_what_the_metrics_tell(tmp_path: Path) -> None:
-    state, exposition = inference_metrics(tmp_path)
-    state.record_predictions(3, 1.0)
-    state.record_error("model_failure")
-    state.record_refusal("bad_input")
-    state.row.set("log_backlog", 7)
-    text = exposition.exposition()
-    assert value(text, "inference_predictions_total", **LABELS) == 3
-    assert value(text, "inference_errors_total", **LABELS, reason="model_failure") == 1
-    assert value(text, "inference_rejected_total", **LABELS, reason="bad_input") == 1
-    assert value(text, "inference_log_backlog", **LABELS) == 7
-    assert value(text, "inference_unready", **LABELS, reason="model_not_loaded") == 1
-    assert value(text, "inference_unready", **LABELS, reason="shutting_down") == 0
-    assert value(text, "inference_ready", **LABELS) == 0
-
-
-def test_classes_that_were_not_predicted_yet_stand_at_zero(tmp_path: Path) -> None:
-    _, exposition = inference_metrics(tmp_path)
-    exposition.know_classes(("good", 'a "quoted"\nname\\'))
-    text = exposition.exposition()
-    assert value(text, "inference_confidence_count", **LABELS, class_name="good") == 0
-    assert lint(text) == ""
-
-
-def test_promtool_finds_nothing_in_the_inference_services_metrics(tmp_path: Path) -> None:
-    _, exposition = inference_metrics(tmp_path)
-    exposition.know_classes(("good",))
-    exposition.loaded(succeeded=True, seconds=1.0)
-    exposition.model_called(inputs=3, seconds=0.01)
-    exposition.counters[HTTP_REQUESTS.name].labels("svc", "/predict", "200").inc()
-    exposition.histograms[PROBE_DURATION.name].labels("svc", "ready", "200").observe(0.001)
-    exposition.histograms[EVENT_LOOP_DELAY.name].labels("svc").observe(0.001)
-    text = exposition.exposition()
-    told = {name for name, _ in samples(text)}
-    for family in inference.FAMILIES:
-        assert any(name.startswith(family.name) for name in told | {"inference_model_info"})
+def test_promtool_finds_nothing(probes: Probes) -> None:
+    state = probes.state
+    if isinstance(state, InferenceState):
+        state.confidence['a "quoted"\nname\\'].observe(0.5)
+        state.model_is("steel", "production", "7")
+    text = probes.metrics().body
+    exposed = {one.name for one in text_string_to_metric_families(text.decode())}
+    assert {family.name.removesuffix("_total") for family in probes.state.families()} == exposed
     assert lint(text) == ""
 
 
@@ -172,82 +125,32 @@ def test_promtool_would_find_something() -> None:
     assert lint(b"# TYPE bad counter\nbad 1\n") != ""
 
 
-def test_every_reason_for_being_unready_has_a_sample() -> None:
-    told = unready_samples({"a": "b"}, ("one", "two"), Verdict(reasons=("two",)))
-    assert told == [({"a": "b", "reason": "one"}, 0.0), ({"a": "b", "reason": "two"}, 1.0)]
+def test_labels_that_the_metrics_have_are_those_that_are_declared(probes: Probes) -> None:
+    declared: dict[str, Family] = {
+        family.name.removesuffix("_total"): family for family in probes.state.families()
+    }
+    for family in text_string_to_metric_families(probes.metrics().body.decode()):
+        for sample in family.samples:
+            assert set(sample.labels) - {"le"} == set(declared[family.name].labels)
 
 
-def work(directory: Path, seconds: float) -> bytes:
-    """Run in a worker's process: observe, and tell the metrics of the pod."""
-    metrics = Metrics(directory, (*SHARED_FAMILIES, DURATION))
-    metrics.histograms[DURATION.name].labels("s").observe(seconds)
-    metrics.counters[HTTP_REQUESTS.name].labels("s", "/task", "200").inc()
-    return metrics.exposition()
-
-
-@pytest.fixture
-def several_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Let child processes import prometheus-client in its multi-process mode, as workers do."""
-    elsewhere = tmp_path / "bentoml"
-    elsewhere.mkdir()
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(elsewhere))
-    yield tmp_path / "pod"
-    # A second service under the same BENTOML_HOME empties that directory: nothing may lie there.
-    assert list(elsewhere.iterdir()) == []
-
-
-def test_histograms_and_requests_are_the_pods_and_outlive_their_worker(
-    several_workers: Path,
-) -> None:
-    def count(text: bytes) -> tuple[float, float]:
-        return (
-            value(text, f"{DURATION.name}_count", service="s"),
-            value(text, HTTP_REQUESTS.name, service="s", route="/task", status="200"),
-        )
-
-    with child(work, several_workers, 0.05) as one:
-        assert count(one.result) == (1, 1)
-        one.kill()
-    with child(work, several_workers, 0.5) as two, child(work, several_workers, 5.0) as three:
-        assert count(two.result) == (2, 2)
-        assert count(three.result) == (3, 3)
-        assert b"pid=" not in three.result
-        told = value(three.result, f"{DURATION.name}_bucket", service="s", le="0.1")
-        assert told == 1
-        assert lint(three.result) == ""
-
-
-def reserve(directory: Path) -> list[tuple[int, int]]:
-    """Run in a worker's process: return size and blocks' bytes of its files once reserved."""
-    metrics = Metrics(directory, (*SHARED_FAMILIES, DURATION))
-    metrics.histograms[DURATION.name].labels("s")
-    metrics.counters[HTTP_REQUESTS.name].labels("s", "/task", "200")
-    found = sorted(directory.glob("*.db"))
-    assert any(path.stat().st_blocks * 512 < path.stat().st_size for path in found), "no hole"
-    metrics.reserve()
-    return [(path.stat().st_size, path.stat().st_blocks * 512) for path in found]
-
-
-def test_the_files_have_no_hole_that_a_full_disk_could_not_fill(several_workers: Path) -> None:
-    with child(reserve, several_workers) as worker:
-        assert len(worker.result) == 2
-        for size, blocks in worker.result:
-            assert blocks >= size > 0
-
-
-def test_every_reason_that_the_code_gives_is_declared() -> None:
-    """An undeclared reason would be a KeyError while an error is being answered."""
-    declared = {*inference.ERROR_REASONS, *inference.REFUSAL_REASONS}
-    given = set()
-    for package in ("health", "inference"):
-        for path in (ROOT / "bentos" / package).glob("*.py"):
-            given |= set(reasons_in(path))
-    # Of a probe and of a path that nobody has: neither is a request to the service.
-    assert given - declared == {"metrics_failed", "not_found"}
+def test_every_reason_that_the_inference_service_gives_is_declared(inference: Probes) -> None:
+    """A reason that is not declared would be counted as `other`, or be a KeyError."""
+    given = {
+        reason
+        for room in ("edge", "inference")
+        for path in (ROOT / "bentos" / room).rglob("*.py")
+        for reason in reasons_in(path)
+    }
+    state: InferenceState = inference.state  # type: ignore[assignment]
+    # Of a path that nobody has: no request to the service.
+    undeclared = {one for one in given if one not in state.errors and one not in state.rejected}
+    assert undeclared == {"not_found"}
     assert {"bad_input", "queue_full", "model_failure"} <= given
 
 
 def reasons_in(path: Path) -> Iterator[str]:
+    """Yield the reasons of the errors that a module raises."""
     for node in ast.walk(ast.parse(path.read_text())):
         if (
             isinstance(node, ast.Call)
@@ -256,10 +159,3 @@ def reasons_in(path: Path) -> Iterator[str]:
             and isinstance(node.args[1], ast.Constant)
         ):
             yield str(node.args[1].value)
-
-
-def test_the_reasons_of_unreadiness_are_those_that_the_metrics_tell() -> None:
-    source = (ROOT / "bentos" / "inference" / "app.py").read_text()
-    assert probes.READY_PATH == "/ready"
-    for reason in inference.UNREADY_REASONS:
-        assert f'"{reason}"' in source or f"checks.{reason}(" in source

@@ -1,109 +1,131 @@
-"""The state object of a service."""
+"""What a service knows of itself beside its declared values, and the inference service's state."""
 
-from datetime import UTC, datetime
+import time
 from pathlib import Path
 
 import pytest
 
 from bentos.health.state import ServiceState
-from bentos.inference.model import ModelIdentity
-from bentos.inference.state import InferenceState
+from bentos.health.values import OTHER
+from bentos.inference.state import MODEL, InferenceState
 from tests.support.processes import child
 
 
+class ShopState(ServiceState):
+    """A state with a route."""
+
+    routes = ("/buy",)
+
+
 @pytest.fixture
-def state(tmp_path: Path) -> ServiceState:
-    return ServiceState(tmp_path, error_reasons=("broken",), refusal_reasons=("bad_input",))
+def state(tmp_path: Path) -> ShopState:
+    return ShopState(tmp_path, service="shop")
 
 
-def test_a_new_state_has_counted_nothing(state: ServiceState) -> None:
-    assert state.prediction_count == 0
-    assert state.error_count == 0
-    assert state.last_prediction_time is None
+def pair(directory: Path, worker: int) -> ShopState:
+    return ShopState(directory, worker=worker, workers=2)
+
+
+def test_a_new_state_has_counted_nothing(state: ShopState) -> None:
+    assert state.http_requests.value == 0
+    assert state.outcomes.requests == 0
+    assert state.error_ratio == 0
     assert not state.shutting_down
 
 
-def test_the_start_up_time_is_a_moment_with_its_offset(state: ServiceState) -> None:
-    age = datetime.now(UTC) - state.startup_time
-    assert 0 <= age.total_seconds() < 60
+def test_the_start_is_a_moment_of_now(state: ShopState) -> None:
+    assert 0 <= time.time() - state.started_at < 60
+    assert 0 <= state.pod.uptime < 60
 
 
-def test_predictions_count_and_leave_their_moment(state: ServiceState) -> None:
-    state.record_predictions(3, 1_700_000_000.5)
-    state.record_predictions(2, 1_700_000_001.0)
-    assert state.prediction_count == 5
-    assert state.last_prediction_time == datetime.fromtimestamp(1_700_000_001.0, UTC)
-
-
-def test_an_error_counts_by_its_reason_and_in_the_window(state: ServiceState) -> None:
-    state.record_error("broken")
+def test_the_errors_in_the_window_are_a_share_of_all_outcomes(state: ShopState) -> None:
+    state.row.record(errors=1)
     state.record_success(3)
-    assert state.error_count == 1
-    assert state.counts("errors", {"stage": "s"}) == [({"stage": "s", "reason": "broken"}, 1.0)]
-    assert state.outcomes.error_rate == 0.25
+    assert state.error_ratio == 0.25
 
 
-def test_a_refusal_is_no_error_and_not_in_the_window(state: ServiceState) -> None:
-    for _ in range(100):
-        state.record_refusal("bad_input")
-    assert state.error_count == 0
-    assert state.outcomes.requests == 0
-    assert state.counts("refusals", {}) == [({"reason": "bad_input"}, 100.0)]
+def test_outcomes_of_all_workers_count_together(tmp_path: Path) -> None:
+    first, second = pair(tmp_path, 1), pair(tmp_path, 2)
+    first.record_success(3)
+    second.row.record(errors=1)
+    assert first.outcomes == second.outcomes
+    assert first.error_ratio == 0.25
 
 
-def test_reasons_that_were_not_declared_are_refused(state: ServiceState) -> None:
-    with pytest.raises(KeyError):
-        state.record_error("surprise")
-    with pytest.raises(KeyError):
-        state.record_refusal("surprise")
-
-
-def test_a_shutdown_is_said_by_every_worker(tmp_path: Path) -> None:
-    first = ServiceState(tmp_path, worker=1, workers=2)
-    second = ServiceState(tmp_path, worker=2, workers=2)
+def test_a_shutdown_of_one_worker_is_the_pods(tmp_path: Path) -> None:
+    first, second = pair(tmp_path, 1), pair(tmp_path, 2)
     second.begin_shutdown()
     assert first.shutting_down
 
 
-def predict(directory: Path, worker: int, count: int, at: float) -> int:
+def test_a_request_counts_by_its_declared_route_and_status(state: ShopState) -> None:
+    state.count_request("/buy", "200")
+    state.count_request("/ready", "503")
+    assert state.http_requests["/buy", "200"].value == 1
+    assert state.http_requests["/ready", "503"].value == 1
+
+
+@pytest.mark.parametrize(("route", "status"), [("/zzz", "200"), ("/buy", "299")])
+def test_a_route_or_status_that_is_not_declared_makes_no_series(
+    state: ShopState, route: str, status: str
+) -> None:
+    state.count_request(route, status)
+    assert state.http_requests[OTHER, OTHER].value == 1
+    assert (route, status) not in state.http_requests
+
+
+class TestTexts:
+    def test_what_a_worker_writes_any_process_reads(self, tmp_path: Path) -> None:
+        with child(say, tmp_path, 2):
+            assert pair(tmp_path, 1).text("where") == {"port": 8000}
+            assert pair(tmp_path, -1).text("where") == {"port": 8000}
+
+    def test_what_a_dead_worker_wrote_is_not_read(self, tmp_path: Path) -> None:
+        with child(say, tmp_path, 2) as worker:
+            worker.kill()
+        assert pair(tmp_path, 1).text("where") is None
+
+    def test_a_worker_that_replaces_a_dead_one_has_said_nothing_yet(self, tmp_path: Path) -> None:
+        with child(say, tmp_path, 1) as worker:
+            worker.kill()
+        assert pair(tmp_path, 1).text("where") is None
+
+    def test_a_section_that_is_too_long_is_replaced_by_its_size(self, state: ShopState) -> None:
+        state.write_text("short", {"a": 1})
+        state.write_text("long", "x" * 100_000)
+        assert state.text("long") == {"text_too_long": 100_002}
+        assert state.text("short") == {"a": 1}
+
+
+def say(directory: Path, worker: int) -> None:
     """Run in a worker's process."""
-    state = ServiceState(directory, worker=worker, workers=2)
-    state.record_predictions(count, at)
-    return state.prediction_count
-
-
-def test_every_worker_tells_the_pods_totals(tmp_path: Path) -> None:
-    state = ServiceState(tmp_path, worker=1, workers=2)
-    state.record_predictions(1, 100.0)
-    with child(predict, tmp_path, 2, 4, 200.0) as other:
-        assert other.result == state.prediction_count == 5
-        assert state.last_prediction_time == datetime.fromtimestamp(200.0, UTC)
-        other.kill()
-    assert state.prediction_count == 5
+    pair(directory, worker).write_text("where", {"port": 8000})
 
 
 def inference_state(directory: Path, worker: int = 1, workers: int = 1) -> InferenceState:
-    return InferenceState(directory, worker=worker, workers=workers)
+    labels = {"model": "steel", "stage": "production"}
+    return InferenceState(directory, labels=labels, worker=worker, workers=workers)
 
 
 def test_a_model_is_loaded_only_when_every_worker_has_it(tmp_path: Path) -> None:
     first, second = inference_state(tmp_path, 1, 2), inference_state(tmp_path, 2, 2)
-    first.model_is(ModelIdentity("m", "production", "7"))
-    assert not first.model_loaded
-    second.model_is(ModelIdentity("m", "production", "8"))
-    assert first.model_loaded
+    first.model_is("m", "production", "7")
+    assert not first.model_loaded.value
+    second.model_is("m", "production", "8")
+    assert first.model_loaded.value
     assert first.served_versions == [7, 8]
-    assert first.model == ModelIdentity("m", "production", "7")
+    assert first.lowest_version == 7
+    assert first.text(MODEL) == {"name": "m", "stage": "production", "version": "7"}
 
 
 def test_mlflow_is_accessible_only_when_every_worker_found_it(tmp_path: Path) -> None:
     first, second = inference_state(tmp_path, 1, 2), inference_state(tmp_path, 2, 2)
-    first.mlflow_checked(accessible=True)
-    assert not first.mlflow_accessible
-    second.mlflow_checked(accessible=True)
-    assert second.mlflow_accessible
-    first.mlflow_checked(accessible=False)
-    assert not second.mlflow_accessible
+    first.registry_checked(accessible=True, version="7")
+    assert not first.mlflow_accessible.value
+    second.registry_checked(accessible=True, version="7")
+    assert second.mlflow_accessible.value
+    first.registry_checked(accessible=False, version=None)
+    assert not second.mlflow_accessible.value
 
 
 def test_the_age_of_the_check_is_that_of_the_worker_that_checked_longest_ago(
@@ -111,17 +133,30 @@ def test_the_age_of_the_check_is_that_of_the_worker_that_checked_longest_ago(
 ) -> None:
     first, second = inference_state(tmp_path, 1, 2), inference_state(tmp_path, 2, 2)
     first.row.set("mlflow_checked_at", first.row.get("claimed_at") - 500)
-    second.mlflow_checked(accessible=True)
+    second.registry_checked(accessible=True, version=None)
     assert second.mlflow_check_age_seconds >= 500
-    first.mlflow_checked(accessible=True)
+    first.registry_checked(accessible=True, version=None)
     assert second.mlflow_check_age_seconds < 400
 
 
-def test_a_version_that_is_no_number_is_told_as_zero(tmp_path: Path) -> None:
+def test_a_version_that_is_no_number_counts_as_zero(tmp_path: Path) -> None:
     state = inference_state(tmp_path)
-    state.registry_points_to("seven")
-    assert state.row.get("registry_version") == 0.0
-    state.registry_points_to("7")
-    assert state.row.get("registry_version") == 7.0
-    state.registry_points_to(None)
-    assert state.row.get("registry_version") == 0.0
+    for version, number in (("seven", 0), ("7", 7), (None, 0)):
+        state.registry_checked(accessible=True, version=version)
+        assert state.registry_version.value == number
+
+
+def test_a_refusal_whose_reason_is_not_declared_counts_as_other(tmp_path: Path) -> None:
+    state = inference_state(tmp_path)
+    state.record_refusal("bad_input")
+    state.record_refusal("surprise")
+    assert state.rejected["bad_input"].value == state.rejected["other"].value == 1
+    assert state.outcomes.requests == 0
+
+
+def test_an_error_counts_by_its_reason_and_in_the_window(tmp_path: Path) -> None:
+    state = inference_state(tmp_path)
+    state.record_error("model_failure")
+    assert state.errors["model_failure"].value == state.outcomes.errors == 1
+    with pytest.raises(KeyError):
+        state.record_error("surprise")

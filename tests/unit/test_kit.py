@@ -1,0 +1,384 @@
+"""The probe kit put together: a service of three files served by a real uvicorn process."""
+
+import asyncio
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from bentos.kit import Kit, ServiceState, required
+from bentos.process.probe_process import ProbePlan
+from bentos.process.settings import ServiceSettings
+from tests.support.servers import ROOT, Server, free_port, wait_until
+from tests.support.sockets import Connection
+
+# Uvicorn ends with the signal that it was sent, after it has shut down.
+ENDED = (0, -signal.SIGTERM)
+
+# A service that is ready at once and answers slowly where it is asked to.
+SLOW = """
+import asyncio
+from bentos.kit import Kit, ServiceState
+
+kit = Kit.alone(ServiceState, "slow-service")
+
+async def answer(scope, receive, send):
+    if scope["type"] != "http":
+        raise RuntimeError("this app has no lifespan")
+    if scope["path"] == "/slow":
+        await asyncio.sleep(1.5)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"done"})
+
+app = kit.asgi(answer)
+"""
+
+
+def readme_example() -> str:
+    (example,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    return str(example)
+
+
+def serve(
+    program: str,
+    directory: Path,
+    *options: str,
+    probe_port: int = 0,
+    env: Mapping[str, str] | None = None,
+    before: Callable[[], None] | None = None,
+) -> Server:
+    """Serve the app of a program with uvicorn."""
+    (directory / "my_service.py").write_text(program, encoding="utf-8")
+    port = free_port()
+    environment = {
+        **{name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ},
+        "HOST": "127.0.0.1",
+        "PROBE_PORT": str(probe_port),
+        "DRAIN_SECONDS": "0.2",
+        "LOG_LEVEL": "INFO",
+        **(env or {}),
+    }
+    command = [sys.executable, "-m", "uvicorn", "--app-dir", str(directory), "my_service:app"]
+    return Server(
+        [*command, "--port", str(port), *options],
+        port=port,
+        environment=environment,
+        log_path=directory / "log",
+    )
+
+
+def children(server: Server) -> list[psutil.Process]:
+    return psutil.Process(server.process.pid).children(recursive=True)
+
+
+class TestReadmeExample:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def started(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str]]:
+        port = free_port()
+        with serve(readme_example(), tmp_path_factory.mktemp("kit"), probe_port=port) as server:
+            yield server, f"http://127.0.0.1:{port}"
+
+    def test_it_takes_two_imports_and_at_most_twelve_lines(self) -> None:
+        lines = [line for line in readme_example().splitlines() if line.strip()]
+        assert len(lines) <= 12
+        assert sum("import" in line for line in lines) == 2
+
+    def test_both_ports_tell_why_it_is_not_ready_and_then_that_it_is(
+        self, started: tuple[Server, str]
+    ) -> None:
+        server, probes = started
+
+        def ready() -> list[dict[str, Any]]:
+            return [httpx.get(f"{url}/ready").json() for url in (server.url, probes)]
+
+        server.wait_until(
+            lambda: [one["reasons"] for one in ready()] == [["cache_cold"]] * 2, "cache_cold"
+        )
+        server.wait_until(
+            lambda: [one["probe_process"] for one in ready()] == ["running"] * 2, "running"
+        )
+        assert server.get("/").text == "mine"
+        server.wait_until(lambda: [one["status"] for one in ready()] == ["ready"] * 2, "ready")
+        assert {httpx.get(f"{url}/ready").status_code for url in (server.url, probes)} == {200}
+
+    def test_both_ports_tell_the_same_apart_from_the_moment(
+        self, started: tuple[Server, str]
+    ) -> None:
+        server, probes = started
+        server.wait_until(lambda: httpx.get(f"{probes}/health").status_code == 200, "health")
+        for path in ("/health", "/ready"):
+            first, second = (httpx.get(f"{url}{path}") for url in (server.url, probes))
+            assert first.status_code == second.status_code
+            assert _timeless(first) == _timeless(second)
+        first, second = (httpx.get(f"{url}/metrics") for url in (server.url, probes))
+        assert first.headers["content-type"] == second.headers["content-type"]
+        assert _names(first.text) == _names(second.text)
+        assert 'http_requests_total{route="/health",service="my-service",status="200"}' in (
+            second.text
+        )
+
+    def test_only_the_three_probes_are_on_the_probe_port(self, started: tuple[Server, str]) -> None:
+        server, probes = started
+        server.wait_until(lambda: httpx.get(f"{probes}/health").status_code == 200, "health")
+        assert httpx.get(f"{probes}/").status_code == 404
+        assert httpx.post(f"{probes}/ready").status_code == 405
+
+    def test_sigterm_ends_it_and_its_probe_process(self, tmp_path: Path) -> None:
+        with serve(readme_example(), tmp_path, probe_port=free_port()) as server:
+            server.wait_until(lambda: server.get("/health").status_code == 200, "health")
+            server.wait_until(lambda: children(server), "the probe process")
+            (probe_process,) = children(server)
+            assert server.stop() in ENDED
+            wait_until(lambda: not probe_process.is_running(), "the probe process ends")
+
+    def test_sigkill_ends_its_probe_process_too(self, tmp_path: Path) -> None:
+        with serve(readme_example(), tmp_path, probe_port=free_port()) as server:
+            server.wait_until(lambda: children(server), "the probe process")
+            (probe_process,) = children(server)
+            server.process.send_signal(signal.SIGKILL)
+            wait_until(lambda: not probe_process.is_running(), "the probe process ends")
+
+
+def _timeless(answer: httpx.Response) -> dict[str, Any]:
+    content: dict[str, Any] = answer.json()
+    for name in ("timestamp", "uptime_seconds"):
+        content.pop(name, None)
+    return content
+
+
+def _names(text: str) -> list[str]:
+    return [line.rpartition(" ")[0] for line in text.splitlines()]
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[Server]:
+    with serve(SLOW, tmp_path, env={"DRAIN_SECONDS": "2"}) as server:
+        server.wait_until(lambda: server.get("/ready").status_code == 200, "ready")
+        yield server
+
+
+@pytest.mark.case(48)
+def test_answers_during_the_drain_close_their_connection_and_are_whole(slow: Server) -> None:
+    """SIGTERM with a pooled connection open and a request in work: both get their answer."""
+    with Connection(slow.port) as pooled, Connection(slow.port) as working:
+        pooled.send(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert "connection" not in pooled.read().headers
+        working.send(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        slow.wait_until(lambda: slow.get("/ready").status_code == 200, "ready")
+        slow.terminate()
+        slow.wait_until(
+            lambda: httpx.get(f"{slow.url}/ready").json().get("reason") == "shutting_down", "drain"
+        )
+        pooled.send(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = pooled.read()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert pooled.is_closed()
+        assert working.read().status == 200
+    assert slow.wait() in ENDED
+
+
+def test_a_second_ctrl_c_does_not_wait(slow: Server) -> None:
+    with Connection(slow.port) as working:
+        working.send(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        slow.process.send_signal(signal.SIGINT)
+        slow.process.send_signal(signal.SIGINT)
+        slow.wait()
+
+
+@pytest.mark.case(11)
+def test_more_connections_than_descriptors_keep_no_probe_out(tmp_path: Path) -> None:
+    """400 idle connections with `ulimit -n 128`, 300 of them allowed: both ports answer."""
+    probe_port = free_port()
+
+    def few_descriptors() -> None:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few_descriptors()
+    try:
+        server = serve(SLOW, tmp_path, probe_port=probe_port, env={"MAX_CONNECTIONS": "300"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    with server, ExitStack() as idle:
+        server.wait_until(lambda: server.get("/ready").status_code == 200, "ready")
+        ready = f"http://127.0.0.1:{probe_port}/ready"
+        server.wait_until(lambda: httpx.get(ready).status_code == 200, "ready on both ports")
+        for _ in range(400):
+            idle.enter_context(Connection(server.port))
+        for port in (server.port, probe_port):
+            for path in ("/health", "/ready", "/metrics"):
+                assert httpx.get(f"http://127.0.0.1:{port}{path}").status_code == 200
+
+
+def test_a_server_that_cannot_be_bounded_ends_with_the_remedy(tmp_path: Path) -> None:
+    with serve(SLOW, tmp_path, "--http", "h11") as server:
+        assert server.wait() != 0
+        assert "install httptools" in server.log
+
+
+def test_a_unix_socket_is_served_and_not_checked_by_the_probe_process(tmp_path: Path) -> None:
+    probe_port, path = free_port(), tmp_path / "socket"
+    with serve(SLOW, tmp_path, "--uds", str(path), probe_port=probe_port) as server:
+        ready = f"http://127.0.0.1:{probe_port}/ready"
+        server.wait_until(lambda: httpx.get(ready).status_code == 200, "ready")
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as client:
+            assert client.get("http://x/slow").text == "done"
+
+
+class Lifespan:
+    """An app that notes what became of it."""
+
+    def __init__(self, *, fail: bool = False) -> None:
+        self.seen: list[str] = []
+        self._fail = fail
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Go through a lifespan as ASGI asks."""
+        assert scope["type"] == "lifespan"
+        self.seen.append((await receive())["type"])
+        if self._fail:
+            await send({"type": "lifespan.startup.failed", "message": "no"})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        self.seen.append((await receive())["type"])
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+class Heart:
+    """A kit whose start and stop are noted."""
+
+    def __init__(self, directory: Path, app: Any) -> None:
+        plan = ProbePlan(
+            ServiceState, {"directory": directory}, [], [], describe=lambda _: {}, port=0
+        )
+        self.kit = Kit(plan, ServiceSettings())
+        self.app: Any = self.kit.asgi(app)
+
+    def live(self) -> tuple[list[str], float]:
+        """Go through a whole lifespan; return what was answered and the heartbeat's moment."""
+        answered: list[str] = []
+        messages = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+
+        async def receive() -> Any:
+            await asyncio.sleep(0.01)  # a beat
+            return messages.pop(0)
+
+        async def send(message: Any) -> None:
+            answered.append(message["type"])
+
+        self.kit.state.row.set("heartbeat", 0)
+        asyncio.run(self.app({"type": "lifespan"}, receive, send))
+        return answered, self.kit.state.row.get("heartbeat")
+
+
+COMPLETE = ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+def test_the_apps_own_lifespan_runs_within_the_kits(tmp_path: Path) -> None:
+    app = Lifespan()
+    answered, beat = Heart(tmp_path, app).live()
+    assert answered == COMPLETE
+    assert app.seen == ["lifespan.startup", "lifespan.shutdown"]
+    assert beat > 0
+
+
+def test_a_start_of_the_app_that_failed_is_handed_on(tmp_path: Path) -> None:
+    answered, _ = Heart(tmp_path, Lifespan(fail=True)).live()
+    assert answered == ["lifespan.startup.failed"]
+
+
+async def raises(scope: Any, receive: Any, _send: Any) -> None:
+    assert scope["type"] == "http"
+
+
+async def raises_late(scope: Any, receive: Any, _send: Any) -> None:
+    await receive()
+    assert scope["type"] == "http"
+
+
+async def returns(_scope: Any, _receive: Any, _send: Any) -> None:
+    return
+
+
+@pytest.mark.parametrize("app", [raises, raises_late, returns])
+def test_an_app_without_a_lifespan_gets_the_kits(tmp_path: Path, app: Any) -> None:
+    answered, beat = Heart(tmp_path, app).live()
+    assert answered == COMPLETE
+    assert beat > 0
+
+
+def test_a_state_that_the_probe_process_cannot_import_is_refused_with_the_remedy() -> None:
+    program = """
+from bentos.kit import Kit, ServiceState
+class MyState(ServiceState): pass
+Kit.alone(MyState, "my-service")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "PROBE_PORT": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "MyState stands in the program that was started" in ended.stderr
+
+
+def test_the_kit_imports_none_of_what_is_large() -> None:
+    program = (
+        "import pkgutil, sys, importlib, bentos.health as health, bentos.kit\n"
+        "for one in pkgutil.iter_modules(health.__path__):\n"
+        "    importlib.import_module(f'bentos.health.{one.name}')\n"
+        "large = {'torch', 'mlflow', 'sqlite3', 'sqlite_utils', 'PIL', 'bentoml', 'numpy'}\n"
+        "print(sorted(large & set(sys.modules)))\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "[]"
+
+
+def test_reasons_come_in_their_order_of_weight(tmp_path: Path) -> None:
+    from bentos.kit import probe_plan
+
+    plan = probe_plan(
+        ServiceState,
+        "svc",
+        ServiceSettings(),
+        tmp_path,
+        readiness=[required("own", "serving")],
+        describe=lambda _: {},
+    )
+    assert [check.reason for check in plan.readiness] == [
+        *("shutting_down", "worker_missing", "event_loop_stalled", "port_not_answering"),
+        *("own", "high_error_rate", "worker_not_serving"),
+    ]
+    assert [check.reason for check in plan.liveness] == [
+        *("worker_dead", "event_loop_stalled", "port_not_answering"),
+    ]
+
+
+def test_two_routes_of_one_path_are_refused(tmp_path: Path) -> None:
+    from bentos.edge.door import Route
+
+    async def handler(_: Any) -> Any:
+        raise AssertionError
+
+    heart = Heart(tmp_path, returns)
+    with pytest.raises(ValueError, match="share a path"):
+        heart.kit.add_routes([Route("GET", "/ready", handler)])
