@@ -91,9 +91,7 @@ containerize: $(STAMP) ## Two OCI images of them (BACKEND=docker|podman|buildah)
 	$(BIN)/python -m images.containerize --backend $(BACKEND) --torch $(TORCH)
 
 render: $(STAMP) ## Write the generated rules, dashboards and pages anew
-	$(BIN)/python -m monitoring.prometheus.generate
-	$(BIN)/python -m monitoring.grafana.generate
-	$(BIN)/python -m monitoring.kubernetes.generate
+	$(BIN)/python -m monitoring.generate
 	$(BIN)/python -m docs.generate
 
 deploy: $(STAMP) ## kubectl apply -k k8s/overlays/OVERLAY, and wait for the rollout

@@ -12,16 +12,7 @@ import yaml
 
 from bentos.inference.settings import InferenceSettings
 from bentos.logging.settings import LoggingSettings
-from bentos.process.settings import load_settings
-from local.process import (
-    HOST,
-    Program,
-    Servers,
-    StepError,
-    find_program,
-    is_taken,
-    stop_on_signals,
-)
+from local.process import HOST, Program, Servers, StepError, find_program, is_taken, stop_on_signals
 from monitoring.timings import INFERENCE_SERVICE, LOGGING_SERVICE
 
 HERE = Path(__file__).resolve().parent
@@ -34,10 +25,12 @@ DASHBOARDS = HERE / "grafana" / "dashboards"
 PROMETHEUS_PROGRAMS = ("prometheus",)
 ALERTMANAGER_PROGRAMS = ("prometheus-alertmanager", "alertmanager")
 GRAFANA_PROGRAMS = ("grafana-server",)
+# The objectives look back 30 days; without the day more the oldest blocks are gone too early.
+RETENTION = "31d"
 GRAFANA_HOMES = (Path("/usr/share/grafana"), Path("/usr/local/share/grafana"))
 GET_GRAFANA = (
     "Grafana is not installed, so the dashboards are not shown; "
-    "https://grafana.com/docs/grafana/latest/setup-grafana/installation tells how to get it. "
+    "https://grafana.com/docs/grafana/latest/setup-grafana/installation says how to get it. "
     "Without it: python -m monitoring.grafana.render --prometheus URL --out FOLDER draws them"
 )
 
@@ -50,13 +43,13 @@ class Options:
     alertmanager_port: int
     grafana_port: int
     data: Path
-    inference_port: int
-    logging_port: int
+    probe_ports: Mapping[str, int]
 
     @property
-    def service_ports(self) -> Mapping[str, int]:
-        """The services' ports by scrape job."""
-        return {INFERENCE_SERVICE: self.inference_port, LOGGING_SERVICE: self.logging_port}
+    def scraped_ports(self) -> Mapping[str, int]:
+        """The port that each scrape job asks."""
+        own = {"prometheus": self.prometheus_port, "alertmanager": self.alertmanager_port}
+        return {**self.probe_ports, **own}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,21 +92,19 @@ def plan(options: Options) -> list[Program]:
 
 
 def silent_services(options: Options) -> list[str]:
-    """Return a line for each service that does not answer where it is scraped."""
+    """Return a line for each service whose probe port does not answer."""
     return [
         f"{name} does not answer at http://{HOST}:{port} yet; make serve starts it"
-        for name, port in options.service_ports.items()
+        for name, port in options.probe_ports.items()
         if not is_taken(port)
     ]
 
 
 def local_configuration(config: Mapping[str, Any], options: Options) -> dict[str, Any]:
     """Return Prometheus's configuration with the ports in use here and absolute rule files."""
-    ports = options.service_ports
+    ports = options.scraped_ports
     scrapes = [
-        {**scrape, "static_configs": _targets(scrape["static_configs"], ports[scrape["job_name"]])}
-        if scrape.get("job_name") in ports
-        else scrape
+        {**scrape, "static_configs": [{"targets": [f"{HOST}:{ports[scrape['job_name']]}"]}]}
         for scrape in config["scrape_configs"]
     ]
     alerting = {
@@ -123,10 +114,6 @@ def local_configuration(config: Mapping[str, Any], options: Options) -> dict[str
     }
     rules = [str(PROMETHEUS_CONFIG.parent / pattern) for pattern in config["rule_files"]]
     return {**config, "scrape_configs": scrapes, "alerting": alerting, "rule_files": rules}
-
-
-def _targets(static: Sequence[Mapping[str, Any]], port: int) -> list[dict[str, Any]]:
-    return [{**entry, "targets": [f"{HOST}:{port}"]} for entry in static]
 
 
 def _prometheus(options: Options) -> Program:
@@ -142,7 +129,7 @@ def _prometheus(options: Options) -> Program:
             program,
             f"--config.file={local}",
             f"--storage.tsdb.path={data / 'data'}",
-            "--storage.tsdb.retention.time=30d",
+            f"--storage.tsdb.retention.time={RETENTION}",
             f"--web.listen-address={HOST}:{options.prometheus_port}",
         ),
         port=options.prometheus_port,
@@ -206,11 +193,14 @@ def grafana_environment(options: Options) -> dict[str, str]:
 
 
 def options_of(arguments: Sequence[str] | None) -> Options:
-    """Return what the command line and the services' settings say."""
+    """Return what the command line says, and defaults for the rest."""
     parser = argparse.ArgumentParser(prog="python -m monitoring.stack", description=__doc__)
     parser.add_argument("--prometheus-port", type=int, default=9090, metavar="PORT")
     parser.add_argument("--alertmanager-port", type=int, default=9093, metavar="PORT")
     parser.add_argument("--grafana-port", type=int, default=3000, metavar="PORT")
+    for service, settings in (("inference", InferenceSettings), ("logging", LoggingSettings)):
+        port = settings.model_fields["probe_port"].default
+        parser.add_argument(f"--{service}-probe-port", type=int, default=port, metavar="PORT")
     parser.add_argument("--data", type=Path, default=DATA, metavar="FOLDER")
     given = parser.parse_args(arguments)
     return Options(
@@ -218,8 +208,10 @@ def options_of(arguments: Sequence[str] | None) -> Options:
         alertmanager_port=given.alertmanager_port,
         grafana_port=given.grafana_port,
         data=given.data.resolve(),
-        inference_port=load_settings(InferenceSettings).inference_port,
-        logging_port=load_settings(LoggingSettings).logging_port,
+        probe_ports={
+            INFERENCE_SERVICE: given.inference_probe_port,
+            LOGGING_SERVICE: given.logging_probe_port,
+        },
     )
 
 

@@ -1,4 +1,4 @@
-"""How often and how patiently the kubelet probes each service: the one place that says so.
+"""Where, how often and how patiently each service is probed: the one place that says so.
 
 The manifests are tested against these values, and the alerts on slow probes derive from them.
 """
@@ -11,6 +11,9 @@ ProbeKind = Literal["startup", "readiness", "liveness"]
 
 INFERENCE_SERVICE = "inference-service"
 LOGGING_SERVICE = "logging-service"
+
+# What pods call the port of the probe process, which the kubelet and Prometheus ask.
+PROBE_PORT_NAME = "probes"
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,4 @@ LOGGING = ServiceTimings(
     readiness=_READINESS,
     liveness=_LIVENESS,
 )
-SERVICES: Mapping[str, ServiceTimings] = {
-    INFERENCE_SERVICE: INFERENCE,
-    LOGGING_SERVICE: LOGGING,
-}
+SERVICES: Mapping[str, ServiceTimings] = {INFERENCE_SERVICE: INFERENCE, LOGGING_SERVICE: LOGGING}

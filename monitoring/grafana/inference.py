@@ -2,10 +2,16 @@
 
 from bentos.health.window import MAXIMUM_ERROR_RATE
 from monitoring.grafana import shared
-from monitoring.grafana.charts import bound, heatmap, timeseries
-from monitoring.grafana.dashboard import Dashboard, runbook
+from monitoring.grafana.dashboard import (
+    INFERENCE,
+    TITLES,
+    Dashboard,
+    links_from,
+    runbook,
+    service_variables,
+)
 from monitoring.grafana.model import drift_panels, model_panels
-from monitoring.grafana.palette import FEW_ARE_ODD
+from monitoring.grafana.panels import FEW_ARE_ODD, bound, gauge, heatmap, stat, timeseries
 from monitoring.grafana.queries import (
     RANGE,
     aggregate,
@@ -17,8 +23,6 @@ from monitoring.grafana.queries import (
     series,
 )
 from monitoring.grafana.schema import Panel, Row, Target, Threshold, Thresholds
-from monitoring.grafana.values import gauge, stat
-from monitoring.grafana.variables import INFERENCE, TITLES, links_from, service_variables
 
 LATENCY = "inference_prediction_duration_seconds"
 ERRORS = "inference_errors_total"
@@ -81,7 +85,7 @@ def _traffic() -> tuple[Panel, ...]:
     return (
         timeseries(
             "Predictions by instance",
-            "Predictions answered each second; a lopsided load shows as lines apart.",
+            "Predictions answered each second; uneven load shows as lines that differ.",
             Target(expr=rate(PREDICTIONS, by=("instance",)), legend="{{instance}}"),
             unit="reqps",
             stacking="normal",

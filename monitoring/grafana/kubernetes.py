@@ -1,7 +1,14 @@
 """The Kubernetes dashboard: pods, resources, autoscaling and volumes of both services."""
 
-from monitoring.grafana.charts import states, timeseries
-from monitoring.grafana.dashboard import Choice, Dashboard, runbook
+from monitoring.grafana.dashboard import (
+    KUBERNETES,
+    TITLES,
+    Choice,
+    Dashboard,
+    links_from,
+    runbook,
+    service_variables,
+)
 from monitoring.grafana.kubernetes_resources import (
     CONTAINER,
     CPU,
@@ -10,11 +17,17 @@ from monitoring.grafana.kubernetes_resources import (
     resource_panels,
     scaling_panels,
 )
-from monitoring.grafana.palette import FEW_ARE_ODD, READY_OR_NOT
+from monitoring.grafana.panels import (
+    FEW_ARE_ODD,
+    READY_OR_NOT,
+    bars,
+    stat,
+    states,
+    table,
+    timeseries,
+)
 from monitoring.grafana.queries import RATE, aggregate, increase, ratio, series
 from monitoring.grafana.schema import Panel, Row, Target, Threshold, Thresholds
-from monitoring.grafana.values import bars, stat, table
-from monitoring.grafana.variables import KUBERNETES, TITLES, links_from, service_variables
 from monitoring.timings import SERVICES
 
 RESTARTS = "kube_pod_container_status_restarts_total"
@@ -104,7 +117,6 @@ def _pods() -> tuple[Panel, ...]:
             "Pods and nodes",
             "Where each pod runs.",
             Target(expr=aggregate("max", series("kube_pod_info", POD), "namespace", "pod", "node")),
-            unit="none",
             columns=(("namespace", "Namespace"), ("pod", "Pod"), ("node", "Node")),
         ),
         table(
@@ -121,7 +133,6 @@ def _pods() -> tuple[Panel, ...]:
                     "version",
                 )
             ),
-            unit="none",
             columns=(
                 ("namespace", "Namespace"),
                 ("instance", "Instance"),
@@ -191,7 +202,6 @@ def _restarts() -> tuple[Panel, ...]:
                 )
                 + " > 0"
             ),
-            unit="none",
             columns=(("pod", "Pod"), ("container", "Container"), ("reason", "Reason")),
             width=8,
             links=(runbook("ServingPodRestarting"),),

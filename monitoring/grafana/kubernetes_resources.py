@@ -1,10 +1,9 @@
 """Rows of the Kubernetes dashboard about resources, autoscaling and volumes."""
 
-from monitoring.grafana.charts import bound, timeseries
 from monitoring.grafana.dashboard import runbook
+from monitoring.grafana.panels import bound, gauge, stat, timeseries
 from monitoring.grafana.queries import RATE, aggregate, ratio, series
 from monitoring.grafana.schema import Panel, Target, Threshold, Thresholds
-from monitoring.grafana.values import gauge, stat
 
 # Overlays may put a prefix before the names of workloads, and controllers put suffixes behind.
 NAMED = '".*$workload.*"'
@@ -104,8 +103,7 @@ def scaling_panels() -> tuple[Panel, ...]:
     """Return the row about autoscaling, evictions and volumes."""
     scaled = f"horizontalpodautoscaler=~{NAMED}"
     budget = series(
-        "kube_poddisruptionbudget_status_pod_disruptions_allowed",
-        f"poddisruptionbudget=~{NAMED}",
+        "kube_poddisruptionbudget_status_pod_disruptions_allowed", f"poddisruptionbudget=~{NAMED}"
     )
     claim = f'persistentvolumeclaim=~".*({CLAIMS}).*"'
     return (
@@ -169,7 +167,7 @@ def scaling_panels() -> tuple[Panel, ...]:
         ),
         stat(
             "Pods known",
-            "Pods of the services that kube-state-metrics tells of; none where it is not scraped.",
+            "Pods of the services that kube-state-metrics knows; none where it is not scraped.",
             Target(expr=aggregate("count", series("kube_pod_info", POD))),
             unit="none",
             width=6,

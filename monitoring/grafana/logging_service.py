@@ -1,9 +1,23 @@
 """The logging dashboard: what is stored, how fast, what still waits, how much room is left."""
 
 from monitoring.grafana import shared
-from monitoring.grafana.charts import bound, heatmap, timeseries
-from monitoring.grafana.dashboard import Dashboard, runbook
-from monitoring.grafana.palette import YES_OR_NO
+from monitoring.grafana.dashboard import (
+    LOGGING,
+    TITLES,
+    Dashboard,
+    links_from,
+    runbook,
+    service_variables,
+)
+from monitoring.grafana.panels import (
+    YES_OR_NO,
+    ZERO_IS_GOOD,
+    bound,
+    gauge,
+    heatmap,
+    stat,
+    timeseries,
+)
 from monitoring.grafana.queries import (
     RANGE,
     aggregate,
@@ -16,8 +30,6 @@ from monitoring.grafana.queries import (
     series,
 )
 from monitoring.grafana.schema import Panel, Row, Target, Threshold, Thresholds
-from monitoring.grafana.values import gauge, stat
-from monitoring.grafana.variables import LOGGING, TITLES, links_from, service_variables
 
 STORED = "logging_predictions_total"
 ERRORS = "logging_errors_total"
@@ -76,10 +88,14 @@ def _throughput() -> tuple[Panel, ...]:
     return (
         timeseries(
             "Predictions stored",
-            "Predictions committed to disk each second, and those that had come before.",
+            "Predictions committed to disk each second. Duplicates had come before, conflicts had "
+            "come before with other content, deleted ones were too old or too many.",
             Target(expr=rate(STORED), legend="stored"),
             Target(expr=rate("logging_duplicates_total"), legend="duplicates"),
+            Target(expr=rate("logging_conflicts_total"), legend="conflicts"),
+            Target(expr=rate("logging_database_pruned_total"), legend="deleted"),
             unit="cps",
+            links=(runbook("LoggingPredictionConflicts"),),
         ),
         timeseries(
             "Defects",
@@ -109,8 +125,7 @@ def _throughput() -> tuple[Panel, ...]:
             "Requests that failed for the service's fault, and failures of the database.",
             Target(expr=rate(ERRORS), legend="requests"),
             Target(
-                expr=rate("logging_store_errors_total", by=("reason",)),
-                legend="store: {{reason}}",
+                expr=rate("logging_store_errors_total", by=("reason",)), legend="store: {{reason}}"
             ),
             unit="cps",
             links=(runbook("LoggingStoreErrors"), runbook("LoggingDatabaseBusy")),
@@ -178,6 +193,38 @@ def _waiting() -> tuple[Panel, ...]:
             overrides=(bound("capacity"),),
             links=(runbook("LoggingQueueFull"),),
         ),
+        timeseries(
+            "Size of the outboxes",
+            "What waits on disk, and how much may; beyond that predictions are refused or dropped.",
+            Target(
+                expr=aggregate("sum", series("inference_outbox_bytes"), "instance"),
+                legend="{{instance}}",
+            ),
+            Target(
+                expr=aggregate("min", series("inference_outbox_capacity_bytes")), legend="capacity"
+            ),
+            unit="bytes",
+            overrides=(bound("capacity"),),
+            width=12,
+            links=(runbook("InferenceOutboxNearlyFull"),),
+        ),
+        timeseries(
+            "Refused for good",
+            "Predictions that the logging service refused and that went to the dead-letter table.",
+            Target(expr=rate("inference_log_refused_total"), legend="refused"),
+            unit="cps",
+            links=(runbook("InferenceDeadLetters"),),
+        ),
+        stat(
+            "Dead letters",
+            "Predictions in the dead-letter tables, each with the reason of its refusal.",
+            Target(expr=aggregate("sum", series("inference_log_dead_letters"))),
+            unit="short",
+            width=4,
+            height=8,
+            thresholds=ZERO_IS_GOOD,
+            links=(runbook("InferenceDeadLetters"),),
+        ),
     )
 
 
@@ -187,22 +234,22 @@ def _database() -> tuple[Panel, ...]:
     return (
         timeseries(
             "Size of the database's files",
-            "A write-ahead log that only grows means that some reader never ends.",
+            "A write-ahead log that only grows means that some reader never ends. The limit is "
+            "MAX_DATABASE_BYTES, 0 for none.",
             Target(
-                expr=aggregate("sum", series("logging_database_bytes"), "file"),
-                legend="{{file}}",
+                expr=aggregate("sum", series("logging_database_bytes"), "file"), legend="{{file}}"
+            ),
+            Target(
+                expr=aggregate("max", series("logging_database_capacity_bytes")), legend="limit"
             ),
             unit="bytes",
-            stacking="normal",
+            overrides=(bound("limit"),),
         ),
         timeseries(
             "Free space, and where it goes",
             "Free space where the database lies, and what the last hour's pace leaves in a day.",
             Target(expr=aggregate("min", free), legend="free"),
-            Target(
-                expr=f"clamp_min({left}, 0)",
-                legend="in 24 hours",
-            ),
+            Target(expr=f"clamp_min({left}, 0)", legend="in 24 hours"),
             unit="bytes",
             links=(runbook("LoggingDiskFillsSoon"),),
         ),

@@ -1,8 +1,7 @@
 """Rows of the inference dashboard about the model: its versions, and how sure it is."""
 
-from monitoring.grafana.charts import heatmap, timeseries
 from monitoring.grafana.dashboard import runbook
-from monitoring.grafana.palette import ZERO_IS_GOOD
+from monitoring.grafana.panels import ZERO_IS_GOOD, bars, bound, heatmap, stat, table, timeseries
 from monitoring.grafana.queries import (
     RANGE,
     RATE,
@@ -16,7 +15,6 @@ from monitoring.grafana.queries import (
     series,
 )
 from monitoring.grafana.schema import Panel, Target
-from monitoring.grafana.values import bars, stat, table
 
 
 def model_panels() -> tuple[Panel, ...]:
@@ -46,7 +44,6 @@ def model_panels() -> tuple[Panel, ...]:
                     "max", series("inference_model_info"), "instance", "model", "stage", "version"
                 )
             ),
-            unit="none",
             columns=(
                 ("instance", "Instance"),
                 ("model", "Model"),
@@ -103,7 +100,12 @@ def model_panels() -> tuple[Panel, ...]:
                 expr=aggregate("max", series("inference_mlflow_check_age_seconds"), "instance"),
                 legend="{{instance}}",
             ),
+            Target(
+                expr=aggregate("max", series("inference_mlflow_poll_seconds")),
+                legend="pause between checks",
+            ),
             unit="s",
+            overrides=(bound("pause between checks"),),
             width=12,
             height=4,
             links=(runbook("InferenceMlflowUnreachable"),),

@@ -6,11 +6,10 @@ and every panel shall show a chosen one.
 
 import re
 
-from monitoring.grafana.charts import timeseries
 from monitoring.grafana.dashboard import runbook
+from monitoring.grafana.panels import gauge, stat, timeseries
 from monitoring.grafana.queries import increase, ratio
 from monitoring.grafana.schema import Panel, Target, Threshold, Thresholds
-from monitoring.grafana.values import gauge, stat
 from monitoring.prometheus.source.objectives import (
     AVAILABILITY,
     LATENCY,

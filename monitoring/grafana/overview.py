@@ -1,14 +1,26 @@
 """The overview: is it up, ready, fast and right, and does it keep its objectives."""
 
 from monitoring.grafana import inference, logging_service, shared
-from monitoring.grafana.charts import states, timeseries
-from monitoring.grafana.dashboard import Dashboard, runbook
+from monitoring.grafana.dashboard import (
+    OVERVIEW,
+    TITLES,
+    Dashboard,
+    links_from,
+    runbook,
+    service_variables,
+)
 from monitoring.grafana.objectives import objective_panels
-from monitoring.grafana.palette import READY_OR_NOT, UP_OR_DOWN, ZERO_IS_GOOD
+from monitoring.grafana.panels import (
+    READY_OR_NOT,
+    UP_OR_DOWN,
+    ZERO_IS_GOOD,
+    alerts,
+    stat,
+    states,
+    timeseries,
+)
 from monitoring.grafana.queries import aggregate, quantile, rate, ratio, series
 from monitoring.grafana.schema import Panel, Row, Target, Threshold, Thresholds
-from monitoring.grafana.values import alerts, stat
-from monitoring.grafana.variables import OVERVIEW, TITLES, links_from, service_variables
 from monitoring.prometheus.source.objectives import LATENCY_BOUND_SECONDS, PERIOD
 from monitoring.timings import SERVICES
 
@@ -144,7 +156,7 @@ def _traffic() -> tuple[Panel, ...]:
     return (
         timeseries(
             "Requests by outcome",
-            "Answered, failed for the service's fault, and turned away.",
+            "Answered, failed for the service's fault, and refused.",
             Target(expr=rate(inference.PREDICTIONS), legend="answered"),
             Target(expr=rate(inference.ERRORS), legend="failed"),
             Target(
@@ -188,8 +200,10 @@ def _delivery() -> tuple[Panel, ...]:
         ),
         timeseries(
             "Lost or sent again",
-            "Predictions given up, batches not acknowledged at first, and duplicates not stored.",
+            "Predictions dropped from a full outbox or lost with a damaged one, batches not "
+            "acknowledged at first, and duplicates not stored.",
             Target(expr=rate("inference_log_dropped_total"), legend="dropped"),
+            Target(expr=rate("inference_log_lost_total"), legend="lost"),
             Target(expr=rate("inference_log_send_errors_total"), legend="sent again"),
             Target(expr=rate("logging_duplicates_total"), legend="duplicates"),
             unit="cps",
@@ -222,8 +236,5 @@ def _history() -> tuple[Panel, ...]:
             ),
             mappings=READY_OR_NOT,
         ),
-        alerts(
-            "Alerts",
-            "What is pending or firing, with the runbook of each.",
-        ),
+        alerts("Alerts", "What is pending or firing, with the runbook of each."),
     )

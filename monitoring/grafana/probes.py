@@ -1,15 +1,30 @@
 """The probes dashboard: what the kubelet sees, against how long it waits."""
 
-from bentos.health.metrics import EVENT_LOOP_DELAY, PROBE_DURATION
-from monitoring.grafana.charts import heatmap, states, timeseries
-from monitoring.grafana.dashboard import Dashboard, runbook
-from monitoring.grafana.palette import FEW_ARE_ODD, READY_OR_NOT, ZERO_IS_GOOD
+from monitoring.grafana.dashboard import (
+    PROBES,
+    TITLES,
+    Dashboard,
+    links_from,
+    runbook,
+    service_variables,
+)
+from monitoring.grafana.panels import (
+    FEW_ARE_ODD,
+    READY_OR_NOT,
+    ZERO_IS_GOOD,
+    bars,
+    gauge,
+    heatmap,
+    stat,
+    states,
+    timeseries,
+)
 from monitoring.grafana.queries import RANGE, aggregate, buckets, increase, quantile, rate, series
 from monitoring.grafana.schema import Panel, Row, Target, Threshold, Thresholds
-from monitoring.grafana.values import bars, gauge, stat
-from monitoring.grafana.variables import PROBES, TITLES, links_from, service_variables
 from monitoring.timings import SERVICES
 
+PROBE_DURATION = "probe_duration_seconds"
+EVENT_LOOP_DELAY = "event_loop_delay_seconds"
 HEALTH = 'probe="health"'
 READY = 'probe="ready"'
 KUBELET_ASKS = 'probe=~"health|ready"'
@@ -47,7 +62,7 @@ def build() -> Dashboard:
 
 
 def _p99(probe: str) -> str:
-    return quantile(0.99, PROBE_DURATION.name, probe, by=("service",))
+    return quantile(0.99, PROBE_DURATION, probe, by=("service",))
 
 
 def _timeouts() -> tuple[Panel, ...]:
@@ -76,7 +91,7 @@ def _timeouts() -> tuple[Panel, ...]:
             "p99 of each probe",
             "The dashed lines are half of the manifests' time-out and the time-out itself.",
             Target(
-                expr=quantile(0.99, PROBE_DURATION.name, by=("service", "probe")),
+                expr=quantile(0.99, PROBE_DURATION, by=("service", "probe")),
                 legend="{{service}} {{probe}}",
             ),
             unit="s",
@@ -92,14 +107,14 @@ def _latency() -> tuple[Panel, ...]:
         heatmap(
             "Spread of /health",
             "Liveness probes by how long they took.",
-            buckets(PROBE_DURATION.name, HEALTH),
+            buckets(PROBE_DURATION, HEALTH),
             unit="s",
             width=6,
         ),
         heatmap(
             "Spread of /ready",
             "Readiness probes by how long they took.",
-            buckets(PROBE_DURATION.name, READY),
+            buckets(PROBE_DURATION, READY),
             unit="s",
             width=6,
         ),
@@ -107,7 +122,7 @@ def _latency() -> tuple[Panel, ...]:
             "Probes by instance, p99",
             "One slow instance hides in a total; here it does not.",
             Target(
-                expr=quantile(0.99, PROBE_DURATION.name, KUBELET_ASKS, by=("instance",)),
+                expr=quantile(0.99, PROBE_DURATION, KUBELET_ASKS, by=("instance",)),
                 legend="{{instance}}",
             ),
             unit="s",
@@ -117,10 +132,7 @@ def _latency() -> tuple[Panel, ...]:
             "Wait for the event loop, p99",
             "How late each instance's heartbeat was: what a probe waits before it is read, on top "
             "of its own time.",
-            Target(
-                expr=quantile(0.99, EVENT_LOOP_DELAY.name, by=("instance",)),
-                legend="{{instance}}",
-            ),
+            Target(expr=quantile(0.99, EVENT_LOOP_DELAY, by=("instance",)), legend="{{instance}}"),
             unit="s",
             width=6,
             thresholds=AGAINST_TIMEOUT,
@@ -130,7 +142,7 @@ def _latency() -> tuple[Panel, ...]:
 
 
 def _verdicts() -> tuple[Panel, ...]:
-    count = f"{PROBE_DURATION.name}_count"
+    count = f"{PROBE_DURATION}_count"
     return (
         timeseries(
             "Answers by probe and status",
@@ -183,7 +195,7 @@ def _restarts() -> tuple[Panel, ...]:
         ),
         stat(
             "Changes of readiness",
-            "How often readiness turned within the chosen time; more than a few is flapping.",
+            "How often readiness changed within the chosen time; more than a few is flapping.",
             *(
                 Target(expr=aggregate("sum", f"changes({each}[{RANGE}])", "job"), legend="{{job}}")
                 for each in ready

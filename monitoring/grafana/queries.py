@@ -1,37 +1,14 @@
 """PromQL built from the metric catalogue, with the dashboard's variables as matchers."""
 
 import re
-from collections.abc import Mapping
 
-from bentos.inference.metrics import FAMILIES as INFERENCE_FAMILIES
-from bentos.logging.metrics import FAMILIES as LOGGING_FAMILIES
-
-from bentos.health.metrics import Family
-from monitoring.grafana.external import EXTERNAL_FAMILIES, TARGET_LABELS
-
-CATALOGUE: Mapping[str, Family] = {
-    family.name: family for family in (*INFERENCE_FAMILIES, *LOGGING_FAMILIES, *EXTERNAL_FAMILIES)
-}
+from monitoring.catalogue import TARGET_LABELS, family_of
 
 RATE = "$__rate_interval"
 RANGE = "$__range"
 
-_SUFFIX = re.compile(r"_(bucket|sum|count)$")
 _MATCHER = re.compile(r'(?P<label>[a-z_]+)(?:=~|!~|!=|=)"[^"]*"')
 _VARIABLES = ("namespace", *TARGET_LABELS, "model", "stage")
-
-
-def family_of(metric: str) -> Family:
-    """Return the catalogue's family of a metric, whose name may end as a histogram's series do.
-
-    Raises KeyError for a metric that is not in the catalogue.
-    """
-    if metric in CATALOGUE:
-        return CATALOGUE[metric]
-    base = _SUFFIX.sub("", metric)
-    if base == metric or base not in CATALOGUE or CATALOGUE[base].kind != "histogram":
-        raise KeyError(f"{metric} is not in the catalogue")
-    return CATALOGUE[base]
 
 
 def series(metric: str, *matchers: str) -> str:

@@ -116,8 +116,8 @@ class Panel:
     description: str
     unit: Unit
     targets: tuple[Target, ...]
-    width: int
-    height: int
+    width: int = 8
+    height: int = 8
     thresholds: Thresholds = Thresholds("green")
     mappings: tuple[ValueText, ...] = ()
     overrides: tuple[Override, ...] = ()

@@ -3,12 +3,19 @@
 from typing import Literal
 
 from bentos.health.window import MAXIMUM_ERROR_RATE
-from monitoring.grafana.charts import states, timeseries
 from monitoring.grafana.dashboard import runbook
-from monitoring.grafana.palette import FAILING, READY_OR_NOT, YES_OR_NO, ZERO_IS_GOOD
+from monitoring.grafana.panels import (
+    FAILING,
+    READY_OR_NOT,
+    YES_OR_NO,
+    ZERO_IS_GOOD,
+    gauge,
+    stat,
+    states,
+    timeseries,
+)
 from monitoring.grafana.queries import aggregate, quantile, rate, ratio, series
 from monitoring.grafana.schema import Panel, Target, Threshold, Thresholds
-from monitoring.grafana.values import gauge, stat
 from monitoring.timings import INFERENCE_SERVICE, LOGGING_SERVICE
 
 Service = Literal["inference", "logging"]
@@ -145,10 +152,10 @@ def unready_reasons(service: Service, *, width: int) -> Panel:
 
 
 def refusals(service: Service) -> Panel:
-    """Return what was turned away, and why."""
+    """Return what was refused, and why."""
     return timeseries(
         "Refusals by reason",
-        "Requests turned away: bad input is the client's, queue_full is load, the rest are states.",
+        "Refused requests: bad input is the client's, queue_full is load, the rest are states.",
         Target(expr=rate(f"{service}_rejected_total", by=("reason",)), legend="{{reason}}"),
         unit="reqps",
         stacking="normal",

@@ -23,7 +23,7 @@ class Matchers:
     texts: tuple[str, ...]
 
     def match(self, labels: Labels) -> bool:
-        """Tell whether an alert with these labels is meant."""
+        """Return whether an alert with these labels matches."""
         return all(_holds(text, labels) for text in self.texts)
 
     @property
@@ -42,7 +42,7 @@ class Inhibition:
     equal: tuple[str, ...]
 
     def silences(self, source: Labels, target: Labels) -> bool:
-        """Tell whether a firing source keeps the target quiet, as Alertmanager decides it."""
+        """Return whether a firing source silences the target, as Alertmanager decides it."""
         if not (self.source.match(source) and self.target.match(target)):
             return False
         if self.target.match(source) and self.source.match(target):

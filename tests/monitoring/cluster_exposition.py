@@ -1,4 +1,4 @@
-"""What kube-state-metrics, cAdvisor and the kubelet would tell of a small cluster.
+"""What kube-state-metrics, cAdvisor and the kubelet would expose of a small cluster.
 
 There is no cluster to scrape in the tests. The names and labels are those that the exporters
 document; the values move as a cluster's do, so that rates and quantiles have something to show.
@@ -16,8 +16,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from bentos.health.metrics import Family
-from monitoring.grafana.external import KUBE_STATE_FAMILIES, KUBELET_FAMILIES
+from bentos.health.values import Family
+from monitoring.catalogue import KUBE_STATE_FAMILIES, KUBELET_FAMILIES
 from monitoring.timings import INFERENCE_SERVICE, LOGGING_SERVICE
 
 NAMESPACE = "mlops"
@@ -27,7 +27,7 @@ PODS: Mapping[str, str] = {
     f"{LOGGING_SERVICE}-0": LOGGING_SERVICE,
 }
 MIB = 2**20
-# One of the pods crashes as often as this and waits for its restart so long, so that every
+# How often one of the pods crashes, and how long it waits for its restart, so that every
 # quarter of a minute shows some of it.
 CRASH_SECONDS = 20
 WAIT_SECONDS = 8

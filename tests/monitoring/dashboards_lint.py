@@ -11,7 +11,27 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tests.monitoring import promql
-from tests.monitoring.grafana_units import UNITS
+
+# Units by category, as far as dashboards like ours go. Source: Grafana,
+# packages/grafana-data/src/valueFormats/categories.ts.
+_MISC = ("none", "string", "short", "percent", "percentunit", "sci", "locale", "hex", "hex0x")
+_DATA = (
+    *("bytes", "decbytes", "bits", "decbits", "kbytes", "deckbytes", "mbytes", "decmbytes"),
+    *("gbytes", "decgbytes", "tbytes", "dectbytes", "pbytes", "decpbytes"),
+)
+_DATA_RATE = ("pps", "binBps", "Bps", "binbps", "bps", "KiBs", "KBs", "MiBs", "MBs", "GiBs", "GBs")
+_DATE_AND_TIME = ("dateTimeAsIso", "dateTimeAsLocal", "dateTimeAsSystem", "dateTimeFromNow")
+_TIME = (
+    *("hertz", "ns", "µs", "ms", "s", "m", "h", "d", "dtdurationms", "dtdurations"),
+    *("dthms", "dtdhms", "timeticks", "clockms", "clocks"),
+)
+_THROUGHPUT = (
+    *("cps", "ops", "reqps", "rps", "wps", "iops", "mps"),
+    *("cpm", "opm", "rpm", "wpm", "mpm"),
+)
+_BOOLEAN = ("bool", "bool_yes_no", "bool_on_off")
+
+UNITS = frozenset((*_MISC, *_DATA, *_DATA_RATE, *_DATE_AND_TIME, *_TIME, *_THROUGHPUT, *_BOOLEAN))
 
 Dashboard = Mapping[str, Any]
 Rule = Callable[[Dashboard], list[str]]

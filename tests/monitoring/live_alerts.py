@@ -18,6 +18,7 @@ import httpx
 import yaml
 
 from local.process import Program, Servers, find_program
+from monitoring.generate import RULES
 from monitoring.prometheus.source.rule import duration, seconds
 from monitoring.stack import (
     ALERTMANAGER_CONFIG,
@@ -33,12 +34,14 @@ HOLD_SECONDS = 2
 _PATIENCE_SECONDS = 60.0
 
 _WINDOW = re.compile(r"(?<=[})a-z_])\[(\w+)\]|(?<=offset )(\w+)")
+# How old a process may be for its counters to count as grown; see source/promql.py.
+_AGE = re.compile(r"(abs\(time\(\) - \w+\) < )(\d+)")
 _GET = "apt-get install prometheus prometheus-alertmanager"
 
 
 @dataclass(frozen=True)
 class Notification:
-    """What a receiver was told of one alert."""
+    """What a receiver got about one alert."""
 
     receiver: str
     alert: str
@@ -71,7 +74,7 @@ class Receivers:
         self._thread.start()
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -91,7 +94,7 @@ class Receivers:
             self._arrived.notify_all()
 
     @property
-    def told(self) -> list[Notification]:
+    def notifications(self) -> list[Notification]:
         """Everything that arrived so far."""
         with self._arrived:
             return list(self._notifications)
@@ -110,7 +113,8 @@ class Receivers:
         with self._arrived:
             self._arrived.wait_for(found, _PATIENCE_SECONDS)
             notification = found()
-        assert notification, f"not told: {alert}{labels} is {status}: {self.told[after:]}"
+        others = self.notifications[after:]
+        assert notification, f"{alert}{labels} is not notified as {status}: {others}"
         return notification
 
 
@@ -143,14 +147,14 @@ class Alerting:
         wait_until(lambda: not self.states(alert), f"{alert} ends", seconds=_PATIENCE_SECONDS)
 
     def was_pending(self, alert: str) -> bool:
-        """Tell whether the alert was pending at an evaluation before it fired."""
+        """Return whether the alert was pending at an evaluation before it fired."""
         selector = f'ALERTS{{alertname="{alert}",alertstate="pending"}}'
         query = {"query": f"count_over_time({selector}[5m])"}
         answer = httpx.get(f"{self.prometheus}/api/v1/query", params=query, trust_env=False)
         return bool(answer.json()["data"]["result"])
 
     def wait_evaluations(self, count: int) -> None:
-        """Return after every group of rules was evaluated so many times more."""
+        """Return after every group of rules was evaluated `count` times more."""
 
         def evaluated() -> dict[str, str]:
             answer = httpx.get(f"{self.prometheus}/api/v1/rules", trust_env=False)
@@ -182,20 +186,23 @@ class Alerting:
 
 
 def shortened(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a rule file with its windows cut to a thirtieth and every `for` to two seconds."""
+    """Return a rule file with windows cut to a thirtieth, each `for` to 2 s, groups at one pace."""
 
     def cut(found: re.Match[str]) -> str:
         whole = found[0]
         window = found[1] or found[2]
         return whole.replace(window, duration(max(seconds(window) // _FACTOR, 1)))
 
+    def younger(found: re.Match[str]) -> str:
+        return f"{found[1]}{int(found[2]) // _FACTOR}"
+
     groups = [
         {
-            **group,
+            "name": group["name"],
             "rules": [
                 {
                     **rule,
-                    "expr": _WINDOW.sub(cut, rule["expr"]),
+                    "expr": _AGE.sub(younger, _WINDOW.sub(cut, rule["expr"])),
                     **({"for": f"{HOLD_SECONDS}s"} if "alert" in rule else {}),
                 }
                 for rule in group["rules"]
@@ -208,7 +215,7 @@ def shortened(document: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def alerting(directory: Path, targets: Mapping[str, str]) -> Iterator[Alerting]:
-    """Start Prometheus and Alertmanager on the shipped files; `targets` are addresses by job."""
+    """Start Prometheus and Alertmanager on the shipped files; `targets` are services' by job."""
     with ExitStack() as stack:
         receivers = Receivers()
         stack.callback(receivers.close)
@@ -221,22 +228,22 @@ def alerting(directory: Path, targets: Mapping[str, str]) -> Iterator[Alerting]:
 
 
 def _prometheus(directory: Path, targets: Mapping[str, str], alertmanager: int) -> Program:
+    port = free_port()
+    own = {"prometheus": f"127.0.0.1:{port}", "alertmanager": f"127.0.0.1:{alertmanager}"}
     config = yaml.safe_load(PROMETHEUS_CONFIG.read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [
-        f"127.0.0.1:{alertmanager}"
-    ]
+    (manager,) = config["alerting"]["alertmanagers"]
+    manager["static_configs"] = [{"targets": [own["alertmanager"]]}]
     for scrape in config["scrape_configs"]:
-        scrape["static_configs"] = [{"targets": [targets[scrape["job_name"]]]}]
+        scrape["static_configs"] = [{"targets": [{**targets, **own}[scrape["job_name"]]]}]
     rules = directory / "rules"
     rules.mkdir()
-    for path in (PROMETHEUS_CONFIG.parent / "rules").glob("*.yml"):
+    for path in RULES.glob("*.yml"):
         document = shortened(yaml.safe_load(path.read_text()))
         (rules / path.name).write_text(yaml.safe_dump(document, sort_keys=False))
     config["rule_files"] = [str(rules / "*.yml")]
     path = directory / "prometheus.yml"
     path.write_text(yaml.safe_dump(config, sort_keys=False))
-    port = free_port()
     return Program(
         name="Prometheus",
         command=(
@@ -244,7 +251,7 @@ def _prometheus(directory: Path, targets: Mapping[str, str], alertmanager: int) 
             f"--config.file={path}",
             f"--storage.tsdb.path={directory / 'series'}",
             f"--web.listen-address=127.0.0.1:{port}",
-            # An alert that ended is told at once, not held back for the real intervals.
+            # An alert that ended is sent at once, not after the real intervals.
             "--rules.alert.resend-delay=1s",
         ),
         port=port,
@@ -256,7 +263,7 @@ def _prometheus(directory: Path, targets: Mapping[str, str], alertmanager: int) 
 def _alertmanager(directory: Path, receivers: str) -> Program:
     config = yaml.safe_load(ALERTMANAGER_CONFIG.read_text())
     for route in (config["route"], *config["route"]["routes"]):
-        # Long enough for an alert's cause to be known before the alert would be told.
+        # Long enough for an alert's cause to arrive before the alert would be notified.
         route |= {"group_wait": "3s", "group_interval": "1s", "repeat_interval": "1h"}
     for receiver in config["receivers"]:
         for hook in receiver["webhook_configs"]:

@@ -13,10 +13,10 @@ from typing import Any, Self
 
 import httpx
 import yaml
-from bentos.logging.metrics import LOG_PATH, STATS_PATH
 
 from bentos.health.probes import HEALTH_PATH, METRICS_PATH, READY_PATH
-from bentos.inference.app import PREDICT_IMAGE_PATH, PREDICT_PATH
+from bentos.inference.state import PREDICT_IMAGE_PATH, PREDICT_PATH
+from bentos.logging.state import LOG_PATH, STATS_PATH
 from examples.steel_images import write_images
 from local.process import Program, Servers, find_program
 from monitoring.stack import PROMETHEUS_PROGRAMS
@@ -61,7 +61,7 @@ class Driver:
     """Sends requests to both services from a thread, good and bad ones, until it is stopped."""
 
     def __init__(self, inference: Server, logging: Server, images: Sequence[Path]) -> None:
-        self._inference, self._logging = inference.url, logging.url
+        self._inference, self._logging = inference, logging
         self._images = [path.read_bytes() for path in images]
         self._stopped = Event()
         self._thread = Thread(target=self._run, daemon=True)
@@ -85,19 +85,20 @@ class Driver:
                 if self._stopped.is_set():
                     return
                 try:
-                    http.post(self._inference + PREDICT_IMAGE_PATH, content=image)
+                    http.post(self._inference.url + PREDICT_IMAGE_PATH, content=image)
                     if number % 5 == 0:
                         self._ask_the_rest(http)
                 except httpx.TransportError:
                     continue  # a service that is being started or stopped
 
     def _ask_the_rest(self, http: httpx.Client) -> None:
-        http.post(self._inference + PREDICT_PATH, json={"data": [0.5]})
-        http.post(self._logging + LOG_PATH, json={"predictions": "none"})
-        http.get(self._logging + STATS_PATH)
+        http.post(self._inference.url + PREDICT_PATH, json={"data": [0.5]})
+        http.post(self._logging.url + LOG_PATH, json={"predictions": "none"})
+        http.get(self._logging.url + STATS_PATH)
         for service in (self._inference, self._logging):
-            http.get(service + HEALTH_PATH)
-            http.get(service + READY_PATH)
+            for path in (HEALTH_PATH, READY_PATH):
+                http.get(service.url + path)
+                http.get(service.probe_url + path)
 
 
 @contextmanager
@@ -108,25 +109,25 @@ def live_world(directory: Path, model: DemoModel, *, workers: int) -> Iterator[W
             start_service(
                 LOGGING,
                 directory,
-                env={
-                    "DATABASE_PATH": str(directory / "predictions.db"),
-                    "WORKERS": str(workers),
-                },
+                env={"DATABASE_PATH": str(directory / "predictions.db"), "WORKERS": str(workers)},
             )
         )
-        port = free_port()
+        probe_port = free_port()
         exporters = {
             "kube-state-metrics": stack.enter_context(kube_state_metrics()).address,
             "kubelet": stack.enter_context(kubelet()).address,
         }
-        targets = {INFERENCE_SERVICE: f"127.0.0.1:{port}", LOGGING_SERVICE: _address(logging)}
+        targets = {
+            INFERENCE_SERVICE: f"127.0.0.1:{probe_port}",
+            LOGGING_SERVICE: logging.probe_url.removeprefix("http://"),
+        }
         prometheus = stack.enter_context(_prometheus(directory, {**targets, **exporters}))
         inference = stack.enter_context(
             start_service(
                 INFERENCE,
                 directory,
-                port=port,
                 env={
+                    "PROBE_PORT": str(probe_port),
                     "MLFLOW_TRACKING_URI": model.tracking_uri,
                     "MODEL_NAME": MODEL,
                     "MODEL_POLL_SECONDS": "1",
@@ -140,10 +141,6 @@ def live_world(directory: Path, model: DemoModel, *, workers: int) -> Iterator[W
         for service in (logging, inference):
             service.wait_until_ready()
         yield World(inference, logging, prometheus)
-
-
-def _address(server: Server) -> str:
-    return server.url.removeprefix("http://")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Mutants of an alert: what its unit tests have to notice."""
+"""Mutants of an alert: changes that its cases have to notice."""
 
 import re
 from collections.abc import Iterator
@@ -20,15 +20,15 @@ _TOKEN = re.compile(
     |(?P<other>.)""",
     re.VERBOSE,
 )
-_TURNED = {"==": "!=", "!=": "==", ">": "<", "<": ">", ">=": "<", "<=": ">"}
-_TURNED_MATCHERS = {"=": "!=", "!=": "=", "=~": "!~", "!~": "=~"}
+_REVERSED = {"==": "!=", "!=": "==", ">": "<", "<": ">", ">=": "<", "<=": ">"}
+_REVERSED_MATCHERS = {"=": "!=", "!=": "=", "=~": "!~", "!~": "=~"}
 _SHIFTS = (0.8, 1.25)
 _COUNTS = tuple("0123456789")
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """An alert changed in one place; `change` tells where."""
+    """An alert changed in one place; `change` says where."""
 
     name: str
     change: str
@@ -66,7 +66,7 @@ def _token_changes(expr: str) -> Iterator[tuple[str, str]]:
         if kind == "brace":
             within_braces = text == "{"
         elif kind == "operator":
-            other = _TURNED_MATCHERS[text] if within_braces else _TURNED[text]
+            other = _REVERSED_MATCHERS[text] if within_braces else _REVERSED[text]
             yield _replaced(expr, token, other)
         elif kind == "number":
             yield from (_replaced(expr, token, other) for other in _shifted(text))

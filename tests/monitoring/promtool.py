@@ -2,19 +2,19 @@
 
 import subprocess
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from local.process import find_program
-from monitoring.prometheus.scenarios import SCENARIOS, Scenario
+from monitoring.generate import ROOT, RULES
 from monitoring.prometheus.source import RULE_FILES
+from monitoring.prometheus.source.rule import RuleFile, to_yaml
+from tests.monitoring.scenarios import SCENARIOS
+from tests.monitoring.scenarios.story import Case, Scenario
 
-ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "monitoring" / "prometheus"
 PARALLEL = 2
+GROUP_ORDER = [group.name for file in RULE_FILES for group in file.groups]
 
 
 @dataclass(frozen=True)
@@ -43,22 +43,33 @@ def amtool(*arguments: str | Path) -> Finished:
     return run(("amtool",), *arguments)
 
 
-def unit_tests_of(paths: Sequence[Path]) -> dict[Path, Finished]:
-    """Run files of promtool unit tests, a few at a time."""
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        results = pool.map(lambda path: promtool("test", "rules", path), paths)
-        return dict(zip(paths, results, strict=True))
-
-
 def scenarios_of(alert: str) -> list[Scenario]:
     """Return every scenario of an alert."""
     return [scenario for scenario in SCENARIOS if scenario.alert == alert]
 
 
+def cases_of(file: RuleFile) -> dict[str, list[Case]]:
+    """Return every case of a rule file's alerts, by the interval at which it is evaluated."""
+    alerts = {alert.name for group in file.groups for alert in group.alerts}
+    found: dict[str, list[Case]] = {}
+    for scenario in SCENARIOS:
+        if scenario.alert in alerts:
+            found.setdefault(scenario.interval, []).extend(scenario.cases())
+    return found
+
+
+def unit_tests(file: RuleFile, interval: str) -> dict[str, object]:
+    """Return promtool's unit tests of a committed rule file, those of one interval."""
+    return {
+        "rule_files": [str(RULES / f"{file.name}.yml")],
+        "evaluation_interval": interval,
+        # Without it promtool takes the groups in an order of chance.
+        "group_eval_order": [group.name for group in file.groups],
+        "tests": [case.document() for case in cases_of(file)[interval]],
+    }
+
+
 def write_yaml(path: Path, document: object) -> Path:
     """Write a document and return its path."""
-    path.write_text(yaml.safe_dump(document, sort_keys=False, width=10_000))
+    path.write_text(to_yaml(document))
     return path
-
-
-GROUP_ORDER = [group.name for file in RULE_FILES for group in file.groups]

@@ -1,24 +1,23 @@
-"""Every family of both services as series, for whole worlds: idle, busy, gone."""
+"""Every family of both services as series of a whole world, idle or busy."""
 
 from collections.abc import Iterator, Mapping
 
-from bentos.inference.metrics import FAMILIES as INFERENCE_FAMILIES
-from bentos.logging.metrics import FAMILIES as LOGGING_FAMILIES
-
-from bentos.health.metrics import Family
-from monitoring.prometheus.scenarios.wave import Series, Wave, counter, gauge
-from monitoring.prometheus.scenarios.world import (
-    INFERENCE_POD,
-    INFERENCE_TARGET,
-    LOGGING_POD,
-    LOGGING_TARGET,
+from bentos.health.values import Family
+from monitoring.catalogue import INFERENCE_FAMILIES, LOGGING_FAMILIES
+from monitoring.timings import INFERENCE_SERVICE
+from tests.monitoring.scenarios.wave import Series, Wave, counter, gauge
+from tests.monitoring.scenarios.world import (
+    BOTH,
+    KUBE_STATE_METRICS,
+    KUBELET,
     MODEL,
+    Pod,
+    exporter_up,
 )
-from monitoring.timings import INFERENCE_SERVICE, LOGGING_SERVICE
 
 LENGTH = "1h"
 
-# Gauges of healthy services; what is not named here is 0.
+# Gauges of healthy services, whose time begins at 0; what is not named here is 0.
 _LEVELS = {
     "ready": 1,
     "model_loaded": 1,
@@ -30,12 +29,15 @@ _LEVELS = {
     "queue_capacity": 256,
     "workers": 2,
     "workers_alive": 2,
-    "start_time_seconds": 1_700_000_000,
+    "start_time_seconds": -86_400,
     "db_initialized": 1,
     "db_accessible": 1,
     "database_bytes": 1 << 20,
     "disk_free_bytes": 50 << 30,
     "disk_size_bytes": 80 << 30,
+    "mlflow_poll_seconds": 5,
+    "outbox_capacity_bytes": 1 << 29,
+    "database_capacity_bytes": 1 << 33,
 }
 # Values of labels that a family has beside those of its target.
 _LABELS: Mapping[str, tuple[str, ...]] = {
@@ -49,22 +51,23 @@ _LABELS: Mapping[str, tuple[str, ...]] = {
 _REASONS = ("bad_input", "queue_full", "timeout", "busy", "full", "unauthorized", "shutting_down")
 # Growth per second of counters while there is traffic: clients err, the services do not.
 _BUSY = {"bad_input": 3.0, "success": 0.0, "failure": 0.0}
-_FAULTS = ("errors", "dropped", "send_errors", "exits")
+_FAULTS = ("errors", "dropped", "lost", "refused", "conflicts", "send_errors", "exits")
 
 
 def world(*, busy: bool) -> list[Series]:
-    """Return a healthy pod of each service, with kube-state-metrics and the kubelet's word."""
-    inference = {**INFERENCE_TARGET, **MODEL}
-    logging = {**LOGGING_TARGET, "service": LOGGING_SERVICE}
+    """Return a healthy pod of each service, and all that watches them."""
     series = [
-        Series("up", INFERENCE_TARGET, gauge((1, LENGTH))),
-        Series("up", LOGGING_TARGET, gauge((1, LENGTH))),
+        exporter_up(KUBE_STATE_METRICS, gauge((1, LENGTH))),
+        exporter_up(KUBELET, gauge((1, LENGTH))),
+        Series("prometheus_build_info", {"job": "prometheus"}, gauge((1, LENGTH))),
+        Series("alertmanager_build_info", {"job": "alertmanager"}, gauge((1, LENGTH))),
     ]
-    for families, labels in ((INFERENCE_FAMILIES, inference), (LOGGING_FAMILIES, logging)):
-        for family in families:
-            series += _series(family, labels, busy)
-    series += _kubernetes(INFERENCE_POD, INFERENCE_SERVICE)
-    series += _kubernetes(LOGGING_POD, LOGGING_SERVICE)
+    for pod in BOTH:
+        inference = pod.service == INFERENCE_SERVICE
+        series.append(pod.up(gauge((1, LENGTH))))
+        for family in INFERENCE_FAMILIES if inference else LOGGING_FAMILIES:
+            series += _series(family, {**pod.target, **pod.own}, busy)
+        series += _kubernetes(pod)
     return series
 
 
@@ -114,22 +117,22 @@ def _label_sets(family: Family, target: Mapping[str, str]) -> Iterator[dict[str,
     yield from sets
 
 
-def _kubernetes(pod: Mapping[str, str], container: str) -> Iterator[Series]:
+def _kubernetes(pod: Pod) -> Iterator[Series]:
     still, one = gauge((0, LENGTH)), gauge((1, LENGTH))
-    yield Series("kube_pod_status_ready", {**pod, "condition": "true"}, one)
-    yield Series("kube_pod_status_phase", {**pod, "phase": "Running"}, one)
-    yield Series("kube_pod_status_phase", {**pod, "phase": "Succeeded"}, still)
-    yield Series("kube_pod_owner", {**pod, "owner_kind": "ReplicaSet"}, one)
-    inside = {**pod, "container": container}
-    yield Series("kube_pod_container_status_restarts_total", inside, gauge((3, LENGTH)))
-    reason = {**inside, "reason": "OOMKilled"}
-    yield Series("kube_pod_container_status_last_terminated_reason", reason, one)
+    yield pod.of_cluster("kube_pod_info", one)
+    yield pod.of_cluster("kube_pod_status_ready", one, condition="true")
+    yield pod.of_cluster("kube_pod_status_phase", one, phase="Running")
+    yield pod.of_cluster("kube_pod_status_phase", still, phase="Succeeded")
+    yield pod.of_cluster("kube_pod_owner", one, owner_kind="ReplicaSet")
+    yield pod.of_container("kube_pod_container_status_restarts_total", gauge((3, LENGTH)))
+    yield pod.of_container(
+        "kube_pod_container_status_last_terminated_reason", one, reason="OOMKilled"
+    )
+    probed = counter((0.1, LENGTH), start=9)
     for kind in ("Startup", "Readiness", "Liveness"):
-        probe = {**inside, "probe_type": kind}
-        ok = counter((0.1, LENGTH), start=9)
-        yield Series("prober_probe_total", {**probe, "result": "successful"}, ok)
-        yield Series(
-            "prober_probe_total", {**probe, "result": "failed"}, counter((0, LENGTH), start=4)
-        )
+        for result, wave in (("successful", probed), ("failed", counter((0, LENGTH), start=4))):
+            yield pod.of_kubelet("prober_probe_total", wave, probe_type=kind, result=result)
         for bound in ("0.005", "1", "+Inf"):
-            yield Series("prober_probe_duration_seconds_bucket", {**probe, "le": bound}, ok)
+            yield pod.of_kubelet(
+                "prober_probe_duration_seconds_bucket", probed, probe_type=kind, le=bound
+            )

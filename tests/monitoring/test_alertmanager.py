@@ -1,13 +1,14 @@
-"""Who hears of which alert, and which alerts keep quiet behind their cause."""
+"""Who is notified of which alert, and which alerts their cause silences."""
 
 import re
 from collections.abc import Mapping
 
 import pytest
 
-from monitoring.prometheus.scenarios import SCENARIOS
-from monitoring.prometheus.scenarios.story import Story
 from monitoring.prometheus.source import ALERTS
+from monitoring.prometheus.source.rule import seconds
+from monitoring.prometheus.source.watching import WATCHDOG
+from monitoring.timings import SERVICES
 from tests.monitoring.alertmanager_rules import (
     CONFIG,
     Inhibition,
@@ -16,14 +17,16 @@ from tests.monitoring.alertmanager_rules import (
     receiver_of,
 )
 from tests.monitoring.promtool import amtool
+from tests.monitoring.scenarios import SCENARIOS
+from tests.monitoring.scenarios.story import Alarm, Story
 
-_RECEIVERS = {"critical": "page", "warning": "ticket"}
+_RECEIVERS = {"critical": "page", "warning": "ticket", "none": "watchdog"}
 
-# Labels of every alert of every story, and those of each alert's first.
+# Labels of every alert of every scenario that makes it fire, and those of each alert's first.
 ALL_FIRING = [
     {"alertname": scenario.alert, **scenario.labels}
     for scenario in SCENARIOS
-    if isinstance(scenario, Story)
+    if isinstance(scenario, Story | Alarm)
 ]
 FIRING = {labels["alertname"]: labels for labels in reversed(ALL_FIRING)}
 
@@ -53,15 +56,27 @@ def test_an_alert_of_unknown_severity_is_not_lost() -> None:
     assert receiver_of({"alertname": "Other", "severity": "info"}) == "ticket"
 
 
-def test_pods_with_the_same_trouble_are_told_in_one_notification() -> None:
+def test_pods_with_the_same_trouble_share_one_notification() -> None:
     grouping = configuration()["route"]["group_by"]
     assert grouping == ["namespace", "service", "alertname"]
     assert not {"pod", "instance"} & set(grouping)
 
 
-def test_receivers_hear_of_the_end_as_well() -> None:
+def test_receivers_are_notified_of_the_end_as_well() -> None:
     for receiver in configuration()["receivers"]:
-        assert all(hook["send_resolved"] for hook in receiver["webhook_configs"])
+        for hook in receiver["webhook_configs"]:
+            assert hook["send_resolved"] == (receiver["name"] != "watchdog")
+
+
+@pytest.mark.case(45)
+def test_the_watchdog_is_sent_again_and_again() -> None:
+    """Nobody noticed that alerts were not delivered: a receiver now misses the Watchdog."""
+    (route,) = (
+        route for route in configuration()["route"]["routes"] if route["receiver"] == "watchdog"
+    )
+    assert route["matchers"] == [f'alertname="{WATCHDOG}"']
+    assert seconds(route["repeat_interval"]) <= 300
+    assert not any(_silenced(cause, FIRING[WATCHDOG]) for cause in ALERTS)
 
 
 def test_inhibitions_name_alerts_that_exist() -> None:
@@ -127,12 +142,26 @@ def test_a_model_that_is_not_loaded_in_one_namespace_silences_no_other() -> None
     assert not _silenced("InferenceModelNotLoaded", elsewhere)
 
 
-def test_another_models_alerts_are_heard() -> None:
+def test_another_models_alerts_are_not_silenced() -> None:
     other = {**FIRING["InferenceNotReady"], "model": "rust-spots"}
     assert not _silenced("InferenceModelNotLoaded", other)
 
 
-@pytest.mark.parametrize("alert", ALERTS)
+@pytest.mark.case(43)
+def test_a_service_that_is_down_silences_alerts_of_its_namespace_alone() -> None:
+    """Production is down while staging has troubles of its own: both are notified."""
+    elsewhere = {**FIRING["InferenceNotReady"], "namespace": "staging"}
+    assert _silenced("InferenceServiceDown", FIRING["InferenceNotReady"])
+    assert not _silenced("InferenceServiceDown", elsewhere)
+    assert not _silenced(
+        "LoggingServiceDown", {**FIRING["InferenceLogDeliveryStalled"], "namespace": "staging"}
+    )
+
+
+OF_SERVICES = [alert for alert, labels in FIRING.items() if labels["service"] in SERVICES]
+
+
+@pytest.mark.parametrize("alert", OF_SERVICES)
 def test_a_service_that_is_down_is_one_alert(alert: str) -> None:
     labels = FIRING[alert]
     down = {"inference-service": "InferenceServiceDown", "logging-service": "LoggingServiceDown"}
@@ -143,7 +172,7 @@ def test_a_service_that_is_down_is_one_alert(alert: str) -> None:
 def test_a_target_that_is_down_silences_its_own_alerts_only() -> None:
     own = {**FIRING["InferencePodUnready"]}
     assert _silenced("ServingTargetDown", own)
-    assert not _silenced("ServingTargetDown", {**own, "instance": "10.0.0.9:8000"})
+    assert not _silenced("ServingTargetDown", {**own, "instance": "10.0.0.9:8010"})
     assert not _silenced("ServingTargetDown", FIRING["InferenceNotReady"])
 
 
@@ -156,7 +185,7 @@ def test_outboxes_fill_quietly_while_the_logging_service_cannot_take_predictions
 
 
 @pytest.mark.parametrize("cause", ALERTS)
-def test_a_loss_of_predictions_is_always_heard(cause: str) -> None:
+def test_a_loss_of_predictions_is_never_silenced(cause: str) -> None:
     assert not _silenced(cause, FIRING["InferencePredictionsDropped"])
 
 

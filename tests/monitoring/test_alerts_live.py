@@ -5,22 +5,24 @@ finds everything in order, breaks one thing, and leaves everything in order.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 
 import httpx
+import psutil
 import pytest
 
-from bentos.inference.app import PREDICT_PATH
+from bentos.inference.state import PREDICT_PATH
 from monitoring.prometheus.source import ALERTS
+from monitoring.prometheus.source.watching import WATCHDOG
 from monitoring.timings import INFERENCE_SERVICE, LOGGING_SERVICE
 from tests.monitoring.live_alerts import HOLD_SECONDS, Notification, alerting, shortened
 from tests.support.disks import immutable
 from tests.support.inference import start_inference
 from tests.support.logging_store import locked_by_another_process
 from tests.support.mlflow_server import MlflowServer
-from tests.support.models import FRAGILE, FRAGILE_OK, RAISES, ModelStore, point_alias, remove_alias
+from tests.support.models import FRAGILE, FRAGILE_OK, ModelStore, point_alias, remove_alias
 from tests.support.servers import Server, free_port, start_service, wait_until
 
 pytestmark = pytest.mark.slow
@@ -41,10 +43,11 @@ class World:
         self.mlflow.start()
         remove_alias(self.mlflow.tracking_uri, FRAGILE)
         self._stack = stack
-        self._ports = {INFERENCE_SERVICE: free_port(), LOGGING_SERVICE: free_port()}
+        self._logging_port = free_port()
+        self._probe_ports = {INFERENCE_SERVICE: free_port(), LOGGING_SERVICE: free_port()}
         self.logging = self.start_logging()
         self.inference = self.start_inference()
-        targets = {job: f"127.0.0.1:{port}" for job, port in self._ports.items()}
+        targets = {job: f"127.0.0.1:{port}" for job, port in self._probe_ports.items()}
         self.alerting = stack.enter_context(alerting(directory, targets))
         self.alerting.wait_scraped(*targets)
 
@@ -55,10 +58,11 @@ class World:
                 self.directory,
                 self.mlflow.tracking_uri,
                 model=FRAGILE,
-                port=self._ports[INFERENCE_SERVICE],
                 env={
-                    "LOGGING_URL": f"http://127.0.0.1:{self._ports[LOGGING_SERVICE]}",
+                    "PROBE_PORT": str(self._probe_ports[INFERENCE_SERVICE]),
+                    "LOGGING_URL": f"http://127.0.0.1:{self._logging_port}",
                     "ERROR_WINDOW_SECONDS": "5",
+                    "REQUEST_TIMEOUT_SECONDS": "0.5",
                 },
             )
         )
@@ -70,21 +74,25 @@ class World:
             start_service(
                 LOGGING_TARGET,
                 self.directory,
-                port=self._ports[LOGGING_SERVICE],
-                env={"DATABASE_PATH": str(self.database), "BUSY_TIMEOUT_SECONDS": "0.2"},
+                port=self._logging_port,
+                env={
+                    "PROBE_PORT": str(self._probe_ports[LOGGING_SERVICE]),
+                    "DATABASE_PATH": str(self.database),
+                    "BUSY_TIMEOUT_SECONDS": "0.2",
+                },
             )
         )
         return self.logging
 
     @property
-    def told(self) -> int:
+    def notified(self) -> int:
         """How many notifications there have been."""
-        return len(self.alerting.receivers.told)
+        return len(self.alerting.receivers.notifications)
 
     def see_firing(self, alert: str, *, after: int, **labels: str) -> Notification:
-        """Wait until the alert was pending, fires, and its receiver was told; return that.
+        """Wait until the alert was pending, fires and is notified; return the notification.
 
-        An alert that may fire for what an earlier test broke is told apart by its labels.
+        `labels` distinguish it from one that fires for what an earlier test broke.
         """
         self.alerting.wait_firing(alert)
         assert self.alerting.was_pending(alert), f"{alert} fired without waiting"
@@ -95,13 +103,13 @@ class World:
         return notification
 
     def see_resolved(self, alert: str, *, after: int, **labels: str) -> None:
-        """Wait until the alert has ended and its receiver was told."""
+        """Wait until the alert has ended and its receiver was notified."""
         self.alerting.receivers.wait_for(alert, "resolved", after=after, **labels)
         self.alerting.wait_quiet(alert)
 
-    def names_told(self, *, after: int) -> set[str]:
-        """Return the alerts that any receiver was told of."""
-        return {one.alert for one in self.alerting.receivers.told[after:]}
+    def names_notified(self, *, after: int) -> set[str]:
+        """Return the alerts that any receiver was notified of."""
+        return {one.alert for one in self.alerting.receivers.notifications[after:]}
 
 
 @pytest.fixture(scope="module")
@@ -120,20 +128,27 @@ def test_a_model_that_is_not_loaded_pages_and_what_follows_from_it_does_not(worl
     point_alias(world.mlflow.tracking_uri, FRAGILE, VERSION)
     world.inference.wait_until_ready()
     world.see_resolved("InferenceModelNotLoaded", after=0)
-    assert "InferenceNotReady" not in world.names_told(after=0)
+    assert "InferenceNotReady" not in world.names_notified(after=0)
 
 
 def test_nothing_fires_while_everything_is_in_order(world: World) -> None:
     answer = world.inference.post(PREDICT_PATH, json={"data": list(FRAGILE_OK)})
     assert answer.is_success
-    wait_until(lambda: not world.alerting.firing(), "what fired before has ended")
+    wait_until(lambda: world.alerting.firing() == {WATCHDOG}, "what fired before has ended")
     # Twice as many as an alert waits for before it fires.
     world.alerting.wait_evaluations(2 * HOLD_SECONDS)
-    assert world.alerting.firing() == set()
+    assert world.alerting.firing() == {WATCHDOG}
+
+
+@pytest.mark.case(45)
+def test_the_watchdog_reaches_its_receiver(world: World) -> None:
+    """Prometheus and Alertmanager work: the receiver outside is notified of the Watchdog."""
+    notification = world.alerting.receivers.wait_for(WATCHDOG, "firing")
+    assert notification.receiver == "watchdog"
 
 
 def test_mlflow_that_is_away_pages_until_it_is_back(world: World) -> None:
-    before = world.told
+    before = world.notified
     world.mlflow.stop()
     world.inference.wait_for_reason("mlflow_not_accessible")
     notification = world.see_firing("InferenceMlflowUnreachable", after=before)
@@ -145,40 +160,56 @@ def test_mlflow_that_is_away_pages_until_it_is_back(world: World) -> None:
 
 
 class Clients:
-    """Sends predictions without a pause, one in three of which makes the model fail."""
+    """Four threads that send predictions without a pause."""
 
     def __init__(self, server: Server) -> None:
         self._url = server.url
         self._stopped = Event()
-        self._thread = Thread(target=self._run, daemon=True)
+        self._threads = [Thread(target=self._run, daemon=True) for _ in range(4)]
 
     def __enter__(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def _run(self) -> None:
-        inputs = (FRAGILE_OK, FRAGILE_OK, RAISES)
         with httpx.Client(base_url=self._url, trust_env=False, timeout=10.0) as http:
-            while not self._stopped.is_set():
-                for numbers in inputs:
-                    http.post(PREDICT_PATH, json={"data": list(numbers)})
-                self._stopped.wait(0.02)
+            while not self._stopped.wait(0.02):
+                http.post(PREDICT_PATH, json={"data": list(FRAGILE_OK)})
+
+
+@contextmanager
+def stopped_model(server: Server) -> Iterator[None]:
+    """Stop the model process meanwhile: no request is answered in time."""
+    (process,) = (
+        one
+        for one in psutil.Process(server.pid).children(recursive=True)
+        if any(part.startswith("bentos.inference.model") for part in one.cmdline())
+    )
+    process.suspend()
+    try:
+        yield
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            process.resume()
 
 
 def test_failing_predictions_page_until_they_succeed(world: World) -> None:
-    before = world.told
-    with Clients(world.inference):
+    before = world.notified
+    with Clients(world.inference), stopped_model(world.inference):
         notification = world.see_firing("InferenceHighErrorRate", after=before)
-    assert "% of predictions of fragile@production fail" in notification.annotations["summary"]
+    assert "% of requests to fragile@production fail" in notification.annotations["summary"]
 
+    world.inference.wait_until_ready()
     world.see_resolved("InferenceHighErrorRate", after=before)
 
 
 def test_a_locked_database_pages_and_tickets_until_it_is_free(world: World) -> None:
-    before = world.told
+    before = world.notified
     with locked_by_another_process(world.database):
         world.logging.wait_for_reason("database_not_accessible")
         notification = world.see_firing("LoggingDatabaseNotAccessible", after=before)
@@ -188,11 +219,11 @@ def test_a_locked_database_pages_and_tickets_until_it_is_free(world: World) -> N
     world.logging.wait_until_ready()
 
     world.see_resolved("LoggingDatabaseNotAccessible", after=before)
-    assert "LoggingNotReady" not in world.names_told(after=before)
+    assert "LoggingNotReady" not in world.names_notified(after=before)
 
 
 def test_a_read_only_database_pages_until_it_is_writable(world: World) -> None:
-    before = world.told
+    before = world.notified
     with immutable(world.database, world.database.with_name(f"{world.database.name}-wal")):
         world.logging.wait_for_reason("database_not_accessible")
         world.see_firing("LoggingDatabaseNotAccessible", after=before)
@@ -202,10 +233,8 @@ def test_a_read_only_database_pages_until_it_is_writable(world: World) -> None:
     world.see_resolved("LoggingDatabaseNotAccessible", after=before)
 
 
-def test_a_database_that_was_deleted_pages_although_a_new_one_takes_its_place(
-    world: World,
-) -> None:
-    before = world.told
+def test_a_database_that_was_deleted_pages_although_a_new_one_takes_its_place(world: World) -> None:
+    before = world.notified
     for path in world.directory.glob(f"{world.database.name}*"):
         path.unlink()
     notification = world.see_firing("LoggingStoreErrors", after=before, reason="missing")
@@ -216,7 +245,7 @@ def test_a_database_that_was_deleted_pages_although_a_new_one_takes_its_place(
 
 
 def test_a_killed_service_is_one_page_until_it_runs_again(world: World) -> None:
-    before = world.told
+    before = world.notified
     world.logging.kill()
     notification = world.see_firing("LoggingServiceDown", after=before)
     assert notification.labels["job"] == LOGGING_SERVICE
@@ -224,17 +253,21 @@ def test_a_killed_service_is_one_page_until_it_runs_again(world: World) -> None:
 
     world.start_logging().wait_until_ready()
     world.see_resolved("LoggingServiceDown", after=before)
-    assert "ServingTargetDown" not in world.names_told(after=before)
+    assert "ServingTargetDown" not in world.names_notified(after=before)
 
 
 def test_the_live_rules_are_the_shipped_ones_but_for_their_times() -> None:
     rule = {
         "alert": "X",
-        "expr": 'increase(a{b="[1h]"}[5m]) > 1 unless c offset 30m',
+        "expr": 'increase(a{b="[1h]"}[5m]) > 1 unless abs(time() - b) < 300 or c offset 30m',
         "for": "15m",
         "labels": {"severity": "critical"},
     }
     (group,) = shortened({"groups": [{"name": "g", "rules": [rule]}]})["groups"]
     assert group["rules"] == [
-        {**rule, "expr": 'increase(a{b="[1h]"}[10s]) > 1 unless c offset 1m', "for": "2s"}
+        {
+            **rule,
+            "expr": 'increase(a{b="[1h]"}[10s]) > 1 unless abs(time() - b) < 10 or c offset 1m',
+            "for": "2s",
+        }
     ]

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from monitoring.grafana.generate import DIRECTORY
+from monitoring.generate import DASHBOARDS
 from tests.monitoring.dashboards_lint import RULES
 
-DASHBOARDS = sorted(DIRECTORY.glob("*.json"))
+PATHS = sorted(DASHBOARDS.glob("*.json"))
 Damage = Callable[[dict[str, Any]], None]
 
 
@@ -120,18 +120,17 @@ DAMAGES: dict[str, tuple[Damage, ...]] = {
 }
 
 
-@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("rule", RULES)
 def test_rule_holds(rule: str, path: Path) -> None:
     assert RULES[rule](load(path)) == []
 
 
 @pytest.mark.parametrize(
-    ("rule", "damage"),
-    [(rule, damage) for rule, damages in DAMAGES.items() for damage in damages],
+    ("rule", "damage"), [(rule, damage) for rule, damages in DAMAGES.items() for damage in damages]
 )
 def test_rule_finds_what_breaks_it(rule: str, damage: Damage) -> None:
-    whole = load(DIRECTORY / "inference.json")
+    whole = load(DASHBOARDS / "inference.json")
     broken = copy.deepcopy(whole)
     damage(broken)
     assert broken != whole
@@ -144,7 +143,7 @@ def test_all_rules_of_the_linter_are_checked_and_can_fail() -> None:
 
 
 def test_there_are_five_dashboards() -> None:
-    assert [path.stem for path in DASHBOARDS] == [
+    assert [path.stem for path in PATHS] == [
         "inference",
         "kubernetes",
         "logging",

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from monitoring.grafana.generate import DIRECTORY
+from monitoring.generate import DASHBOARDS
 from monitoring.prometheus.source.rule import SCRAPE_INTERVAL_SECONDS
 from monitoring.stack import PROVISIONING, grafana_environment, options_of
 
@@ -36,7 +36,7 @@ def test_dashboards_are_read_from_the_folder_of_the_committed_files() -> None:
     (provider,) = load("dashboards")["providers"]
     environment = grafana_environment(options_of([]))
     variable = provider["options"]["path"].removeprefix("$")
-    assert environment[variable] == str(DIRECTORY)
+    assert environment[variable] == str(DASHBOARDS)
     assert not provider["allowUiUpdates"]
 
 

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +9,8 @@ import yaml
 
 from bentos.health.probes import METRICS_PATH
 from k8s.render import kubectl
-from monitoring.kubernetes.generate import COMPONENT, DASHBOARDS, generated
-from monitoring.timings import SERVICES
-from tests.monitoring.promtool import PROMETHEUS, ROOT
+from monitoring.generate import DASHBOARDS, ROOT, RULES
+from monitoring.timings import PROBE_PORT_NAME, SERVICES
 
 Object = dict[str, Any]
 
@@ -41,16 +39,11 @@ def _of(kind: str, objects: list[Object]) -> list[Object]:
     return [one for one in objects if one["kind"] == kind]
 
 
-@pytest.mark.parametrize("path", sorted(generated()), ids=str)
-def test_a_committed_file_is_what_its_source_makes(path: Path) -> None:
-    assert (COMPONENT / path).read_text() == generated()[path], "run make render"
-
-
 def test_the_operator_gets_exactly_the_rules_of_the_rule_files(objects: list[Object]) -> None:
     (rule,) = _of("PrometheusRule", objects)
     groups = [
         group
-        for path in (PROMETHEUS / "rules").glob("*.yml")
+        for path in RULES.glob("*.yml")
         for group in yaml.safe_load(path.read_text())["groups"]
     ]
     by_name = {group["name"]: group for group in groups}
@@ -59,23 +52,24 @@ def test_the_operator_gets_exactly_the_rules_of_the_rule_files(objects: list[Obj
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_monitor_selects_the_service_and_a_port_that_it_has(
+def test_a_monitor_selects_the_service_and_its_probe_port(
     service: str, objects: list[Object]
 ) -> None:
     monitor = next(
         one for one in _of("ServiceMonitor", objects) if one["metadata"]["name"] == service
     )
     wanted = monitor["spec"]["selector"]["matchLabels"]
-    selected = [
+    (selected,) = (
         one
         for one in _of("Service", objects)
         if wanted.items() <= one["metadata"]["labels"].items()
-    ]
-    assert [one["metadata"]["name"] for one in selected] == [service]
+    )
+    assert selected["metadata"]["name"] == service
+    assert selected["metadata"]["labels"][monitor["spec"]["jobLabel"]] == service
     (endpoint,) = monitor["spec"]["endpoints"]
-    assert endpoint["port"] in {port["name"] for port in selected[0]["spec"]["ports"]}
+    assert endpoint["port"] == PROBE_PORT_NAME
+    assert endpoint["port"] in {port["name"] for port in selected["spec"]["ports"]}
     assert endpoint["path"] == METRICS_PATH
-    assert selected[0]["metadata"]["labels"][monitor["spec"]["jobLabel"]] == service
     assert not endpoint.get("metricRelabelings")
 
 

@@ -1,110 +1,175 @@
-"""The rule files and their unit tests are what their sources make, and promtool passes them."""
+"""The generated files are what their sources make, and promtool passes every alert's cases."""
 
 from pathlib import Path
 
 import pytest
-import yaml
 
-from monitoring.prometheus.generate import generated
-from monitoring.prometheus.scenarios.story import Check, Kind, Silence
-from monitoring.prometheus.scenarios.wave import counter, gauge
-from monitoring.prometheus.scenarios.world import inference
+from monitoring.generate import DASHBOARDS, ROOT, RULES, generated
+from monitoring.prometheus.source import RULE_FILES
+from monitoring.prometheus.source.objectives import OBJECTIVES, PERIOD
+from monitoring.prometheus.source.rule import Alert, Recording, RuleFile, seconds
 from tests.monitoring.promtool import (
     PROMETHEUS,
-    Finished,
+    cases_of,
     promtool,
-    unit_tests_of,
+    scenarios_of,
+    unit_tests,
     write_yaml,
 )
-
-UNIT_TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))
-RULES = sorted((PROMETHEUS / "rules").glob("*.yml"))
-
-
-@pytest.fixture(scope="module")
-def results() -> dict[Path, Finished]:
-    return unit_tests_of(UNIT_TESTS)
+from tests.monitoring.scenarios.story import Silence
+from tests.monitoring.scenarios.wave import counter
+from tests.monitoring.scenarios.world import INFERENCE
 
 
-@pytest.mark.parametrize("path", sorted(generated()), ids=str)
+@pytest.mark.parametrize("path", sorted(generated()), ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_committed_file_is_what_its_source_makes(path: Path) -> None:
-    assert (PROMETHEUS / path).read_text() == generated()[path], "run make render"
+    assert path.read_text() == generated()[path], "run make render"
 
 
 def test_no_file_is_left_from_a_source_that_is_gone() -> None:
-    assert {path.relative_to(PROMETHEUS) for path in (*RULES, *UNIT_TESTS)} == set(generated())
+    present = {*RULES.glob("*"), *DASHBOARDS.glob("*")}
+    assert present <= generated().keys()
 
 
 def test_promtool_finds_nothing_in_the_rules() -> None:
-    finished = promtool("check", "rules", *RULES)
+    finished = promtool("check", "rules", *RULES.glob("*.yml"))
     assert finished.status == 0, finished.output
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", UNIT_TESTS, ids=lambda path: path.stem)
-def test_promtool_passes_the_unit_tests(path: Path, results: dict[Path, Finished]) -> None:
-    assert results[path].status == 0, results[path].output[:8000]
+@pytest.mark.parametrize(
+    ("file", "interval"),
+    [(file, interval) for file in RULE_FILES for interval in cases_of(file)],
+    ids=lambda value: value.name if isinstance(value, RuleFile) else value,
+)
+def test_promtool_passes_every_case(file: RuleFile, interval: str, tmp_path: Path) -> None:
+    finished = promtool(
+        "test", "rules", write_yaml(tmp_path / "tests.yml", unit_tests(file, interval))
+    )
+    assert finished.status == 0, finished.output[:8000]
 
 
 def test_promtool_finds_nothing_in_the_local_configuration() -> None:
     finished = promtool("check", "config", PROMETHEUS / "prometheus.yml")
     assert finished.status == 0, finished.output
-    assert f"{len(RULES)} rule files found" in finished.output
+    assert f"{len(RULE_FILES)} rule files found" in finished.output
 
 
-def test_a_gauge_keeps_its_level_through_a_phase() -> None:
-    wave = gauge((1, "1m"), (0, "30s"), (None, "30s"), (2, "1h"))
-    assert wave.notation("15s", 150) == "1x3 0x1 stale _x1 2x2"
-
-
-def test_a_counter_grows_through_a_phase_and_begins_anew_after_its_loss() -> None:
-    wave = counter((1, "1m"), (0, "30s"), (None, "15s"), (2, "1h"), start=7)
-    assert wave.notation("15s", 135) == "7+15x3 52x1 stale 0+30x2"
-
-
-def test_a_wave_that_is_cut_ends_stale() -> None:
-    wave = gauge(((0, 8), "2m"), (5, "1h")).cut(60)
-    assert wave.notation("15s", 120) == "0+1x3 stale _x4"
-
-
-def test_a_counter_that_was_printed_is_no_reset(tmp_path: Path) -> None:
-    tenths = counter((0.1, "20m"), (0.7, "20m"), (0, "20m"))
-    case = next(
-        Silence("X", "", [inference("inference_predictions_total", tenths)], ("59m",)).cases()
+def _run(directory: Path, alert: str, *whats: str) -> None:
+    """Run the cases of an alert's scenarios, those that are named; AssertionError if one fails."""
+    (file,) = (
+        file for file in RULE_FILES for group in file.groups if alert in map(_name, group.rules)
     )
+    for number, what in enumerate(whats):
+        (scenario,) = (one for one in scenarios_of(alert) if one.what == what)
+        tests = unit_tests(file, scenario.interval)
+        tests["tests"] = [case.document() for case in scenario.cases()]
+        finished = promtool("test", "rules", write_yaml(directory / f"{number}.yml", tests))
+        assert finished.status == 0, finished.output
+
+
+def _name(rule: Alert | Recording) -> str:
+    return rule.name if isinstance(rule, Alert) else rule.record
+
+
+@pytest.mark.slow
+@pytest.mark.case(41)
+def test_failures_that_a_new_counter_begins_with_fire(tmp_path: Path) -> None:
+    """Three liveness probes fail within one scrape, so that the counter begins at 3: it fires."""
+    _run(
+        tmp_path,
+        "ServingKubeletLivenessFailing",
+        "three liveness probes fail within one scrape",
+        "the kubelet was never scraped before and has counted failures",
+    )
+    for alert in ("ServingLivenessFailing", "ServingReadinessRefused"):
+        _run(tmp_path, alert, "three answers within one scrape")
+    _run(
+        tmp_path,
+        "ServingPodRestarting",
+        "a pod has restarted three times before it is first seen",
+        "kube-state-metrics was never scraped before and counts old restarts",
+    )
+    _run(tmp_path, "InferencePredictionsDropped", "a new pod has dropped one before it is scraped")
+
+
+@pytest.mark.slow
+@pytest.mark.case(42)
+def test_a_pod_that_a_shutdown_of_its_node_has_left_is_silent(tmp_path: Path) -> None:
+    """A node shuts down and leaves a pod in phase Failed: ServingPodNotReady is silent."""
+    _run(
+        tmp_path,
+        "ServingPodNotReady",
+        "a shutdown of the node has left a failed pod",
+        "a running pod is unready",
+        "the node is lost",
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.case(43)
+def test_a_service_that_is_gone_in_one_namespace_fires(tmp_path: Path) -> None:
+    """Production stops while staging runs in another namespace: it fires for production."""
+    what = "the only target stops answering, staging runs in another namespace"
+    for title in ("Inference", "Logging"):
+        _run(tmp_path, f"{title}ServiceDown", what)
+    for title in ("Availability", "Latency"):
+        _run(
+            tmp_path,
+            f"Inference{title}ObjectiveAbsent",
+            "its metrics are gone for half an hour, staging still has them",
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.case(44)
+def test_a_check_of_mlflow_is_stale_by_the_pace_that_was_set(tmp_path: Path) -> None:
+    """With MODEL_POLL_SECONDS=300 a check of MLflow is stale after half an hour, not a minute."""
+    for poll in (5, 300):
+        _run(tmp_path, "InferenceMlflowCheckStale", f"the watcher hangs, MODEL_POLL_SECONDS={poll}")
+
+
+@pytest.mark.slow
+@pytest.mark.case(45)
+def test_what_watches_is_watched(tmp_path: Path) -> None:
+    """Prometheus, Alertmanager, kube-state-metrics are away, an outbox nearly full: alerts fire."""
+    _run(tmp_path, "Watchdog", "nothing is wrong")
+    for alert, program in (
+        ("MonitoringPrometheusAbsent", "Prometheus itself"),
+        ("MonitoringAlertmanagerAbsent", "Alertmanager"),
+        ("MonitoringKubeStateMetricsAbsent", "kube-state-metrics"),
+    ):
+        _run(tmp_path, alert, f"{program} is not scraped for 25 minutes")
+    _run(tmp_path, "InferenceOutboxNearlyFull", "the outbox fills to 81% and is worked off")
+
+
+@pytest.mark.case(46)
+def test_rules_over_the_objectives_period_are_evaluated_at_a_slower_pace() -> None:
+    """`[30d]` was evaluated every 15 s: it has a group of its own, every 2 minutes."""
+    for group in (group for file in RULE_FILES for group in file.groups):
+        over_period = [rule for rule in group.rules if f"[{PERIOD}]" in rule.expr]
+        if over_period:
+            # What is derived from their records is in the same group, and nothing else.
+            assert all(PERIOD in rule.expr for rule in group.rules)
+            # A series without a sample for 5 minutes counts as gone.
+            assert 60 <= seconds(group.interval) < 300
+    names = {group.name for file in RULE_FILES for group in file.groups if group.interval}
+    assert names == {f"{objective.name}-period" for objective in OBJECTIVES}
+
+
+def test_no_phase_of_a_counter_begins_below_the_end_of_the_last(tmp_path: Path) -> None:
+    tenths = counter((0.1, "20m"), (0.7, "20m"), (0, "20m"))
+    series = INFERENCE.series("inference_predictions_total", tenths)
+    (case,) = Silence("X", "", [series], ("59m",)).cases()
     document = case.document("X")
+    labels = ", ".join(f'{name}="{value}"' for name, value in sorted(series.labels.items()))
     document["promql_expr_test"] = [
-        {"expr": "resets(inference_predictions_total[1h])", "eval_time": "59m", "exp_samples": [_0]}
+        {
+            "expr": "resets(inference_predictions_total[1h])",
+            "eval_time": "59m",
+            "exp_samples": [{"labels": f"{{{labels}}}", "value": 0}],
+        }
     ]
     path = write_yaml(tmp_path / "test.yml", {"tests": [document], "evaluation_interval": "1h"})
     finished = promtool("test", "rules", path)
     assert finished.status == 0, finished.output
-
-
-_0 = {
-    "labels": '{instance="10.0.0.1:8000", job="inference-service", model="steel-defects", '
-    'namespace="mlops", pod="inference-service-7d4b9c-x2x7q", stage="production"}',
-    "value": 0,
-}
-
-
-def test_a_case_that_expects_too_little_fails(tmp_path: Path) -> None:
-    rules = {"groups": [{"name": "g", "rules": [{"alert": "X", "expr": "vector(1)"}]}]}
-    write_yaml(tmp_path / "rules.yml", rules)
-    case = next(Silence("X", "it fires all the same", [], ("1m",), Kind.HEALTHY).cases())
-    assert case.checks == (Check(Kind.HEALTHY, 60),)
-    document = {
-        "rule_files": ["rules.yml"],
-        "evaluation_interval": "15s",
-        "tests": [case.document("X")],
-    }
-    finished = promtool("test", "rules", write_yaml(tmp_path / "test.yml", document))
-    assert finished.status == 1, finished.output
-    assert 'alertname="X", alertstate="firing"' in finished.output
-
-
-def test_every_unit_test_is_named_after_its_alert() -> None:
-    for path in UNIT_TESTS:
-        for group in yaml.safe_load(path.read_text())["tests"]:
-            alert = group["name"].partition(":")[0]
-            assert all(alert in test["expr"] for test in group["promql_expr_test"])

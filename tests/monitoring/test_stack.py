@@ -26,10 +26,12 @@ from local.process import (
     wait_until,
 )
 from monitoring import stack
+from monitoring.prometheus.source.objectives import PERIOD
+from monitoring.prometheus.source.rule import seconds
 from monitoring.stack import PROMETHEUS_CONFIG, local_configuration, options_of
 from monitoring.timings import INFERENCE_SERVICE, LOGGING_SERVICE
 
-# Answers as Grafana does where it is asked for its health, and tells how it was started.
+# Answers as Grafana does where it is asked for its health, and says how it was started.
 GRAFANA = f"""#!{sys.executable}
 import json, os, sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -47,17 +49,19 @@ class RunningStack(Process):
     """`python -m monitoring.stack` on free ports."""
 
     def __init__(
-        self, directory: Path, *, path: str = "", env: Mapping[str, str] | None = None
+        self, directory: Path, *, path: str = "", probe_ports: Mapping[str, int] | None = None
     ) -> None:
         names = ("prometheus", "alertmanager", "grafana")
         self.ports = dict(zip(names, free_ports(3), strict=True))
         command = [sys.executable, "-m", "monitoring.stack", "--data", str(directory / "data")]
         for name, port in self.ports.items():
             command += [f"--{name}-port", str(port)]
+        for name, port in (probe_ports or {}).items():
+            command += [f"--{name}-probe-port", str(port)]
         super().__init__(
             command,
             log=directory / "stack.log",
-            environment={**os.environ, "PATH": path + os.environ["PATH"], **(env or {})},
+            environment={**os.environ, "PATH": path + os.environ["PATH"]},
         )
 
     def url(self, name: str) -> str:
@@ -72,8 +76,8 @@ def get(url: str) -> Any:
 
 
 def test_it_starts_on_the_repository_s_files_and_ctrl_c_stops_all(tmp_path: Path) -> None:
-    ports = {"INFERENCE_PORT": str(free_port()), "LOGGING_PORT": str(free_port())}
-    with RunningStack(tmp_path, env=ports) as running:
+    ports = {"inference": free_port(), "logging": free_port()}
+    with RunningStack(tmp_path, probe_ports=ports) as running:
         running.wait_for("Ctrl-C stops all")
         children = psutil.Process(running.pid).children()
         assert len(children) >= 2
@@ -91,17 +95,19 @@ def test_it_starts_on_the_repository_s_files_and_ctrl_c_stops_all(tmp_path: Path
             ]
 
         wait_until(alertmanager_is_known, "Prometheus knows its Alertmanager")
+        services = {INFERENCE_SERVICE: ports["inference"], LOGGING_SERVICE: ports["logging"]}
+        programs = {name: running.ports[name] for name in ("prometheus", "alertmanager")}
         expected = {
-            INFERENCE_SERVICE: f"http://127.0.0.1:{ports['INFERENCE_PORT']}/metrics",
-            LOGGING_SERVICE: f"http://127.0.0.1:{ports['LOGGING_PORT']}/metrics",
+            job: f"http://127.0.0.1:{port}/metrics"
+            for job, port in {**services, **programs}.items()
         }
 
-        def services_are_scraped() -> bool:
+        def all_are_scraped() -> bool:
             targets = get(f"{prometheus}/targets")["data"]["activeTargets"]
             return {each["labels"]["job"]: each["scrapeUrl"] for each in targets} == expected
 
-        wait_until(services_are_scraped, "both services are scraped on their ports")
-        for job in expected:
+        wait_until(all_are_scraped, "the services' probe ports and the stack itself are scraped")
+        for job in services:
             assert f"{job} does not answer" in running.log
         for name in ("prometheus", "alertmanager"):
             assert running.url(name) in running.log
@@ -160,8 +166,17 @@ def test_ports_in_use_here_replace_those_of_the_committed_configuration(tmp_path
     options = options_of(["--alertmanager-port", "19093", "--data", str(tmp_path)])
     local = local_configuration(config, options)
     scrapes = {scrape["job_name"]: scrape for scrape in local["scrape_configs"]}
-    for job, port in options.service_ports.items():
-        assert scrapes[job]["static_configs"][0]["targets"] == [f"127.0.0.1:{port}"]
+    for job, port in options.scraped_ports.items():
+        assert scrapes[job]["static_configs"] == [{"targets": [f"127.0.0.1:{port}"]}]
     (manager,) = local["alerting"]["alertmanagers"]
     assert manager["static_configs"] == [{"targets": ["127.0.0.1:19093"]}]
     assert all(Path(pattern).is_absolute() for pattern in local["rule_files"])
+
+
+@pytest.mark.case(46)
+def test_prometheus_keeps_its_data_for_as_long_as_the_objectives_look_back() -> None:
+    """Objectives over 30 days met a retention of 15: it is 31 days, here and in the documents."""
+    assert seconds(stack.RETENTION) > seconds(PERIOD)
+    option = f"--storage.tsdb.retention.time={stack.RETENTION}"
+    for text in ("docs/monitoring.md", "monitoring/prometheus/prometheus-kubernetes.yml"):
+        assert option in (ROOT / text).read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from monitoring.grafana.generate import DIRECTORY
+from monitoring.generate import BUILDERS, DASHBOARDS
 from monitoring.grafana.render.client import Period, Prometheus, QueryError
 from monitoring.grafana.render.figure import draw
 from monitoring.prometheus.source.rule import SCRAPE_INTERVAL_SECONDS
@@ -25,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     period = Period(end - given.last, end, step)
     chosen = {name: values.split(",") for name, values in given.set}
     prometheus = Prometheus(given.prometheus)
-    for name in given.dashboard or sorted(path.stem for path in DIRECTORY.glob("*.json")):
-        dashboard = json.loads((DIRECTORY / f"{name}.json").read_text(encoding="utf-8"))
+    for name in given.dashboard or sorted(BUILDERS):
+        dashboard = json.loads((DASHBOARDS / f"{name}.json").read_text(encoding="utf-8"))
         path = given.out / f"{name}.png"
         try:
             draw(
@@ -77,7 +77,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--dashboard",
         action="append",
-        choices=sorted(path.stem for path in DIRECTORY.glob("*.json")),
+        choices=sorted(BUILDERS),
         help="draw this one only; may be given several times",
     )
     return parser.parse_args(arguments)

@@ -6,7 +6,8 @@ from monitoring.prometheus.source.logging import LOGGING_RULES
 from monitoring.prometheus.source.objectives import OBJECTIVE_RULES
 from monitoring.prometheus.source.probes import PROBES
 from monitoring.prometheus.source.rule import Alert
-from monitoring.prometheus.source.targets import TARGETS
+from monitoring.prometheus.source.services import TARGETS
+from monitoring.prometheus.source.watching import MONITORING_RULES
 
 RULE_FILES = (
     *OBJECTIVE_RULES,
@@ -15,6 +16,7 @@ RULE_FILES = (
     *LOGGING_RULES,
     PROBES,
     KUBERNETES,
+    MONITORING_RULES,
 )
 ALERTS: dict[str, Alert] = {
     alert.name: alert for file in RULE_FILES for group in file.groups for alert in group.alerts

@@ -1,22 +1,44 @@
-"""Alerts on the inference service: its model, MLflow, readiness, errors, queue and outbox."""
+"""Alerts on the inference service alone: its model, MLflow, pods, failures and outbox."""
 
 from bentos.inference.settings import InferenceSettings
-from monitoring.prometheus.source.recordings import INFERENCE_RECORDINGS
-from monitoring.prometheus.source.rule import DEPLOYMENT, INSTANCE, MODEL, Alert, Group, RuleFile
-from monitoring.timings import INFERENCE, INFERENCE_SERVICE
-
-_NAMESPACE = "{{ with $labels.namespace }} in namespace {{ . }}{{ end }}"
+from monitoring.prometheus.source.promql import grew
+from monitoring.prometheus.source.rule import (
+    DEPLOYMENT,
+    IN_NAMESPACE,
+    INSTANCE,
+    MODEL,
+    Alert,
+    Group,
+    Recording,
+    RuleFile,
+)
+from monitoring.prometheus.source.services import (
+    INFERENCE,
+    p99,
+    readiness_alerts,
+    request_alerts,
+    request_recordings,
+)
+from monitoring.timings import INFERENCE as TIMINGS
+from monitoring.timings import INFERENCE_SERVICE
 
 # A starting pod may be without a model for as long as its start-up probe allows, and a minute.
-_STARTUP_MINUTES = INFERENCE.startup.patience_seconds // 60 + 1
+_STARTUP_MINUTES = TIMINGS.startup.patience_seconds // 60 + 1
+# The checks of MLflow that may fail to end before they count as stuck.
+_OVERDUE_CHECKS = 6
 
 
-def _mlflow_silence_seconds() -> int:
-    """Return the age at which a check of MLflow is overdue: six whole rounds of checking."""
-    fields = InferenceSettings.model_fields
-    pause = float(fields["model_poll_seconds"].default)
-    longest = float(fields["mlflow_timeout_seconds"].default)
-    return round(6 * (pause + longest))
+def _overdue_check() -> str:
+    """Return PromQL for the age of a check of MLflow that has missed six whole rounds.
+
+    A round is the pause between checks, which the service exposes as it was set, and the longest
+    time that a check may take.
+    """
+    longest = float(InferenceSettings.model_fields["mlflow_timeout_seconds"].default)
+    return (
+        "inference_mlflow_check_age_seconds"
+        f" > {_OVERDUE_CHECKS} * inference_mlflow_poll_seconds + {_OVERDUE_CHECKS * longest:g}"
+    )
 
 
 _MODEL_ALERTS = (
@@ -26,7 +48,7 @@ _MODEL_ALERTS = (
         service=INFERENCE_SERVICE,
         expr=f"max by ({DEPLOYMENT}) (inference_model_loaded) == 0",
         hold="2m",
-        summary=f"no pod has {MODEL} loaded{_NAMESPACE}",
+        summary=f"no pod has {MODEL} loaded{IN_NAMESPACE}",
         description=(
             f"For 2 minutes no target has held a model that answered its warm-up input: /predict of"
             f" {MODEL} answers 503 model_not_loaded everywhere."
@@ -98,7 +120,7 @@ _MODEL_ALERTS = (
             f"count by ({DEPLOYMENT}) (count by ({DEPLOYMENT}, version) (inference_model_info)) > 1"
         ),
         hold="15m",
-        summary=f"pods serve {{{{ $value }}}} versions of {MODEL} at once{_NAMESPACE}",
+        summary=f"pods serve {{{{ $value }}}} versions of {MODEL} at once{IN_NAMESPACE}",
         description=(
             f"For 15 minutes {{{{ $value }}}} versions of {MODEL} have answered side by side: the"
             " same image may be judged differently from one request to the next."
@@ -126,7 +148,7 @@ _MLFLOW_ALERTS = (
         name="InferenceMlflowCheckStale",
         severity="warning",
         service=INFERENCE_SERVICE,
-        expr=f"inference_mlflow_check_age_seconds > {_mlflow_silence_seconds()}",
+        expr=_overdue_check(),
         hold="1m",
         summary=(
             f"{INSTANCE} last finished a check of MLflow {{{{ $value | humanizeDuration }}}} ago"
@@ -134,127 +156,41 @@ _MLFLOW_ALERTS = (
         description=(
             f"{INSTANCE} has not finished a check of MLflow for"
             " {{ $value | humanizeDuration }}: its watcher hangs or has died, so that"
-            " inference_mlflow_accessible and the version it follows are old news."
+            " inference_mlflow_accessible and the version it follows are out of date."
         ),
         dashboard="inference",
     ),
 )
 
-_READINESS_ALERTS = (
-    Alert(
-        name="InferenceNotReady",
-        severity="critical",
-        service=INFERENCE_SERVICE,
-        expr=f"max by ({DEPLOYMENT}) (inference_ready) == 0",
-        hold="2m",
-        summary=f"no pod of {MODEL} is ready{_NAMESPACE}",
-        description=(
-            f"For 2 minutes /ready of every pod of {MODEL} has answered 503: in a cluster no"
-            " request reaches the model. inference_unready tells the reason."
-        ),
-        dashboard="inference",
+_POD_UNREADY = Alert(
+    name="InferencePodUnready",
+    severity="warning",
+    service=INFERENCE_SERVICE,
+    expr="inference_ready == 0",
+    hold=f"{_STARTUP_MINUTES}m",
+    summary=f"{INSTANCE} is not ready",
+    description=(
+        f"/ready of {INSTANCE} has answered 503 for {_STARTUP_MINUTES} minutes, longer than a"
+        " start may take: the service runs with less capacity than it should."
     ),
-    Alert(
-        name="InferencePodUnready",
-        severity="warning",
-        service=INFERENCE_SERVICE,
-        expr="inference_ready == 0",
-        hold=f"{_STARTUP_MINUTES}m",
-        summary=f"{INSTANCE} is not ready",
-        description=(
-            f"/ready of {INSTANCE} has answered 503 for {_STARTUP_MINUTES} minutes, longer than a"
-            " start may take: the service runs with less capacity than it should."
-        ),
-        dashboard="inference",
-    ),
-    Alert(
-        name="InferenceReadinessFlapping",
-        severity="warning",
-        service=INFERENCE_SERVICE,
-        expr="changes(inference_ready[15m]) > 5",
-        hold="1m",
-        summary=f"readiness of {INSTANCE} flaps",
-        description=(
-            f"{INSTANCE} has changed between ready and not ready {{{{ $value }}}} times in 15"
-            " minutes; each change moves its traffic to the others and back."
-        ),
-        dashboard="inference",
-    ),
-    Alert(
-        name="InferenceWorkersMissing",
-        severity="warning",
-        service=INFERENCE_SERVICE,
-        expr="inference_workers - inference_workers_alive > 0",
-        hold="1m",
-        summary=f"{{{{ $value }}}} workers of {INSTANCE} are dead",
-        description=(
-            f"For a minute {{{{ $value }}}} worker processes of {INSTANCE} have been missing. The"
-            " pod is not ready, and its liveness probe restarts it unless the worker returns."
-        ),
-        dashboard="inference",
-    ),
-    Alert(
-        name="InferenceRestartLoop",
-        severity="critical",
-        service=INFERENCE_SERVICE,
-        expr="changes(inference_start_time_seconds[30m]) > 2",
-        hold="1m",
-        summary=f"{INSTANCE} keeps restarting",
-        description=(
-            f"{INSTANCE} has started {{{{ $value }}}} times in 30 minutes; each start unloads the"
-            " model and fails the requests in flight."
-        ),
-        dashboard="inference",
-    ),
+    dashboard="inference",
 )
 
-_REQUEST_ALERTS = (
-    Alert(
-        name="InferenceHighErrorRate",
-        severity="critical",
-        service=INFERENCE_SERVICE,
-        expr="inference:errors:ratio_rate5m > 0.05 and inference:outcomes:increase5m >= 20",
-        hold="2m",
-        summary=f"{{{{ $value | humanizePercentage }}}} of predictions of {MODEL} fail{_NAMESPACE}",
-        description=(
-            f"{{{{ $value | humanizePercentage }}}} of the requests to {MODEL} in the last 5"
-            " minutes failed for the service's fault (limit 5%); refused input is not counted."
-            " Above 50% a pod takes itself out of rotation."
-        ),
-        dashboard="inference",
+_ALL_FAILING = Alert(
+    name="InferenceAllRequestsFailing",
+    severity="critical",
+    service=INFERENCE_SERVICE,
+    expr=(
+        f"sum by ({DEPLOYMENT}) (increase(inference_errors_total[15m])) > 2.5"
+        f" and sum by ({DEPLOYMENT}) (increase(inference_predictions_total[15m])) == 0"
     ),
-    Alert(
-        name="InferenceAllRequestsFailing",
-        severity="critical",
-        service=INFERENCE_SERVICE,
-        expr=(
-            f"sum by ({DEPLOYMENT}) (increase(inference_errors_total[15m])) > 2.5"
-            f" and sum by ({DEPLOYMENT}) (increase(inference_predictions_total[15m])) == 0"
-        ),
-        hold="1m",
-        summary=f"every request to {MODEL} fails{_NAMESPACE}",
-        description=(
-            f"About {{{{ $value | humanize }}}} requests to {MODEL} have failed in 15 minutes and"
-            " none has succeeded. Traffic is too low for InferenceHighErrorRate to tell."
-        ),
-        dashboard="inference",
+    hold="1m",
+    summary=f"every request to {MODEL} fails{IN_NAMESPACE}",
+    description=(
+        f"About {{{{ $value | humanize }}}} requests to {MODEL} have failed in 15 minutes and"
+        " none has succeeded. Traffic is too low for InferenceHighErrorRate."
     ),
-    Alert(
-        name="InferenceQueueFull",
-        severity="warning",
-        service=INFERENCE_SERVICE,
-        expr="inference:queue_full:ratio_rate5m > 0.05",
-        hold="5m",
-        summary=(
-            f"{{{{ $value | humanizePercentage }}}} of requests to {MODEL} get 429{_NAMESPACE}"
-        ),
-        description=(
-            f"{{{{ $value | humanizePercentage }}}} of the requests to {MODEL} in the last 5"
-            " minutes found the queue full (limit 5%): there is more traffic than the pods can"
-            " predict."
-        ),
-        dashboard="inference",
-    ),
+    dashboard="inference",
 )
 
 _OUTBOX_ALERTS = (
@@ -268,7 +204,7 @@ _OUTBOX_ALERTS = (
         description=(
             f"The outbox of {INSTANCE} has held more than 1000 predictions for 10 minutes and"
             " grows; now {{ $value | humanize }}. The logging service takes them more slowly than"
-            " they come. Nothing is lost until OUTBOX_MAX_ROWS."
+            " they come. Nothing is lost until the outbox is full."
         ),
         dashboard="logging",
     ),
@@ -287,16 +223,48 @@ _OUTBOX_ALERTS = (
         dashboard="logging",
     ),
     Alert(
+        name="InferenceOutboxNearlyFull",
+        severity="critical",
+        service=INFERENCE_SERVICE,
+        expr="inference_outbox_bytes / inference_outbox_capacity_bytes > 0.8",
+        hold="2m",
+        summary=f"the outbox of {INSTANCE} is {{{{ $value | humanizePercentage }}}} full",
+        description=(
+            f"{{{{ $value | humanizePercentage }}}} of the outbox of {INSTANCE} is used (limit"
+            " 80%). When it is full, predictions are refused with 503 outbox_full, or the oldest"
+            " are dropped where OUTBOX_FULL says so."
+        ),
+        dashboard="logging",
+    ),
+    Alert(
+        name="InferenceDeadLetters",
+        severity="warning",
+        service=INFERENCE_SERVICE,
+        expr="inference_log_dead_letters > 0",
+        hold="1m",
+        summary=f"{{{{ $value | humanize }}}} predictions of {INSTANCE} were refused for good",
+        description=(
+            f"{{{{ $value | humanize }}}} predictions are in the dead-letter table of {INSTANCE}:"
+            " the logging service refused each of them, with a reason that is stored beside it."
+            " They are kept and are not in the database."
+        ),
+        dashboard="logging",
+    ),
+    Alert(
         name="InferencePredictionsDropped",
         severity="critical",
         service=INFERENCE_SERVICE,
-        expr="increase(inference_log_dropped_total[15m]) > 0",
+        expr=(
+            grew("inference_log_dropped_total", "15m", "inference_start_time_seconds")
+            + " or "
+            + grew("inference_log_lost_total", "15m", "inference_start_time_seconds")
+        ),
         hold="30s",
-        summary=f"{INSTANCE} has given up about {{{{ $value | humanize }}}} predictions",
+        summary=f"{INSTANCE} has lost about {{{{ $value | humanize }}}} predictions",
         description=(
-            f"About {{{{ $value | humanize }}}} predictions of {INSTANCE} were dropped in the last"
-            " 15 minutes and will never be in the database: the outbox is full, or the logging"
-            " service refused them."
+            f"About {{{{ $value | humanize }}}} predictions of {INSTANCE} were lost in the last 15"
+            " minutes and will never be in the database: they were dropped from a full outbox"
+            " (OUTBOX_FULL is drop_oldest), or not recovered from a damaged one."
         ),
         dashboard="logging",
     ),
@@ -305,10 +273,22 @@ _OUTBOX_ALERTS = (
 INFERENCE_RULES = (
     RuleFile("inference-model", (Group("inference-model", _MODEL_ALERTS),)),
     RuleFile("inference-mlflow", (Group("inference-mlflow", _MLFLOW_ALERTS),)),
-    RuleFile("inference-readiness", (Group("inference-readiness", _READINESS_ALERTS),)),
+    RuleFile(
+        "inference-readiness",
+        (Group("inference-readiness", (*readiness_alerts(INFERENCE), _POD_UNREADY)),),
+    ),
     RuleFile(
         "inference-requests",
-        (INFERENCE_RECORDINGS, Group("inference-requests", _REQUEST_ALERTS)),
+        (
+            request_recordings(
+                INFERENCE,
+                Recording(
+                    "inference:prediction_duration_seconds:p99_rate5m",
+                    p99(INFERENCE, "inference_prediction_duration_seconds"),
+                ),
+            ),
+            Group("inference-requests", (*request_alerts(INFERENCE), _ALL_FAILING)),
+        ),
     ),
     RuleFile("inference-outbox", (Group("inference-outbox", _OUTBOX_ALERTS),)),
 )

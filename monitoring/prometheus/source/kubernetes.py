@@ -1,24 +1,20 @@
-"""Alerts from kube-state-metrics on the pods and the autoscaler."""
+"""Alerts from kube-state-metrics on the pods, the backup and the autoscaler."""
 
-from monitoring.prometheus.source.rule import (
-    EITHER_SERVICE,
-    POD,
-    PODS,
-    Alert,
-    Group,
-    RuleFile,
-)
+from monitoring.prometheus.source.promql import growth
+from monitoring.prometheus.source.rule import EITHER_SERVICE, POD, PODS, Alert, Group, RuleFile
 from monitoring.timings import INFERENCE, INFERENCE_SERVICE, LOGGING_SERVICE
 
 BACKUP_JOB = "logging-backup"
 # Daily, may start an hour late and run for an hour.
 _BACKUP_HOURS = 26
 
+_RESTARTS = f'kube_pod_container_status_restarts_total{{container=~"{EITHER_SERVICE}"}}'
+
 _STARTUP_MINUTES = INFERENCE.startup.patience_seconds // 60 + 2
 
 
 def _with_service(expr: str) -> str:
-    """Label series of a pod with the service that its name tells."""
+    """Label series of a pod with the service that its name begins with."""
     return f'label_replace({expr}, "service", "$1", "pod", "{PODS}")'
 
 
@@ -34,7 +30,8 @@ def _backups_overdue() -> str:
     suspended = f"kube_cronjob_spec_suspend{job} == 1"
     longest = _BACKUP_HOURS * 3600
     return (
-        f"time() - ({last} or on (namespace, cronjob) {created}) > {longest}"
+        f"time() - max by (namespace, cronjob) ({last} or on (namespace, cronjob) {created})"
+        f" > {longest}"
         f" unless on (namespace, cronjob) {suspended}"
     )
 
@@ -42,14 +39,15 @@ def _backups_overdue() -> str:
 def _unready_pods() -> str:
     """Return PromQL for pods that should be ready and are not.
 
-    Pods of Jobs (the backup) end and are then unready for good; a pod held back by a scheduling
-    gate waits on purpose; one that has succeeded, or was evicted and replaced, is history.
+    Pods of Jobs (the backup) end and are then unready for good. A pod held back by a scheduling
+    gate waits on purpose. A pod whose phase is Succeeded or Failed does not run again: its
+    controller has replaced it, after an eviction or a shutdown of its node for instance.
     """
     return (
         f'kube_pod_status_ready{{pod=~"{PODS}",condition="true"}} == 0'
         ' unless on (namespace, pod) kube_pod_owner{owner_kind="Job"}'
-        ' unless on (namespace, pod) kube_pod_status_reason{reason=~"SchedulingGated|Evicted"} == 1'
-        ' unless on (namespace, pod) kube_pod_status_phase{phase="Succeeded"} == 1'
+        ' unless on (namespace, pod) kube_pod_status_reason{reason="SchedulingGated"} == 1'
+        ' unless on (namespace, pod) kube_pod_status_phase{phase=~"Succeeded|Failed"} == 1'
     )
 
 
@@ -63,7 +61,7 @@ KUBERNETES = RuleFile(
                     name="ServingPodNotReady",
                     severity="warning",
                     service="",
-                    expr=_with_service(_unready_pods()),
+                    expr=_with_service(f"max by (namespace, pod) ({_unready_pods()})"),
                     hold=f"{_STARTUP_MINUTES}m",
                     summary=f"pod {POD} is not ready",
                     description=(
@@ -77,10 +75,7 @@ KUBERNETES = RuleFile(
                     name="ServingPodRestarting",
                     severity="critical",
                     service="{{ $labels.container }}",
-                    expr=(
-                        "increase(kube_pod_container_status_restarts_total"
-                        f'{{container=~"{EITHER_SERVICE}"}}[30m]) > 2.5'
-                    ),
+                    expr=f"max by (namespace, pod, container) {growth(_RESTARTS, '30m')} > 2.5",
                     hold="1m",
                     summary=f"container {{{{ $labels.container }}}} of {POD} keeps restarting",
                     description=(
@@ -94,10 +89,10 @@ KUBERNETES = RuleFile(
                     severity="warning",
                     service="{{ $labels.container }}",
                     expr=(
-                        "kube_pod_container_status_last_terminated_reason"
-                        f'{{container=~"{EITHER_SERVICE}",reason="OOMKilled"}} == 1'
-                        " and on (namespace, pod, container)"
-                        " increase(kube_pod_container_status_restarts_total[30m]) > 0"
+                        "max by (namespace, pod, container)"
+                        " (kube_pod_container_status_last_terminated_reason"
+                        f'{{container=~"{EITHER_SERVICE}",reason="OOMKilled"}}) == 1'
+                        f" and on (namespace, pod, container) {growth(_RESTARTS, '30m')} > 0"
                     ),
                     hold="30s",
                     summary=f"container {{{{ $labels.container }}}} of {POD} ran out of memory",

@@ -1,7 +1,14 @@
-"""Alerts on the logging service: its database, disk, readiness, errors and queue."""
+"""Alerts on the logging service alone: its database, its disk and what it refuses."""
 
-from monitoring.prometheus.source.recordings import COMMIT_RECORDINGS, LOGGING_RECORDINGS
-from monitoring.prometheus.source.rule import INSTANCE, Alert, Group, RuleFile
+from monitoring.prometheus.source.promql import grew
+from monitoring.prometheus.source.rule import INSTANCE, Alert, Group, Recording, RuleFile
+from monitoring.prometheus.source.services import (
+    LOGGING,
+    p99,
+    readiness_alerts,
+    request_alerts,
+    request_recordings,
+)
 from monitoring.timings import LOGGING_SERVICE
 
 _DATABASE_ALERTS = (
@@ -35,7 +42,7 @@ _DATABASE_ALERTS = (
         name="LoggingStoreErrors",
         severity="critical",
         service=LOGGING_SERVICE,
-        expr='increase(logging_store_errors_total{reason!="busy"}[5m]) > 0',
+        expr=grew('logging_store_errors_total{reason!="busy"}', "5m", "logging_start_time_seconds"),
         hold="30s",
         summary=f"the database of {INSTANCE} fails: {{{{ $labels.reason }}}}",
         description=(
@@ -119,88 +126,7 @@ _DISK_ALERTS = (
     ),
 )
 
-_READINESS_ALERTS = (
-    Alert(
-        name="LoggingNotReady",
-        severity="critical",
-        service=LOGGING_SERVICE,
-        expr="logging_ready == 0",
-        hold="2m",
-        summary=f"{INSTANCE} is not ready",
-        description=(
-            f"/ready of {INSTANCE} has answered 503 for 2 minutes; the logging service has no"
-            " second replica. logging_unready tells the reason."
-        ),
-        dashboard="logging",
-    ),
-    Alert(
-        name="LoggingReadinessFlapping",
-        severity="warning",
-        service=LOGGING_SERVICE,
-        expr="changes(logging_ready[15m]) > 5",
-        hold="1m",
-        summary=f"readiness of {INSTANCE} flaps",
-        description=(
-            f"{INSTANCE} has changed between ready and not ready {{{{ $value }}}} times in 15"
-            " minutes."
-        ),
-        dashboard="logging",
-    ),
-    Alert(
-        name="LoggingWorkersMissing",
-        severity="warning",
-        service=LOGGING_SERVICE,
-        expr="logging_workers - logging_workers_alive > 0",
-        hold="1m",
-        summary=f"{{{{ $value }}}} workers of {INSTANCE} are dead",
-        description=(
-            f"For a minute {{{{ $value }}}} worker processes of {INSTANCE} have been missing. The"
-            " pod is not ready, and its liveness probe restarts it unless the worker returns."
-        ),
-        dashboard="logging",
-    ),
-    Alert(
-        name="LoggingRestartLoop",
-        severity="critical",
-        service=LOGGING_SERVICE,
-        expr="changes(logging_start_time_seconds[30m]) > 2",
-        hold="1m",
-        summary=f"{INSTANCE} keeps restarting",
-        description=(
-            f"{INSTANCE} has started {{{{ $value }}}} times in 30 minutes; no prediction is stored"
-            " between a stop and the next start."
-        ),
-        dashboard="logging",
-    ),
-)
-
-_REQUEST_ALERTS = (
-    Alert(
-        name="LoggingHighErrorRate",
-        severity="critical",
-        service=LOGGING_SERVICE,
-        expr="logging:errors:ratio_rate5m > 0.05 and logging:outcomes:increase5m >= 20",
-        hold="2m",
-        summary="{{ $value | humanizePercentage }} of requests to the logging service fail",
-        description=(
-            "{{ $value | humanizePercentage }} of the batches and queries of the last 5 minutes"
-            " failed for the logging service's fault (limit 5%); refused input is not counted."
-        ),
-        dashboard="logging",
-    ),
-    Alert(
-        name="LoggingQueueFull",
-        severity="warning",
-        service=LOGGING_SERVICE,
-        expr="logging:queue_full:ratio_rate5m > 0.05",
-        hold="5m",
-        summary="{{ $value | humanizePercentage }} of batches to the logging service get 429",
-        description=(
-            "{{ $value | humanizePercentage }} of the batches of the last 5 minutes found the"
-            " write queue full (limit 5%): predictions come faster than the disk takes them."
-        ),
-        dashboard="logging",
-    ),
+_REFUSAL_ALERTS = (
     Alert(
         name="LoggingRequestsUnauthorized",
         severity="warning",
@@ -210,15 +136,50 @@ _REQUEST_ALERTS = (
         summary=f"{INSTANCE} refuses requests for their token",
         description=(
             f"About {{{{ $value | humanize }}}} requests to {INSTANCE} in 5 minutes had no token"
-            " or a wrong one: LOGGING_TOKEN differs between the services, or a stranger calls."
+            " or a wrong one: LOGGING_TOKEN differs between the services, or an unknown client"
+            " calls."
+        ),
+        dashboard="logging",
+    ),
+    Alert(
+        name="LoggingPredictionConflicts",
+        severity="warning",
+        service=LOGGING_SERVICE,
+        expr=grew("logging_conflicts_total", "15m", "logging_start_time_seconds"),
+        hold="30s",
+        summary=f"{INSTANCE} was sent other predictions under ids that it has stored",
+        description=(
+            f"About {{{{ $value | humanize }}}} predictions came to {INSTANCE} in 15 minutes with"
+            " the device and the prediction_id of a stored one but other content. They are not"
+            " stored: two devices share an EDGE_DEVICE_ID, or a client makes its ids anew."
         ),
         dashboard="logging",
     ),
 )
 
 LOGGING_RULES = (
-    RuleFile("logging-database", (COMMIT_RECORDINGS, Group("logging-database", _DATABASE_ALERTS))),
+    RuleFile(
+        "logging-database",
+        (
+            Group(
+                "commit-recordings",
+                (
+                    Recording(
+                        "logging:commit_duration_seconds:p99_rate5m",
+                        p99(LOGGING, "logging_commit_duration_seconds"),
+                    ),
+                ),
+            ),
+            Group("logging-database", _DATABASE_ALERTS),
+        ),
+    ),
     RuleFile("logging-disk", (Group("logging-disk", _DISK_ALERTS),)),
-    RuleFile("logging-readiness", (Group("logging-readiness", _READINESS_ALERTS),)),
-    RuleFile("logging-requests", (LOGGING_RECORDINGS, Group("logging-requests", _REQUEST_ALERTS))),
+    RuleFile("logging-readiness", (Group("logging-readiness", readiness_alerts(LOGGING)),)),
+    RuleFile(
+        "logging-requests",
+        (
+            request_recordings(LOGGING),
+            Group("logging-requests", (*request_alerts(LOGGING), *_REFUSAL_ALERTS)),
+        ),
+    ),
 )

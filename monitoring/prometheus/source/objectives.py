@@ -1,9 +1,9 @@
 """Service level objectives of `/predict`, and alerts on how fast their error budgets burn.
 
 Multi-window, multi-burn-rate alerts after the Site Reliability Workbook, chapter 5. Bad is what
-a client gets as a 5xx: failures, and refusals for want of a model or while shutting down. A 429
-is not: it is the answer that was promised for overload, clients retry it, and InferenceQueueFull
-alerts on it; counted, one client's burst would spend the budget of all.
+a client gets as a 5xx: failures, and refusals without a model, with a full outbox or while shutting
+down. A 429 is not: it is the answer that was promised for overload, clients retry it, and
+InferenceQueueFull alerts on it; counted, one client's burst would spend the budget of all.
 """
 
 import math
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from monitoring.prometheus.source.rule import (
     DEPLOYMENT,
+    IN_NAMESPACE,
     MODEL,
     Alert,
     Group,
@@ -51,7 +52,10 @@ SPEEDS = (
     Speed("Fast", "critical", "2m", (BurnWindow("1h", "5m", 14.4), BurnWindow("6h", "30m", 6.0))),
     Speed("Slow", "warning", "1h", (BurnWindow("1d", "2h", 3.0), BurnWindow("3d", "6h", 1.0))),
 )
-WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d", PERIOD)
+WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
+# A window of 30 days reads 170,000 samples a series: its rules are evaluated at this pace, which
+# is below the 5 minutes after which Prometheus takes a series for gone.
+PERIOD_INTERVAL = "2m"
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,8 @@ class Objective:
     """A share of requests, over PERIOD, that shall be good.
 
     `total` and `bad` are PromQL for the number of requests within `{window}`; `bad_means` ends
-    the sentence "... of requests". `exists` keeps the absent alert silent where it returns
-    nothing.
+    the sentence "... of requests". `expected` is PromQL for the series in whose namespaces it must
+    be measured.
     """
 
     name: str
@@ -69,7 +73,7 @@ class Objective:
     total: str
     bad: str
     bad_means: str
-    exists: str = ""
+    expected: str
 
     @property
     def budget(self) -> float:
@@ -91,7 +95,7 @@ _FAST_ENOUGH = _increase(
 )
 
 _FAILED = f"{_increase('inference_errors_total')} + " + _increase(
-    "inference_rejected_total", 'reason=~"model_not_loaded|shutting_down"'
+    "inference_rejected_total", 'reason=~"model_not_loaded|outbox_full|shutting_down"'
 )
 
 AVAILABILITY = Objective(
@@ -101,6 +105,7 @@ AVAILABILITY = Objective(
     total=f"{_increase('inference_predictions_total')} + {_FAILED}",
     bad=_FAILED,
     bad_means="failed",
+    expected=f'up{{job="{INFERENCE_SERVICE}"}} == 1',
 )
 LATENCY = Objective(
     name="predict-latency",
@@ -109,15 +114,15 @@ LATENCY = Objective(
     total=_increase("inference_prediction_duration_seconds_count"),
     bad=f"{_increase('inference_prediction_duration_seconds_count')} - {_FAST_ENOUGH}",
     bad_means=f"took longer than {LATENCY_BOUND_SECONDS * 1000:g} ms",
-    exists="sum(inference_predictions_total) > 0",
+    # Durations have no series before the first prediction.
+    expected="inference_predictions_total > 0",
 )
 OBJECTIVES = (AVAILABILITY, LATENCY)
 
 
-def _recordings(objective: Objective) -> Iterator[Recording]:
-    slo = {"slo": objective.name}
-    for window in WINDOWS:
-        labels = {**slo, "window": window}
+def _recordings(objective: Objective, *windows: str) -> Iterator[Recording]:
+    for window in windows:
+        labels = {"slo": objective.name, "window": window}
         selector = f'slo="{objective.name}",window="{window}"'
         total = objective.total.replace("{window}", window)
         bad = objective.bad.replace("{window}", window)
@@ -128,10 +133,13 @@ def _recordings(objective: Objective) -> Iterator[Recording]:
             f"slo:sli_error:ratio{{{selector}}} / {objective.budget:g}",
             labels,
         )
-    yield Recording(
+
+
+def _budget_remaining(objective: Objective) -> Recording:
+    return Recording(
         "slo:error_budget_remaining:ratio",
         f'1 - slo:burn_rate:ratio{{slo="{objective.name}",window="{PERIOD}"}}',
-        slo,
+        {"slo": objective.name},
     )
 
 
@@ -168,19 +176,23 @@ def _burn_alert(objective: Objective, speed: Speed) -> Alert:
 
 
 def _absent_alert(objective: Objective) -> Alert:
-    absent = f'absent(slo:sli_error:ratio{{slo="{objective.name}",window="5m"}})'
     return Alert(
         name=f"Inference{objective.title}ObjectiveAbsent",
         severity="warning",
         service=INFERENCE_SERVICE,
-        expr=f"{absent} and on () {objective.exists}" if objective.exists else absent,
+        expr=(
+            f"group by (namespace, job) ({objective.expected}) unless on (namespace, job)"
+            f' slo:sli_error:ratio{{slo="{objective.name}",window="5m"}}'
+        ),
         hold="10m",
-        summary="the objective {{ $labels.slo }} is not measured",
+        summary=f"the objective {objective.name} is not measured{IN_NAMESPACE}",
         description=(
-            "There has been no error ratio for {{ $labels.slo }} for 10 minutes: its metrics are"
-            " not scraped or have changed, and its burn-rate alerts cannot fire."
+            f"There has been no error ratio for {objective.name}{IN_NAMESPACE} for 10 minutes,"
+            " though the service is scraped: its metrics or rules have changed, and its burn-rate"
+            " alerts cannot fire."
         ),
         dashboard="overview",
+        labels={"slo": objective.name},
     )
 
 
@@ -189,7 +201,12 @@ def _rule_file(objective: Objective) -> RuleFile:
     return RuleFile(
         objective.name,
         (
-            Group(f"{objective.name}-recordings", tuple(_recordings(objective))),
+            Group(f"{objective.name}-recordings", tuple(_recordings(objective, *WINDOWS))),
+            Group(
+                f"{objective.name}-period",
+                (*_recordings(objective, PERIOD), _budget_remaining(objective)),
+                PERIOD_INTERVAL,
+            ),
             Group(f"{objective.name}-alerts", alerts),
         ),
     )

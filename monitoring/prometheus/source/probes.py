@@ -1,23 +1,29 @@
 """Alerts on the probes: slower than half their time-out, refused, or contradicting the service."""
 
-from bentos.health.metrics import EVENT_LOOP_DELAY
-from monitoring.prometheus.source.recordings import KUBELET_PROBES, PROBE_RECORDINGS
+from collections.abc import Iterator
+
+from monitoring.prometheus.source.promql import growth
 from monitoring.prometheus.source.rule import (
     EITHER_SERVICE,
     INSTANCE,
     POD,
     Alert,
     Group,
+    Recording,
     RuleFile,
 )
-from monitoring.timings import SERVICES
+from monitoring.timings import SERVICES, ProbeKind
+
+# What the services call the route that each kind of probe asks, in `probe_duration_seconds`.
+_PROBED_ROUTES: tuple[tuple[str, ProbeKind], ...] = (("health", "liveness"), ("ready", "readiness"))
+_KUBELET_PROBES: tuple[ProbeKind, ...] = ("startup", "readiness", "liveness")
 
 # Half the time-out of every probe in the manifests, and a bucket of the histogram.
 _LATE_SECONDS = (
     min(
         timings.probe(kind).timeout_seconds
         for timings in SERVICES.values()
-        for kind in KUBELET_PROBES
+        for kind in _KUBELET_PROBES
     )
     / 2
 )
@@ -26,19 +32,14 @@ _KUBELET = f'container=~"{EITHER_SERVICE}"'
 
 
 def _answers(matchers: str) -> str:
-    """Return PromQL for probes answered in 5 minutes, the first of its status included.
-
-    A status that was never answered before has no series, and `increase` does not see a series
-    begin.
-    """
-    count = f"probe_duration_seconds_count{{{_OWN},{matchers}}}"
-    return f"({count} unless {count} offset 5m) or increase({count}[5m]) > 0"
+    """Return PromQL for probes answered in 5 minutes, the first of its status included."""
+    return f"{growth(f'probe_duration_seconds_count{{{_OWN},{matchers}}}', '5m')} > 0"
 
 
 def _late_beats(window: str) -> str:
     """Return PromQL for heartbeats of a target's event loop that came too late."""
     target = "namespace, pod, job, instance"
-    name = EVENT_LOOP_DELAY.name
+    name = "event_loop_delay_seconds"
     in_time = f'{name}_bucket{{{_OWN},le="{_LATE_SECONDS}"}}'
     return (
         f"sum by ({target}) (increase({name}_count{{{_OWN}}}[{window}]))"
@@ -49,13 +50,41 @@ def _late_beats(window: str) -> str:
 def _failed_probes(kind: str, window: str) -> str:
     """Return PromQL for a container's probes that the kubelet counted as failed."""
     total = f'prober_probe_total{{{_KUBELET},probe_type="{kind}",result!="successful"}}'
-    return f"sum by (namespace, pod, container) (increase({total}[{window}]))"
+    return f"sum by (namespace, pod, container) {growth(total, window)}"
+
+
+def _recordings() -> Iterator[Recording]:
+    target = "namespace, pod, job, instance, probe"
+    container = "namespace, pod, container, probe_type"
+    yield Recording(
+        "probe:duration_seconds:p95_rate10m",
+        f"histogram_quantile(0.95, sum by ({target}, le)"
+        f' (rate(probe_duration_seconds_bucket{{job=~"{EITHER_SERVICE}"}}[10m])))',
+    )
+    yield Recording(
+        "kubelet_probe:duration_seconds:p95_rate10m",
+        f"histogram_quantile(0.95, sum by ({container}, le)"
+        f' (rate(prober_probe_duration_seconds_bucket{{container=~"{EITHER_SERVICE}"}}[10m])))',
+    )
+    for service, timings in SERVICES.items():
+        for route, kind in _PROBED_ROUTES:
+            yield Recording(
+                "probe:timeout_seconds",
+                f"vector({timings.probe(kind).timeout_seconds})",
+                {"job": service, "probe": route},
+            )
+        for kind in _KUBELET_PROBES:
+            yield Recording(
+                "kubelet_probe:timeout_seconds",
+                f"vector({timings.probe(kind).timeout_seconds})",
+                {"container": service, "probe_type": kind.capitalize()},
+            )
 
 
 PROBES = RuleFile(
     "probes",
     (
-        PROBE_RECORDINGS,
+        Group("probe-recordings", tuple(_recordings())),
         Group(
             "probe-alerts",
             (
@@ -88,9 +117,9 @@ PROBES = RuleFile(
                     summary=f"the event loop of {INSTANCE} is blocked again and again",
                     description=(
                         f"About {{{{ $value | humanize }}}} times in 10 minutes the event loop of"
-                        f" {INSTANCE} was blocked for more than {_LATE_SECONDS:g} s, over half of"
-                        " the probes' timeoutSeconds. A probe that comes meanwhile waits as long;"
-                        " probe_duration_seconds, which begins when it is read, does not show it."
+                        f" a worker of {INSTANCE} was blocked for more than {_LATE_SECONDS:g} s."
+                        " Every request that came meanwhile waited as long; a worker that is"
+                        " blocked for STALL_SECONDS makes the pod unready."
                     ),
                     dashboard="probes",
                 ),

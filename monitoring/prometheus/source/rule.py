@@ -8,12 +8,15 @@ import yaml
 
 from monitoring.timings import SERVICES
 
-Severity = Literal["critical", "warning"]
+Severity = Literal["critical", "warning", "none"]
 
 RUNBOOKS_URL = "https://github.com/truthful-serving/truthful-serving/blob/main/docs/runbooks"
 Dashboard = Literal["overview", "inference", "logging", "probes", "kubernetes"]
 
 SCRAPE_INTERVAL_SECONDS = 15
+
+# The label `service` of alerts on the monitoring itself.
+MONITORING = "monitoring"
 
 EITHER_SERVICE = "|".join(SERVICES)
 PODS = f"({EITHER_SERVICE})-.*"
@@ -22,10 +25,11 @@ PODS = f"({EITHER_SERVICE})-.*"
 DEPLOYMENT = "namespace, job, model, stage"
 STORE = "namespace, job, service"
 
-# Where an alert about one target came from: an address, and the pod where there is one.
+# The target that an alert is about: its address, and its pod where there is one.
 INSTANCE = "{{ $labels.instance }}{{ with $labels.pod }} (pod {{ . }}){{ end }}"
 MODEL = "{{ $labels.model }}@{{ $labels.stage }}"
 POD = "{{ $labels.namespace }}/{{ $labels.pod }}"
+IN_NAMESPACE = "{{ with $labels.namespace }} in namespace {{ . }}{{ end }}"
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Recording:
         """Return the rule as Prometheus reads it."""
         document: dict[str, object] = {"record": self.record, "expr": one_line(self.expr)}
         if self.labels:
-            document["labels"] = dict(self.labels)
+            document["labels"] = OneLine(self.labels)
         return document
 
 
@@ -84,21 +88,21 @@ class Alert:
             "alert": self.name,
             "expr": one_line(self.expr),
             "for": self.hold,
-            "labels": self.static_labels,
-            "annotations": {
-                "summary": self.summary,
-                "description": self.description,
-                **self.links,
-            },
+            "labels": OneLine(self.static_labels),
+            "annotations": {"summary": self.summary, "description": self.description, **self.links},
         }
 
 
 @dataclass(frozen=True)
 class Group:
-    """Rules that are evaluated together, in their order."""
+    """Rules that are evaluated together, in their order.
+
+    `interval` is the pause between evaluations, Prometheus' own where it is empty.
+    """
 
     name: str
     rules: Sequence[Recording | Alert]
+    interval: str = ""
 
     @property
     def alerts(self) -> Iterator[Alert]:
@@ -112,7 +116,8 @@ class Group:
 
     def document(self) -> dict[str, object]:
         """Return the group as Prometheus reads it."""
-        return {"name": self.name, "rules": [rule.document() for rule in self.rules]}
+        pace = {"interval": self.interval} if self.interval else {}
+        return {"name": self.name, **pace, "rules": [rule.document() for rule in self.rules]}
 
 
 @dataclass(frozen=True)
@@ -159,9 +164,27 @@ def duration(total_seconds: int) -> str:
     return text
 
 
+class OneLine(dict[str, str]):
+    """A mapping that YAML shows on one line."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes each OneLine on one line and everything else as blocks."""
+
+
+_Dumper.add_representer(
+    OneLine,
+    lambda dumper, one: dumper.represent_mapping("tag:yaml.org,2002:map", one, flow_style=True),
+)
+
+
 def to_yaml(document: object) -> str:
     """Return YAML in the order given, long strings unbroken."""
-    text: str = yaml.dump(
-        document, sort_keys=False, width=10_000, allow_unicode=True, default_flow_style=False
+    return yaml.dump(
+        document,
+        Dumper=_Dumper,
+        sort_keys=False,
+        width=10_000,
+        allow_unicode=True,
+        default_flow_style=False,
     )
-    return text

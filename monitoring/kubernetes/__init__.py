@@ -1,1 +1,0 @@
-"""The Kubernetes form of rules, scrape targets and dashboards."""

@@ -1,0 +1,137 @@
+"""Scenarios of the alerts on predictions on their way to the logging service."""
+
+from collections.abc import Iterator
+
+from tests.monitoring.scenarios.story import Kind, Scenario, Silence, Story
+from tests.monitoring.scenarios.wave import STILL, Series, Wave, counter, events, gauge
+from tests.monitoring.scenarios.world import INFERENCE, page, ticket
+
+
+def _outbox(backlog: Wave, delivered: Wave) -> list[Series]:
+    return [
+        INFERENCE.series("inference_log_backlog", backlog),
+        INFERENCE.series("inference_log_delivered_total", delivered),
+    ]
+
+
+def _losses(started: float, **waves: Wave) -> list[Series]:
+    """Return what was dropped and lost, and when the process started; time begins at 0."""
+    return [
+        INFERENCE.series("inference_start_time_seconds", gauge((started, "2h"))),
+        *(INFERENCE.series(f"inference_log_{name}_total", wave) for name, wave in waves.items()),
+    ]
+
+
+_FROM_START = gauge((None, "20m"), (0, "2h"))
+
+
+def _loss_scenarios(lost: str, other: str) -> Iterator[Scenario]:
+    for what, started, waves, over, lingers in (
+        (f"one is {lost}", -3600, (events(1200), STILL), "35m", "15m"),
+        (
+            f"a new pod has {lost} one before it is scraped",
+            1140,
+            (gauge((None, "20m"), (1, "2h")), _FROM_START),
+            "34m",
+            "0s",
+        ),
+    ):
+        yield Story(
+            alert="InferencePredictionsDropped",
+            what=what,
+            series=_losses(started, **dict(zip((lost, other), waves, strict=True))),
+            onset="20m",
+            over=over,
+            labels=page(INFERENCE),
+            value="1",
+            lingers=lingers,
+        )
+
+
+SCENARIOS: tuple[Scenario, ...] = (
+    Story(
+        alert="InferenceLogBacklogGrowing",
+        what="a backlog grows past a thousand, then is worked off",
+        series=_outbox(
+            gauge((0, "10m"), ((0, 1800), "30m"), ((1800, 0), "20m"), (0, "1h")), counter((5, "2h"))
+        ),
+        onset="26m45s",
+        over="44m30s",
+        labels=ticket(INFERENCE),
+        value="1.605k",
+    ),
+    Silence(
+        alert="InferenceLogBacklogGrowing",
+        what="nothing is predicted while a large backlog waits",
+        series=_outbox(gauge((5000, "1h")), STILL),
+        kind=Kind.NO_TRAFFIC,
+        at=("30m",),
+    ),
+    Silence(
+        alert="InferenceLogBacklogGrowing",
+        what="a busy service's outbox fills and empties",
+        series=_outbox(gauge(*(((100, "30s"), (900, "30s")) * 60)), counter((500, "2h"))),
+        at=("20m", "20m30s", "40m"),
+    ),
+    Story(
+        alert="InferenceLogDeliveryStalled",
+        what="the logging service is down for twenty minutes",
+        series=_outbox(
+            gauge((0, "10m"), (1, "20m"), (0, "1h")), counter((1, "10m"), (0, "20m"), (1, "1h"))
+        ),
+        onset="14m45s",
+        over="30m",
+        labels=ticket(INFERENCE),
+        value="1",
+    ),
+    Silence(
+        alert="InferenceLogDeliveryStalled",
+        what="nothing is predicted, nothing waits",
+        series=_outbox(gauge((0, "1h")), STILL),
+        kind=Kind.NO_TRAFFIC,
+        at=("30m",),
+    ),
+    Silence(
+        alert="InferenceLogDeliveryStalled",
+        what="a large backlog is being worked off",
+        series=_outbox(gauge((9000, "1h")), counter((1, "1h"))),
+        at=("30m",),
+    ),
+    Story(
+        alert="InferenceOutboxNearlyFull",
+        what="the outbox fills to 81% and is worked off",
+        series=[
+            INFERENCE.series("inference_outbox_bytes", gauge((790, "5m"), (810, "10m"), (0, "1h"))),
+            INFERENCE.series("inference_outbox_capacity_bytes", gauge((1000, "2h"))),
+        ],
+        onset="5m",
+        over="15m",
+        labels=page(INFERENCE),
+        value="81%",
+    ),
+    Story(
+        alert="InferenceDeadLetters",
+        what="one prediction is refused for good, then sent again by hand",
+        series=[
+            INFERENCE.series("inference_log_dead_letters", gauge((0, "5m"), (1, "10m"), (0, "1h")))
+        ],
+        onset="5m",
+        over="15m",
+        labels=ticket(INFERENCE),
+        value="1",
+    ),
+    *_loss_scenarios("dropped", "lost"),
+    *_loss_scenarios("lost", "dropped"),
+    Silence(
+        alert="InferencePredictionsDropped",
+        what="a pod has just started and lost nothing",
+        series=_losses(1140, dropped=_FROM_START, lost=_FROM_START),
+        at=("20m", "25m"),
+    ),
+    Silence(
+        alert="InferencePredictionsDropped",
+        what="nothing was lost since yesterday",
+        series=_losses(-86_400, dropped=STILL, lost=STILL),
+        kind=Kind.NO_TRAFFIC,
+    ),
+)
