@@ -78,7 +78,7 @@ def samples(text: bytes) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
 
 
 def test_the_services_show_what_the_contract_promises(inference: Probes, logging: Probes) -> None:
-    families = {one.name: one for one in (*inference.families(), *logging.families())}
+    families = {one.name: one for one in (*inference.state.families(), *logging.state.families())}
     promised = {name: (families[name].kind, set(families[name].labels)) for name in CONTRACT}
     assert promised == CONTRACT
 
