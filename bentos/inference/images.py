@@ -1,91 +1,361 @@
-"""Image files to model inputs: PNG, JPEG or BMP, bounded before they are decoded."""
+"""Image files to pixels: PNG, JPEG or BMP, read by `make train` and by the model process alike.
+
+Headers are read here and only the picture is given to Pillow's decoders: comments, text, profiles
+and chunks of other programs are passed over. Walking over them is bounded in number, so that a
+file costs what its pixels cost. Formats: PNG (W3C, third edition), JPEG (ITU-T T.81), Exif.
+"""
 
 import io
-import warnings
-from typing import Any
+import logging
+import struct
+import zlib
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
 
 from bentos.edge.http import ServiceError
-from bentos.inference.model import ModelSpec
+from bentos.inference.model.spec import ModelSpec, Picture
+from bentos.process.logs import event, get_logger
 
 FORMATS = ("PNG", "JPEG", "BMP")
+Channels: TypeAlias = Literal["L", "RGB", "BGR"]
+
+# More parts than these belong to no camera and no program: a file with more of them is refused.
+MAX_CHUNKS = 10_000
+MAX_SEGMENTS = 1_000
+MAX_SCANS = 100
+# Every scan of a progressive JPEG goes over all of its pixels.
+MAX_SCANNED = 16
+MAX_RLE_BYTES = 262_144
 # A longer side is no photograph, and its resize takes tables of hundreds of megabytes.
 _LONGEST_SIDE = 65_535
-_SIXTEEN_BIT_MODES = frozenset({"I", "I;16", "I;16B", "I;16L"})
+_MOST_TAGS = 1_000
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8\xff"
+_BMP = b"BM"
+# Pillow's mode and its decoder's, by bits a channel and colour type; of 16 bits the high byte.
+_PNG_MODES = {
+    **{(bits, 0): ("L", f"L;{bits}") for bits in (2, 4)},
+    **{(bits, 3): ("P", f"P;{bits}") for bits in (1, 2, 4)},
+    (1, 0): ("1", "1"),
+    (8, 0): ("L", "L"),
+    (8, 2): ("RGB", "RGB"),
+    (8, 3): ("P", "P"),
+    (8, 4): ("LA", "LA"),
+    (8, 6): ("RGBA", "RGBA"),
+    (16, 0): ("I;16", "I;16B"),
+    (16, 2): ("RGB", "RGB;16B"),
+    (16, 4): ("RGBA", "LA;16B"),
+    (16, 6): ("RGBA", "RGBA;16B"),
+}
+_JPEG_MODES = {1: ("L", "L"), 3: ("RGB", "RGB"), 4: ("CMYK", "CMYK;I")}
+_ORIENTATION = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_logger = get_logger("images")
 
 
-def open_image(content: bytes, *, max_pixels: int) -> Image.Image:
-    """Return an image of which only the header was read, so that a bomb is told by its size.
+@dataclass(slots=True)
+class ImageFile:
+    """A file of which the header was read; `width` and `height` are as the picture is seen.
 
-    Raises ServiceError 400 for what is no image and 413 for too many pixels.
+    `data` is what `decoder` of Pillow takes, with its mode and arguments, or was opened by Pillow;
+    `bits` are those of a channel, of which `significant_bits` are used where the file says so.
+    """
+
+    data: bytes
+    decoder: Literal["zip", "jpeg"] | BmpImageFile
+    width: int
+    height: int
+    mode: str = "RGB"
+    arguments: tuple[object, ...] = ()
+    palette: bytes | None = None
+    orientation: int = 1
+    scans: int = 1
+    bits: int = 8
+    significant_bits: int | None = None
+
+    @property
+    def grey(self) -> bool:
+        """Whether the picture has one channel."""
+        return self.mode in ("1", "L", "LA", "I;16")
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
+
+def open_image(content: bytes, *, max_pixels: int) -> ImageFile:
+    """Return a file that holds a picture and little else, of at most `max_pixels`.
+
+    Raises ServiceError 400 for what is no image, is cut short or holds too many parts, and 413
+    for too many pixels.
     """
     if not content:
-        raise ServiceError(400, "bad_input", "image: the file is empty")
+        raise _bad("the file is empty")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
-    except Image.DecompressionBombError:
-        raise _too_many("too many", max_pixels) from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-        raise ServiceError(
-            400, "bad_input", f"image: not an image file; expected {', '.join(FORMATS)}"
-        ) from None
-    if image.width * image.height > max_pixels:
-        raise _too_many(f"{image.width} x {image.height}", max_pixels)
-    if max(image.size) > _LONGEST_SIDE:
-        raise ServiceError(
-            413,
-            "too_large",
-            f"image: {image.width} x {image.height} pixels; a side may have {_LONGEST_SIDE} "
-            "at most",
+        if content.startswith(_PNG):
+            file = _open_png(content)
+        elif content.startswith(_JPEG):
+            file = _open_jpeg(content)
+        elif content.startswith(_BMP):
+            file = _open_bmp(content)
+        else:
+            raise _bad(f"not an image file; expected {', '.join(FORMATS)}")
+    except (struct.error, LookupError, OSError, SyntaxError, ValueError, AssertionError):
+        raise _bad("the file is damaged or cut short: its header is not whole") from None
+    if file.orientation > 4:
+        file.width, file.height = file.height, file.width
+    size = f"{file.width} x {file.height} pixels"
+    if not file.pixels:
+        raise _bad(f"a picture of {size}")
+    if file.pixels > max_pixels:
+        raise _too_large(f"{size}; at most {max_pixels} are taken (MAX_IMAGE_PIXELS)")
+    if max(file.width, file.height) > _LONGEST_SIDE:
+        raise _too_large(f"{size}; a side may have {_LONGEST_SIDE} at most")
+    if file.scans > MAX_SCANS or file.scans * file.pixels > MAX_SCANNED * max_pixels:
+        raise _bad(
+            f"a JPEG of {file.scans} scans; at most {MAX_SCANS} are read, and of {size} at most "
+            f"{MAX_SCANNED * max_pixels // file.pixels}"
         )
-    return image
+    return file
 
 
-def decode(image: Image.Image, spec: ModelSpec) -> NDArray[Any]:
-    """Return the picture as the model takes it, values 0 to 1, resized where it has to be.
+def read_pixels(
+    file: ImageFile, channels: Channels, size: tuple[int, int], bit_depth: int | None = None
+) -> NDArray[np.uint8]:
+    """Return a picture upright as uint8 [height, width, channels], scaled to `size`, its first two.
 
-    Raises ServiceError 400 for a file that is not whole and for a model that sees no images.
+    `bit_depth` says how many bits of a 16-bit file are used; else the file's own sBIT chunk does.
+    Raises ServiceError 400 for a file that is damaged or cut short.
     """
-    check_sees_images(spec)
-    channels, height, width = spec.input_shape
+    height, width = size
     try:
-        picture = _eight_bit(image).convert("L" if channels == 1 else "RGB")
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ServiceError(
-            400, "bad_input", f"image: the file is damaged or cut short: {error}"
-        ) from None
+        picture = _eight_bit(file, bit_depth).convert("L" if channels == "L" else "RGB")
+    except MemoryError:
+        raise
+    except Exception as error:  # a decoder given a file that somebody sent
+        raise _bad(f"the file is damaged or cut short: {_fault(file, error)}") from None
+    if file.orientation in _TRANSPOSE:
+        picture = picture.transpose(_TRANSPOSE[file.orientation])
     if picture.size != (width, height):
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-    values = np.asarray(picture, dtype=np.float32) / np.float32(255.0)
-    values = values[np.newaxis] if channels == 1 else values.transpose(2, 0, 1)
-    return np.ascontiguousarray(values, dtype=spec.dtype)
+    pixels: NDArray[np.uint8] = np.asarray(picture).reshape(height, width, -1)
+    return pixels[:, :, ::-1] if channels == "BGR" else pixels
 
 
-def check_sees_images(spec: ModelSpec) -> None:
-    """Raise ServiceError 400 for a model whose inputs are no images."""
-    if not spec.is_image:
-        raise ServiceError(
-            400,
-            "bad_input",
-            f"the model takes inputs of shape {list(spec.input_shape)}, not images; use /predict",
-        )
+def read_input(file: ImageFile, picture: Picture, dtype: str) -> NDArray[Any]:
+    """Return a picture as one input of a model: see `bentos.inference.model.spec.Metadata`."""
+    pixels = read_pixels(
+        file, picture.channels, (picture.height, picture.width), picture.bit_depth
+    )
+    values = np.true_divide(pixels, np.float32(1 / picture.scale), dtype=np.float32)
+    if picture.mean != 0.0 or picture.std != 1.0:
+        values = (values - np.float32(picture.mean)) / np.float32(picture.std)
+    if picture.layout == "CHW":
+        values = values.transpose(2, 0, 1)
+    if not np.issubdtype(dtype, np.floating):
+        values = np.rint(values)
+    return np.ascontiguousarray(values, dtype=dtype)
 
 
-def _too_many(got: str, max_pixels: int) -> ServiceError:
-    return ServiceError(
-        413,
-        "too_large",
-        f"image: {got} pixels; at most {max_pixels} are taken (MAX_IMAGE_PIXELS)",
+def warm_up_decoding(spec: ModelSpec) -> NDArray[Any] | None:
+    """Read a picture of each format for a model, so that no client waits for the first ones.
+
+    Returns the last one as the model's input, None for a model that sees no pictures.
+    """
+    if spec.picture is None:
+        return None
+    size = (spec.picture.width + 1, spec.picture.height + 1)
+    inputs = None
+    for kind in FORMATS:
+        buffer = io.BytesIO()
+        Image.new("RGB", size).save(buffer, kind)
+        file = open_image(buffer.getvalue(), max_pixels=size[0] * size[1])
+        inputs = read_input(file, spec.picture, spec.dtype)
+    return inputs
+
+
+def _open_png(content: bytes) -> ImageFile:
+    """Walk over the chunks and keep those of the picture."""
+    at = len(_PNG)
+    kept: dict[bytes, list[bytes]] = {}
+    orientation, significant, count = 1, None, 0
+    while True:
+        if at + 12 > len(content):
+            raise _bad("the file is cut short: its last chunk, IEND, is missing")
+        length, kind = struct.unpack_from(">I4s", content, at)
+        if at + 12 + length > len(content):
+            raise _bad(f"the file is cut short in its chunk {_text(kind)}")
+        if (count := count + 1) > MAX_CHUNKS:
+            raise _bad(f"a PNG of more than {MAX_CHUNKS} chunks")
+        if kind == b"IEND":
+            break
+        data = content[at + 8 : at + 8 + length]
+        if kind in (b"IHDR", b"PLTE", b"IDAT"):
+            (checksum,) = struct.unpack_from(">I", content, at + 8 + length)
+            if checksum != zlib.crc32(data, zlib.crc32(kind)):
+                raise _bad(f"the file is damaged: the checksum of its chunk {_text(kind)} is wrong")
+            kept.setdefault(kind, []).append(data)
+        elif kind == b"sBIT" and length:
+            significant = max(data[:3])
+        elif kind == b"eXIf":
+            orientation = _exif_orientation(data)
+        elif not kind[0] & 0x20:
+            raise _bad(f"a PNG with a chunk {_text(kind)} that is not known")
+        at += 12 + length
+    if b"IHDR" not in kept or b"IDAT" not in kept:
+        raise _bad("a PNG without a picture in it")
+    width, height, bits, colours, _, _, interlaced = struct.unpack(">IIBBBBB", kept[b"IHDR"][0])
+    if (bits, colours) not in _PNG_MODES:
+        raise _bad(f"a PNG of {bits} bits and colour type {colours}, which there is not")
+    mode, raw_mode = _PNG_MODES[bits, colours]
+    return ImageFile(
+        data=b"".join(kept[b"IDAT"]),
+        decoder="zip",
+        width=width,
+        height=height,
+        mode=mode,
+        arguments=(raw_mode, int(bool(interlaced))),
+        palette=kept[b"PLTE"][0] if mode == "P" else None,
+        orientation=orientation,
+        bits=bits,
+        significant_bits=significant,
     )
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Return a 16-bit grey picture in 8 bits; Pillow itself would turn it white."""
-    if image.mode not in _SIXTEEN_BIT_MODES:
+def _open_jpeg(content: bytes) -> ImageFile:
+    """Walk over the segments before the first scan."""
+    at, frame, orientation = 2, None, 1
+    for _ in range(MAX_SEGMENTS):
+        while content[at] == content[at + 1] == 0xFF:  # padding
+            at += 1
+        if content[at] != 0xFF:
+            raise _bad("the file is damaged: something that is no segment stands in its header")
+        marker = content[at + 1]
+        if marker == 0xD9:
+            raise _bad("a JPEG without a picture in it")
+        if marker == 0xDA:
+            break
+        (length,) = struct.unpack_from(">H", content, at + 2)
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            frame = struct.unpack_from(">BHHB", content, at + 4)
+        if marker == 0xE1 and content[at + 4 : at + 10] == b"Exif\0\0":
+            orientation = _exif_orientation(content[at + 10 : at + 2 + length])
+        at += 2 + length
+    else:
+        raise _bad(f"a JPEG of more than {MAX_SEGMENTS} segments")
+    if frame is None:
+        raise _bad("a JPEG without a frame header")
+    bits, height, width, channels = frame
+    if bits != 8 or channels not in _JPEG_MODES:
+        raise _bad(f"a JPEG of {channels} channels of {bits} bits, which is not read")
+    mode, raw_mode = _JPEG_MODES[channels]
+    scans = content.count(b"\xff\xda", at)
+    return ImageFile(
+        content, "jpeg", width, height, mode, (raw_mode, ""), None, orientation, scans
+    )
+
+
+def _open_bmp(content: bytes) -> ImageFile:
+    image = BmpImageFile(io.BytesIO(content))
+    if image.info.get("compression") in (1, 2) and len(content) > MAX_RLE_BYTES:
+        raise _bad(f"a run-length encoded BMP of more than {MAX_RLE_BYTES} bytes")
+    return ImageFile(content, image, *image.size, mode=image.mode)
+
+
+def _exif_orientation(data: bytes) -> int:
+    """Return the orientation in Exif data, 1 to 8; 1, upright, where there is none."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
+    if order is None:
+        return 1
+    try:
+        (at,) = struct.unpack_from(f"{order}I", data, 4)
+        (count,) = struct.unpack_from(f"{order}H", data, at)
+        for entry in range(at + 2, at + 2 + 12 * min(count, _MOST_TAGS), 12):
+            tag, kind = struct.unpack_from(f"{order}HH", data, entry)
+            if tag == _ORIENTATION and kind == 3:
+                (value,) = struct.unpack_from(f"{order}H", data, entry + 8)
+                return int(value) if 1 <= value <= 8 else 1
+    except struct.error:
+        pass
+    return 1
+
+
+def _eight_bit(file: ImageFile, bit_depth: int | None) -> Image.Image:
+    """Return the decoded picture with 8 bits a channel.
+
+    Pillow itself would turn a 16-bit grey picture white, and takes the high bytes of a coloured
+    one, which leaves nothing of a camera that uses the low 12 bits.
+    """
+    image = _decoded(file)
+    if file.bits != 16:
         return image
-    return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    high = np.asarray(image)
+    grey = image.mode.startswith("I")
+    bits = bit_depth or file.significant_bits or 16
+    if bits >= 16:
+        if int(high.max()) < (4_096 if grey else 16):
+            _warn_of_dark_pictures()
+        return Image.fromarray((high >> 8).astype(np.uint8)) if grey else image
+    if not grey:
+        high = high.astype(np.uint16) << 8 | np.asarray(_decoded(file, low_bytes=True))
+    pixels = (high >> (bits - 8)).clip(0, 255).astype(np.uint8)
+    return Image.fromarray(pixels, None if grey else image.mode)
+
+
+def _decoded(file: ImageFile, *, low_bytes: bool = False) -> Image.Image:
+    if isinstance(file.decoder, BmpImageFile):
+        file.decoder.load()
+        return file.decoder
+    raw_mode, *others = file.arguments
+    if low_bytes:
+        raw_mode = str(raw_mode).replace("16B", "16L")
+    size = (file.width, file.height) if file.orientation <= 4 else (file.height, file.width)
+    image = Image.frombytes(file.mode, size, file.data, file.decoder, raw_mode, *others)
+    if file.palette is not None:
+        image.putpalette(file.palette)
+    return image
+
+
+@cache
+def _warn_of_dark_pictures() -> None:
+    """Say once that 16-bit pictures use their low bits only."""
+    event(
+        _logger,
+        logging.WARNING,
+        "a 16-bit picture uses its lowest 12 bits at most and is read as nearly black; set "
+        "IMAGE_BIT_DEPTH, or bit_depth in the model's metadata, to the camera's",
+    )
+
+
+def _fault(file: ImageFile, error: Exception) -> str:
+    if file.decoder == "jpeg" and b"\xff\xd9" not in file.data:
+        return "the JPEG has no end mark (FF D9)"
+    return str(error) or type(error).__name__
+
+
+def _text(kind: bytes) -> str:
+    return repr(kind.decode("latin-1"))
+
+
+def _bad(message: str) -> ServiceError:
+    return ServiceError(400, "bad_input", f"image: {message}")
+
+
+def _too_large(message: str) -> ServiceError:
+    return ServiceError(413, "too_large", f"image: {message}")
