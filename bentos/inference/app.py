@@ -5,34 +5,24 @@ import sys
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
-
-from numpy.typing import NDArray
 
 from bentos.edge.door import Door, Route
 from bentos.edge.http import Request, Response, json_response
 from bentos.health.probes import Probes
-from bentos.inference.engine import Engine, no_model
+from bentos.inference.channel import Input, ModelProcess
+from bentos.inference.engine import Engine, new_prediction_id
 from bentos.inference.handover import Destination, Handover
-from bentos.inference.listener import ModelListener
-from bentos.inference.model import ModelSpec
 from bentos.inference.outbox import abandoned_paths, outbox_path
-from bentos.inference.payloads import (
-    answer_of,
-    input_of,
-    input_of_image,
-    new_prediction_id,
-    record_of,
-)
-from bentos.inference.process import ModelProcess
+from bentos.inference.request import input_of, input_of_image, input_of_numbers, upload_of
 from bentos.inference.settings import InferenceSettings, ModelProcessSettings
 from bentos.inference.state import PREDICT_IMAGE_PATH, PREDICT_PATH, SERVICE_NAME, InferenceState
-from bentos.inference.uploads import upload_of
-from bentos.inference.wire import Input
 from bentos.kit import Kit
 from bentos.process.probe_process import ProbePlan
 
 SWITCH_INTERVAL_SECONDS = 0.0005
+# Of a request's time, how much it may wait for a model process that is being replaced: the rest
+# is for its 503 to be answered before it is a 504.
+_WAIT_FOR_MODEL = 0.8
 
 
 class InferenceApp:
@@ -45,19 +35,13 @@ class InferenceApp:
         self.state.queue_capacity.set(settings.queue_size)
         self.state.mlflow_poll_seconds.set(settings.model_poll_seconds)
         self._engine = Engine(
+            self.state,
             queue_size=settings.queue_size,
             max_batch=settings.max_batch_size,
-            max_pixels=settings.max_image_pixels,
-            state=self.state,
+            wait_seconds=settings.request_timeout_seconds * _WAIT_FOR_MODEL,
         )
-        listener = ModelListener(self._engine, self.state)
         given = ModelProcessSettings(settings=settings, service=SERVICE_NAME, worker=worker)
-        self._process = ModelProcess(
-            given.model_dump_json().encode(),
-            on_start=self._engine.connected,
-            on_message=listener.hear,
-            on_end=listener.ended,
-        )
+        self._process = ModelProcess(given.model_dump_json().encode(), self._engine, self.state)
         self._handover = self._make_handover(worker)
         self._kit.add_routes(self._routes())
 
@@ -94,17 +78,15 @@ class InferenceApp:
             await asyncio.to_thread(self._handover.stop, seconds / 2)
         await self._kit.stop()
 
-    async def predict_values(self, values: NDArray[Any]) -> dict[str, object]:
-        """Return the answer for one input given as an array; for BentoML's own callers."""
-        self._spec()
-        return await self._answer(
-            Input.from_array(values), time.perf_counter(), request_id=new_prediction_id()
-        )
+    async def predict_values(self, values: Sequence[float]) -> dict[str, object]:
+        """Return the answer for the numbers of one input; for BentoML's own callers."""
+        started = time.perf_counter()
+        return await self._answer(input_of_numbers(values), started, request_id=new_prediction_id())
 
     async def predict_file(self, content: bytes) -> dict[str, object]:
         """Return the answer for an image file's content; for BentoML's own callers."""
         started = time.perf_counter()
-        given = self._image_input(content)
+        given = input_of_image(content, self._engine.spec)
         return await self._answer(given, started, request_id=new_prediction_id())
 
     def _beat(self) -> None:
@@ -125,14 +107,14 @@ class InferenceApp:
     async def _predict(self, request: Request) -> Response:
         body = await request.body(self._settings.max_body_bytes)
         started = time.perf_counter()
-        given = input_of(request.content_type, body, self._spec())
+        given = input_of(request.content_type, body, self._engine.spec)
         return await self._respond(request, given, started)
 
     async def _predict_image(self, request: Request) -> Response:
         body = await request.body(self._settings.max_body_bytes)
         started = time.perf_counter()
         upload = upload_of(request, body)
-        given = self._image_input(upload.content)
+        given = input_of_image(upload.content, self._engine.spec)
         return await self._respond(request, given, started, image_id=upload.filename)
 
     async def _respond(
@@ -149,14 +131,13 @@ class InferenceApp:
         prediction = await self._engine.predict(given)
         seconds = time.perf_counter() - started
         prediction_id = new_prediction_id()
-        answer = answer_of(prediction, prediction_id, seconds * 1000)
+        answer = prediction.answer(prediction_id, seconds * 1000)
         self.state.record_prediction()
         self.state.duration.observe(seconds)
         self.state.confidence[prediction.class_name].observe(prediction.confidence)
         if self._handover is not None:
             self._handover.put(
-                record_of(
-                    prediction,
+                prediction.record(
                     prediction_id,
                     seconds * 1000,
                     image_id=image_id or prediction_id,
@@ -164,15 +145,6 @@ class InferenceApp:
                 )
             )
         return answer
-
-    def _image_input(self, content: bytes) -> Input:
-        return input_of_image(content, self._spec(), max_pixels=self._settings.max_image_pixels)
-
-    def _spec(self) -> ModelSpec:
-        spec = self._engine.spec
-        if spec is None:
-            raise no_model()
-        return spec
 
     def _make_handover(self, worker: int) -> Handover | None:
         settings = self._settings

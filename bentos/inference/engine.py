@@ -1,28 +1,25 @@
 """Asks the model process for predictions: bounded in number, in the order they came."""
 
 import asyncio
+import os
 import time
-from collections.abc import Callable
+from binascii import hexlify
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bentos.edge.http import RETRY_LATER, ServiceError
-from bentos.inference.model import ModelSpec, ServedModel
+from bentos.inference.channel import Answers, Deferred, Input, Installed, Refused, Writer
+from bentos.inference.model.spec import ModelSpec, ServedModel
 from bentos.inference.state import InferenceState
-from bentos.inference.wire import Answers, Input, InputKind, InputRefused, pack_input
 
-# Answers of a batch are handed on a few at a time, so that a probe that came meanwhile waits for
-# those few requests on the event loop and not for all of them.
+UNCERTAIN_BELOW = 0.5
+# Answers of a batch are handed on a few at a time, so that other work of the event loop waits for
+# those few requests and not for all of them.
 _ANSWERS_AT_ONCE = 2
 # While one batch is in the model the next is on its way. More would only wait out of our reach.
 _BATCHES_SENT = 2
-# Large images wait in memory, and one of them may take a second to decode: more of them than
-# these would only wait for their time-outs. While one is decoded the next is on its way.
-_MOST_FILES = 32
-_LARGEST_FILES = 4
-_FILES_SENT = 2
 # Answers of a model that was just replaced may still come.
 _GENERATIONS_KNOWN = 4
 
@@ -47,46 +44,77 @@ class Prediction:
     def defect(self) -> bool:
         return self.model.spec.defects[self.class_index]
 
+    def answer(self, prediction_id: str, milliseconds: float) -> dict[str, object]:
+        """Return the body that answers a request."""
+        return {
+            "class": self.class_index,
+            "class_name": self.class_name,
+            "confidence": round(self.confidence, 6),
+            "defect_detected": self.defect,
+            "model_version": self.model.identity.version,
+            "prediction_id": prediction_id,
+            "inference_time_ms": round(milliseconds, 3),
+        }
 
-class _Lane:
-    """Inputs of one sort: those queued here, and how many of those sent have no answer yet."""
+    def record(
+        self, prediction_id: str, milliseconds: float, *, image_id: str, request_id: str
+    ) -> dict[str, object]:
+        """Return what the logging service keeps of a prediction made now."""
+        confidence = round(self.confidence, 6)
+        return {
+            "prediction_id": prediction_id,
+            "image_id": image_id,
+            "request_id": request_id,
+            "timestamp": time.time(),
+            "model_name": self.model.identity.name,
+            "model_version": self.model.identity.version,
+            "inference_time_ms": round(milliseconds, 3),
+            "detections": [
+                {
+                    "class": self.class_name,
+                    "confidence": confidence,
+                    "bbox": None,
+                    "uncertain": confidence < UNCERTAIN_BELOW,
+                }
+            ],
+            "defect_detected": self.defect,
+            "confidence_scores": [round(score, 6) for score in self.probabilities.tolist()],
+        }
 
-    def __init__(self, *, most_sent: int) -> None:
-        self.most_sent = most_sent
-        self.sent = 0
-        self.queued: dict[int, _Job] = {}
 
-    @property
-    def waiting(self) -> int:
-        return self.sent + len(self.queued)
+def new_prediction_id() -> str:
+    """Return a unique id that sorts by time, so that a database's index grows at one end."""
+    return f"{time.time_ns():016x}{hexlify(os.urandom(8)).decode()}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Job:
     given: Input
     answer: "asyncio.Future[Prediction]"
-    lane: _Lane
+    deferred: bool = False
 
 
 class Engine:
     """Gives inputs to the model process; all of it runs on the event loop.
 
-    `connected` and `disconnected` say whether there is a process, the other two what it told.
+    `wait_seconds` is how long an input may wait for a model process that is being replaced.
     """
 
     def __init__(
-        self, *, queue_size: int, max_batch: int, max_pixels: int, state: InferenceState
+        self, state: InferenceState, *, queue_size: int, max_batch: int, wait_seconds: float
     ) -> None:
-        self._queue_size = queue_size
-        self._most_pixels = _LARGEST_FILES * max_pixels
         self._state = state
-        self._write: Callable[[bytes], None] | None = None
-        # An image that is decoded for a second keeps no other input waiting.
-        self._inputs = _Lane(most_sent=_BATCHES_SENT * max_batch)
-        self._files = _Lane(most_sent=_FILES_SENT)
+        self._queue_size = queue_size
+        self._most_sent = _BATCHES_SENT * max_batch
+        self._wait_seconds = wait_seconds
+        self._writer: Writer | None = None
+        self._queued: dict[int, _Job] = {}
         self._sent: dict[int, _Job] = {}
+        self._deferred = 0
         self._models: dict[int, ServedModel] = {}
         self._model: ServedModel | None = None
+        # What inputs looked like for a model whose process is being replaced.
+        self._expected: ModelSpec | None = None
         self._next_id = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -94,16 +122,23 @@ class Engine:
     @property
     def waiting(self) -> int:
         """Inputs that were taken and have no answer yet."""
-        return self._inputs.waiting + self._files.waiting
+        return len(self._sent) + len(self._queued)
 
     @property
     def model(self) -> ServedModel | None:
+        """The model that answers; None while there is none."""
         return self._model
 
     @property
-    def spec(self) -> ModelSpec | None:
-        """What inputs have to look like; None while there is no model."""
-        return self._model.spec if self._model is not None else None
+    def spec(self) -> ModelSpec:
+        """What inputs have to look like.
+
+        Raises ServiceError 503 while there is no model and none is expected back at once.
+        """
+        spec = self._model.spec if self._model is not None else self._expected
+        if spec is None:
+            raise _no_model()
+        return spec
 
     async def predict(self, given: Input) -> Prediction:
         """Return the prediction for one input.
@@ -111,25 +146,24 @@ class Engine:
         Raises ServiceError: 429 where too many wait, 503 where there is no model, 500 where the
         model failed, and what the input was refused with.
         """
-        lane = self._inputs
         if self.waiting >= self._queue_size:
-            raise _queue_full(f"{self._queue_size} inputs wait for the model")
-        if given.kind is InputKind.FILE:
-            lane = self._files
-            self._check_room(given)
-        if self._model is None:
-            raise no_model()
-        identifier = self._next_id
-        self._next_id += 1
+            raise queue_full(f"{self._queue_size} inputs wait for the model")
         answer: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
+        if self._model is None:
+            if self._expected is None:
+                raise _no_model()
+            # One of those that wait for a new process: a client is told before it gives up.
+            answer.get_loop().call_later(self._wait_seconds, self._no_longer_queued, given)
+        given.id = self._next_id
+        self._next_id += 1
         self._idle.clear()
-        lane.queued[identifier] = _Job(given, answer, lane)
-        self._send(lane)
+        self._queued[given.id] = _Job(given, answer)
+        self._send()
         try:
             return await answer
         finally:
             # Given up while it was queued: nobody waits for it, so the model never sees it.
-            lane.queued.pop(identifier, None)
+            self._queued.pop(given.id, None)
             self._note_idle()
 
     async def drained(self, timeout_seconds: float) -> None:
@@ -139,88 +173,106 @@ class Engine:
         except TimeoutError:
             return
 
-    def connected(self, write: Callable[[bytes], None]) -> None:
+    def connected(self, writer: Writer) -> None:
         """Take the way to a new model process, which has no model yet."""
-        self._write = write
+        self._writer = writer
 
-    def disconnected(self) -> None:
-        """Fail what the process owes: one of the inputs sent may be what ended it."""
-        self._write = None
-        self._model = None
+    def disconnected(self, *, comes_back: bool) -> None:
+        """Fail what the process owes: one of the inputs sent may be what ended it.
+
+        Those queued wait for the next process where it `comes_back` with a model.
+        """
+        self._expected = self._model.spec if comes_back and self._model is not None else None
+        self._writer = self._model = None
         self._models.clear()
         sent, self._sent = self._sent, {}
+        self._deferred = 0
         self._state.model_busy_since.set(0)
         for job in sent.values():
             _fail(
                 job.answer, ServiceError(500, "model_failure", "the model's process died meanwhile")
             )
-        for lane in (self._inputs, self._files):
-            lane.sent = 0
-            queued, lane.queued = lane.queued, {}
-            for job in queued.values():
-                _fail(job.answer, no_model())
+        if self._expected is None:
+            self.expect_no_model()
+        for job in self._queued.values():
+            job.answer.get_loop().call_later(self._wait_seconds, self._no_longer_queued, job.given)
         self._note_idle()
 
-    def install(self, generation: int, model: ServedModel) -> None:
-        """Take inputs for this model from now on."""
-        self._models[generation] = self._model = model
-        self._models.pop(generation - _GENERATIONS_KNOWN, None)
+    def expect_no_model(self) -> None:
+        """Refuse what waits for a new process's model: that one will not come soon."""
+        if self._model is not None:
+            return
+        self._expected = None
+        queued, self._queued = self._queued, {}
+        for job in queued.values():
+            _fail(job.answer, _no_model())
+        self._note_idle()
 
-    def refused(self, refused: InputRefused) -> None:
+    def install(self, installed: Installed) -> None:
+        """Take inputs for this model from now on."""
+        self._models[installed.generation] = self._model = installed.model
+        self._models.pop(installed.generation - _GENERATIONS_KNOWN, None)
+        self._expected = None
+        self._send()
+
+    def deferred(self, deferred: Deferred) -> None:
+        """Send others beside inputs that take their time."""
+        for identifier in deferred.ids:
+            job = self._sent.get(identifier)
+            if job is not None:
+                job.deferred = True
+                self._deferred += 1
+        self._progressed()
+
+    def refused(self, refused: Refused) -> None:
         """Hand on why an input got no answer."""
         job = self._taken_back(refused.id)
         self._progressed()
         if job is not None:
-            _fail(job.answer, refused.error)
+            _fail(job.answer, refused.error())
 
     def answered(self, answers: Answers) -> None:
         """Hand on the answers of one call of the model."""
         self._state.batch_size.observe(answers.inputs)
         self._state.model_duration.observe(answers.seconds)
         model = self._models.get(answers.generation)
-        rows = answers.probabilities
-        if model is None or rows is None:
+        if model is None or not answers.ids:
             return
+        numbered = zip(answers.ids, answers.classes, answers.rows(), strict=True)
         done = [
             (job.answer, Prediction(index, row, model))
-            for number, index, row in zip(answers.ids, answers.classes, rows, strict=True)
-            if (job := self._taken_back(number)) is not None
+            for identifier, index, row in numbered
+            if (job := self._taken_back(identifier)) is not None
         ]
         self._progressed()
         _deliver(done)
 
-    def _check_room(self, file: Input) -> None:
-        waiting = (*self._sent.values(), *self._files.queued.values())
-        pixels = sum(job.given.pixels for job in waiting)
-        if self._files.waiting >= _MOST_FILES or pixels + file.pixels > self._most_pixels:
-            raise _queue_full(
-                f"{self._files.waiting} large images of {pixels} pixels wait to be decoded"
-            )
-
     def _taken_back(self, identifier: int) -> _Job | None:
         job = self._sent.pop(identifier, None)
-        if job is not None:
-            job.lane.sent -= 1
+        if job is not None and job.deferred:
+            self._deferred -= 1
         return job
 
     def _progressed(self) -> None:
-        self._send(self._inputs)
-        self._send(self._files)
+        self._send()
         self._state.model_busy_since.set(time.monotonic() if self._sent else 0)
         self._note_idle()
 
-    def _send(self, lane: _Lane) -> None:
+    def _send(self) -> None:
         """Send as much of what is queued as the process should have."""
-        if self._write is None:
+        if self._writer is None or self._model is None or not self._queued:
             return
-        if not self._sent and lane.queued:
+        if not self._sent:
             self._state.model_busy_since.set(time.monotonic())
-        while lane.queued and lane.sent < lane.most_sent:
-            identifier = next(iter(lane.queued))
-            job = lane.queued.pop(identifier)
-            self._sent[identifier] = job
-            lane.sent += 1
-            self._write(pack_input(identifier, job.given))
+        while self._queued and len(self._sent) - self._deferred < self._most_sent:
+            identifier = next(iter(self._queued))
+            job = self._sent[identifier] = self._queued.pop(identifier)
+            self._writer.write(job.given)
+
+    def _no_longer_queued(self, given: Input) -> None:
+        if self._model is None and (job := self._queued.pop(given.id, None)) is not None:
+            _fail(job.answer, _no_model())
+            self._note_idle()
 
     def _note_idle(self) -> None:
         if not self.waiting:
@@ -240,12 +292,12 @@ def _fail(answer: "asyncio.Future[Prediction]", error: ServiceError) -> None:
         answer.set_exception(error)
 
 
-def _queue_full(why: str) -> ServiceError:
+def queue_full(why: str) -> ServiceError:
+    """Return the refusal of an input because of those that wait already."""
     return ServiceError(429, "queue_full", f"{why}; try again later", headers=RETRY_LATER)
 
 
-def no_model() -> ServiceError:
-    """Return the refusal of an input while there is no model."""
+def _no_model() -> ServiceError:
     return ServiceError(
         503,
         "model_not_loaded",

@@ -19,7 +19,7 @@ from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 
 from bentos.edge.http import ServiceError
-from bentos.inference.model.spec import ModelSpec, Picture
+from bentos.inference.model.spec import ModelSpec
 from bentos.process.logs import event, get_logger
 
 FORMATS = ("PNG", "JPEG", "BMP")
@@ -73,8 +73,9 @@ _logger = get_logger("images")
 class ImageFile:
     """A file of which the header was read; `width` and `height` are as the picture is seen.
 
-    `data` is what `decoder` of Pillow takes, with its mode and arguments, or was opened by Pillow;
-    `bits` are those of a channel, of which `significant_bits` are used where the file says so.
+    `data`, or the `chunks` of it that begin and end there, is what `decoder` of Pillow takes, with
+    its mode and arguments. `bits` are those of a channel, of which `significant_bits` are used
+    where the file says so.
     """
 
     data: bytes
@@ -83,6 +84,7 @@ class ImageFile:
     height: int
     mode: str = "RGB"
     arguments: tuple[object, ...] = ()
+    chunks: list[tuple[int, int]] | None = None
     palette: bytes | None = None
     orientation: int = 1
     scans: int = 1
@@ -146,7 +148,7 @@ def read_pixels(
     height, width = size
     try:
         picture = _eight_bit(file, bit_depth).convert("L" if channels == "L" else "RGB")
-    except MemoryError:
+    except (MemoryError, ServiceError):
         raise
     except Exception as error:  # a decoder given a file that somebody sent
         raise _bad(f"the file is damaged or cut short: {_fault(file, error)}") from None
@@ -158,19 +160,25 @@ def read_pixels(
     return pixels[:, :, ::-1] if channels == "BGR" else pixels
 
 
-def read_input(file: ImageFile, picture: Picture, dtype: str) -> NDArray[Any]:
-    """Return a picture as one input of a model: see `bentos.inference.model.spec.Metadata`."""
-    pixels = read_pixels(
-        file, picture.channels, (picture.height, picture.width), picture.bit_depth
-    )
+def read_input(file: ImageFile, spec: ModelSpec) -> NDArray[Any]:
+    """Return a picture as one input of a model that sees pictures: see `Metadata`.
+
+    Raises ServiceError 400 for a file that is damaged or cut short.
+    """
+    picture = spec.picture
+    if picture is None:
+        raise ValueError("the model sees no pictures")
+    pixels = read_pixels(file, picture.channels, (picture.height, picture.width), picture.bit_depth)
     values = np.true_divide(pixels, np.float32(1 / picture.scale), dtype=np.float32)
     if picture.mean != 0.0 or picture.std != 1.0:
-        values = (values - np.float32(picture.mean)) / np.float32(picture.std)
+        values = (values - np.asarray(picture.mean, np.float32)) / np.asarray(
+            picture.std, np.float32
+        )
     if picture.layout == "CHW":
         values = values.transpose(2, 0, 1)
-    if not np.issubdtype(dtype, np.floating):
+    if not spec.dtype.startswith("float"):
         values = np.rint(values)
-    return np.ascontiguousarray(values, dtype=dtype)
+    return np.ascontiguousarray(values, dtype=spec.dtype)
 
 
 def warm_up_decoding(spec: ModelSpec) -> NDArray[Any] | None:
@@ -186,56 +194,71 @@ def warm_up_decoding(spec: ModelSpec) -> NDArray[Any] | None:
         buffer = io.BytesIO()
         Image.new("RGB", size).save(buffer, kind)
         file = open_image(buffer.getvalue(), max_pixels=size[0] * size[1])
-        inputs = read_input(file, spec.picture, spec.dtype)
+        inputs = read_input(file, spec)
     return inputs
 
 
-def _open_png(content: bytes) -> ImageFile:
-    """Walk over the chunks and keep those of the picture."""
-    at = len(_PNG)
-    kept: dict[bytes, list[bytes]] = {}
-    orientation, significant, count = 1, None, 0
+def _open_png(content: bytes) -> ImageFile:  # noqa: PLR0912 - one branch for each chunk
+    """Walk over the chunks and note where those of the picture are."""
+    at, count = len(_PNG), 0
+    header = palette = b""
+    chunks: list[tuple[int, int]] = []
+    orientation, significant = 1, None
     while True:
         if at + 12 > len(content):
             raise _bad("the file is cut short: its last chunk, IEND, is missing")
         length, kind = struct.unpack_from(">I4s", content, at)
-        if at + 12 + length > len(content):
+        start, end = at + 8, at + 8 + length
+        at = end + 4
+        if at > len(content):
             raise _bad(f"the file is cut short in its chunk {_text(kind)}")
         if (count := count + 1) > MAX_CHUNKS:
             raise _bad(f"a PNG of more than {MAX_CHUNKS} chunks")
-        if kind == b"IEND":
+        if kind == b"IDAT":
+            chunks.append((start, end))
+        elif kind == b"IHDR":
+            header = header or _checked(content, start, end)
+        elif kind == b"PLTE":
+            palette = palette or _checked(content, start, end)
+        elif kind == b"IEND":
             break
-        data = content[at + 8 : at + 8 + length]
-        if kind in (b"IHDR", b"PLTE", b"IDAT"):
-            (checksum,) = struct.unpack_from(">I", content, at + 8 + length)
-            if checksum != zlib.crc32(data, zlib.crc32(kind)):
-                raise _bad(f"the file is damaged: the checksum of its chunk {_text(kind)} is wrong")
-            kept.setdefault(kind, []).append(data)
         elif kind == b"sBIT" and length:
-            significant = max(data[:3])
+            significant = max(content[start : min(end, start + 3)])
         elif kind == b"eXIf":
-            orientation = _exif_orientation(data)
+            orientation = _exif_orientation(content[start:end])
         elif not kind[0] & 0x20:
             raise _bad(f"a PNG with a chunk {_text(kind)} that is not known")
-        at += 12 + length
-    if b"IHDR" not in kept or b"IDAT" not in kept:
+    if not header or not chunks:
         raise _bad("a PNG without a picture in it")
-    width, height, bits, colours, _, _, interlaced = struct.unpack(">IIBBBBB", kept[b"IHDR"][0])
+    width, height, bits, colours, _, _, interlaced = struct.unpack(">IIBBBBB", header)
     if (bits, colours) not in _PNG_MODES:
         raise _bad(f"a PNG of {bits} bits and colour type {colours}, which there is not")
     mode, raw_mode = _PNG_MODES[bits, colours]
     return ImageFile(
-        data=b"".join(kept[b"IDAT"]),
-        decoder="zip",
-        width=width,
-        height=height,
-        mode=mode,
-        arguments=(raw_mode, int(bool(interlaced))),
-        palette=kept[b"PLTE"][0] if mode == "P" else None,
+        content,
+        "zip",
+        width,
+        height,
+        mode,
+        (raw_mode, int(bool(interlaced))),
+        chunks=chunks,
+        palette=palette if mode == "P" else None,
         orientation=orientation,
         bits=bits,
         significant_bits=significant,
     )
+
+
+def _checked(content: bytes, start: int, end: int) -> bytes:
+    """Return the data of a PNG's chunk.
+
+    Raises ServiceError 400 where its checksum is wrong.
+    """
+    (checksum,) = struct.unpack_from(">I", content, end)
+    if checksum != zlib.crc32(memoryview(content)[start - 4 : end]):
+        kind = _text(content[start - 4 : start])
+        raise _bad(f"the file is damaged: the checksum of its chunk {kind} is wrong")
+    return content[start:end]
 
 
 def _open_jpeg(content: bytes) -> ImageFile:
@@ -267,7 +290,14 @@ def _open_jpeg(content: bytes) -> ImageFile:
     mode, raw_mode = _JPEG_MODES[channels]
     scans = content.count(b"\xff\xda", at)
     return ImageFile(
-        content, "jpeg", width, height, mode, (raw_mode, ""), None, orientation, scans
+        content,
+        "jpeg",
+        width,
+        height,
+        mode,
+        (raw_mode, ""),
+        orientation=orientation,
+        scans=scans,
     )
 
 
@@ -326,7 +356,10 @@ def _decoded(file: ImageFile, *, low_bytes: bool = False) -> Image.Image:
     if low_bytes:
         raw_mode = str(raw_mode).replace("16B", "16L")
     size = (file.width, file.height) if file.orientation <= 4 else (file.height, file.width)
-    image = Image.frombytes(file.mode, size, file.data, file.decoder, raw_mode, *others)
+    data = file.data
+    if file.chunks is not None:
+        data = b"".join(_checked(data, start, end) for start, end in file.chunks)
+    image = Image.frombytes(file.mode, size, data, file.decoder, raw_mode, *others)
     if file.palette is not None:
         image.putpalette(file.palette)
     return image

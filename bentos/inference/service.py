@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 import bentoml
-import numpy as np
 from bentoml.validators import ContentType
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -136,7 +135,7 @@ class Inference(FrontedInstance):
     @bentoml.api(route=PREDICT_PATH)
     async def predict(self, data: list[float]) -> PredictionAnswer:
         """Classify one input: `data`, a flat list of the model's input size."""
-        answer = await self.app.predict_values(np.array(data, dtype=np.float64))
+        answer = await self.app.predict_values(data)
         return PredictionAnswer.model_validate(answer)
 
     @bentoml.api(route=PREDICT_IMAGE_PATH)

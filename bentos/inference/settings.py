@@ -26,7 +26,8 @@ class InferenceSettings(ServiceSettings):
     model_stage: str = Field(
         default="production",
         min_length=1,
-        description="Registry alias, or old-style stage, whose version is served and followed.",
+        description="Registry alias whose version is served and followed; else an old-style stage, "
+        "or a version's number.",
     )
     model_poll_seconds: float = Field(
         default=5.0,
@@ -37,6 +38,17 @@ class InferenceSettings(ServiceSettings):
         default=5.0,
         gt=0,
         description="Longest a check of MLflow may take before it counts as down.",
+    )
+    model_download_timeout_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description="Longest wait for the next byte while a model is downloaded.",
+    )
+    model_spread_seconds: float = Field(
+        default=10.0,
+        ge=0,
+        description="Longest wait, chosen at random, before a served model is replaced by a new "
+        "version, so that pods do so one after the other.",
     )
     readiness_requires_mlflow: Literal["always", "startup", "never"] = Field(
         default="always",
@@ -63,6 +75,13 @@ class InferenceSettings(ServiceSettings):
     max_image_pixels: int = Field(
         default=25_000_000, ge=1, description="Most pixels an image may have; beyond it is a 413."
     )
+    image_bit_depth: int | None = Field(
+        default=None,
+        ge=8,
+        le=16,
+        description="Bits that the camera uses of 16-bit images, over the model's and the file's "
+        "own `sBIT`; all 16 where nobody says.",
+    )
     logging_url: AnyHttpUrl | None = Field(
         default=None, description="Logging service; predictions are not handed over without it."
     )
@@ -87,14 +106,14 @@ class InferenceSettings(ServiceSettings):
         return value
 
     @property
-    def class_name_list(self) -> tuple[str, ...]:
-        """Class names set by the operator; empty where the model's own count."""
-        return _split(self.class_names)
-
-    @property
-    def defect_class_list(self) -> tuple[str, ...]:
-        """Defect classes set by the operator; empty where the model's own count."""
-        return _split(self.defect_classes)
+    def metadata_overrides(self) -> dict[str, object]:
+        """What the operator sets over the model's own metadata, see `Metadata`."""
+        overrides = {
+            "class_names": _split(self.class_names),
+            "defect_classes": _split(self.defect_classes),
+            "bit_depth": self.image_bit_depth,
+        }
+        return {name: value for name, value in overrides.items() if value}
 
 
 class ModelProcessSettings(BaseModel):

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bentos.health.checks import Check, Details, required, stuck
 from bentos.health.state import SHORT_BUCKETS, ServiceState, isoformat
@@ -13,6 +13,10 @@ from bentos.inference.settings import InferenceSettings
 from bentos.kit import probe_plan
 from bentos.process.probe_process import ProbePlan
 
+if TYPE_CHECKING:
+    from bentos.inference.channel import LoadChanged, RegistryChecked
+    from bentos.inference.model.spec import ServedModel
+
 SERVICE_NAME = "inference-service"
 PREDICT_PATH = "/predict"
 PREDICT_IMAGE_PATH = "/predict_image"
@@ -20,6 +24,10 @@ PREDICT_IMAGE_PATH = "/predict_image"
 # Names of what a worker says in words; see ServiceState.write_text.
 MODEL = "model"
 LOAD = "load"
+REGISTRY = "registry"
+_MOST_TEXT = 600
+# The model process says something every second, however busy its model is.
+_SILENT_SECONDS = 5.0
 
 _CONFIDENCES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 # Series of a metric that has one for each class of the model; all others are `other`.
@@ -119,6 +127,8 @@ class InferenceState(ServiceState):
     )
     # Since when, in monotonic seconds, the model owes an answer.
     model_busy_since = Gauge()
+    # When, in monotonic seconds, the model process last said anything; it does so every second.
+    model_heard_at = Gauge()
     log_backlog = Gauge(
         "{prefix}_log_backlog",
         "Predictions in the outbox that the logging service has not acknowledged.",
@@ -197,11 +207,24 @@ class InferenceState(ServiceState):
         """Count a request that was turned away for no failure of the service."""
         self.rejected[reason if reason in self.rejected else "other"].add()
 
-    def model_is(self, name: str, stage: str, version: str) -> None:
-        """Note that this worker serves a version from now on."""
-        self.write_text(MODEL, {"name": name, "stage": stage, "version": version})
-        self.model_version.set(_as_number(version))
+    def model_is(self, model: "ServedModel") -> None:
+        """Note that this worker serves a model from now on."""
+        identity = model.identity
+        about = {"name": identity.name, "stage": identity.stage, "version": identity.version}
+        self.write_text(MODEL, about)
+        for name in model.spec.class_names[:_CLASSES_SHOWN]:
+            self.confidence[name]  # its series stands at 0 from now on
+        self.model_version.set(_as_number(identity.version))
         self.model_loaded.set(1)
+
+    def loading(self, load: "LoadChanged") -> None:
+        """Note how the loading of a model stands, and count an attempt that ended."""
+        error = load.error and load.error[:_MOST_TEXT]
+        about = {"phase": load.phase, "version": load.version, "attempts": load.attempts}
+        self.write_text(LOAD, {**about, "error": error, "retry_at": load.retry_at})
+        if load.succeeded is not None:
+            self.loads["success" if load.succeeded else "failure"].add()
+            self.load_duration.observe(load.seconds)
 
     def model_is_gone(self) -> None:
         """Note that this worker's model process ended, and the model with it."""
@@ -209,13 +232,15 @@ class InferenceState(ServiceState):
         self.model_loaded.set(0)
         self.model_version.set(0)
         self.model_busy_since.set(0)
+        self.model_heard_at.set(0)
 
-    def registry_checked(self, *, accessible: bool, version: str | None) -> None:
+    def registry_checked(self, check: "RegistryChecked") -> None:
         """Note the end of a check of MLflow, and the version the alias points to."""
-        self.mlflow_accessible.set(float(accessible))
+        self.mlflow_accessible.set(float(check.accessible))
         self.mlflow_checked_at.set(time.monotonic())
-        if accessible:
-            self.registry_version.set(_as_number(version))
+        self.write_text(REGISTRY, check.note[:_MOST_TEXT] or None)
+        if check.accessible:
+            self.registry_version.set(_as_number(check.version))
 
 
 def inference_probes(settings: InferenceSettings, directory: Path) -> ProbePlan:
@@ -233,12 +258,21 @@ def inference_probes(settings: InferenceSettings, directory: Path) -> ProbePlan:
         ],
         readiness=[
             required("model_not_loaded", "model_loaded"),
-            stuck("model_thread_stuck", "model_busy_since", stall_seconds=settings.stall_seconds),
+            # Before MLflow, which a process that does not run cannot ask either.
+            Check("model_thread_stuck", partial(_model_stuck, settings.stall_seconds)),
             Check("mlflow_not_accessible", mlflow),
             Check("outbox_full", _outbox_full),
         ],
         describe=_describe,
     )
+
+
+def _model_stuck(stall_seconds: float, state: InferenceState) -> Details | None:
+    busy = state.pod.longest_since("model_busy_since")
+    silent = state.pod.longest_since("model_heard_at")
+    if busy <= stall_seconds and silent <= _SILENT_SECONDS:
+        return None
+    return {"stuck_for_seconds": round(max(busy, silent), 1)}
 
 
 def _mlflow_as_required(
@@ -273,6 +307,7 @@ def _describe(state: InferenceState) -> Mapping[str, object]:
         "last_prediction": isoformat(state.last_prediction_at.value),
         "model": model,
         "load": _load(state.text(LOAD) or {"phase": "waiting"}),
+        "registry": state.text(REGISTRY),
         "mlflow_check_age_seconds": round(state.mlflow_check_age_seconds, 1),
     }
 

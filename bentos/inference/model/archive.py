@@ -10,6 +10,7 @@ operators can be made to do with hostile numbers is PyTorch's own matter.
 
 import ast
 import json
+import os
 import re
 import stat
 import zipfile
@@ -48,15 +49,20 @@ _OPERATORS = re.compile(
     re.ASCII,
 )
 _REFUSED_FIELDS = frozenset({"as_operator", "as_custom_obj", "custom_obj", "class_fqn"})
-_EXPRESSIONS = frozenset(
-    "Symbol Integer Rational Float Add Mul Pow Max Min Mod PythonMod FloorDiv CleanDiv CeilDiv "
-    "CeilToInt FloorToInt TruncToInt RoundToInt ToFloat IntTrueDiv FloatTrueDiv ModularIndexing "
-    "Where Identity Eq Equality Ne Unequality Lt Le Gt Ge StrictLessThan LessThan "
-    "StrictGreaterThan GreaterThan And Or Not true false".split()
+_EXPRESSIONS = re.compile(
+    "Integer|Rational|Add|Mul|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv|CeilToInt"
+    "|FloorToInt|TruncToInt|RoundToInt|ToFloat|IntTrueDiv|FloatTrueDiv|ModularIndexing|Where"
+    "|Identity|Eq|Equality|Ne|Unequality|Lt|Le|Gt|Ge|StrictLessThan|LessThan|StrictGreaterThan"
+    "|GreaterThan|And|Or|Not"
 )
 _MAX_EXPRESSION = 2_000
 _MAX_NUMBER = 2**63
 _CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict")
+
+
+def pickle_allowed() -> bool:
+    """Tell whether the operator lets models run code when they load, by MLflow's own switch."""
+    return os.environ.get(PICKLE_SWITCH, "").strip().lower() in ("true", "1")
 
 
 def check_files(folder: Path) -> None:
@@ -102,21 +108,30 @@ def read_program(path: Path) -> Any:
     The file is read here and not by `torch.export.load`, which unpickles some of its parts.
     Raises UnusableModel for a file that holds more than operators and plain tensors.
     """
+    from torch._export.serde import schema
+    from torch._export.serde.serialize import ExportedProgramDeserializer, _dict_to_dataclass
+
     try:
         with zipfile.ZipFile(path) as archive:
-            members = _members(archive)
+            members = _members(archive, path.stat().st_size)
             graph = _checked_graph(_json(archive, members, _GRAPH))
-            tensors = {
-                kind: _tensors(archive, members, kind, config) for kind, config in _PAYLOADS.items()
-            }
-            return _program(graph, tensors["weights"], tensors["constants"])
-    except (zipfile.BadZipFile, KeyError, TypeError, AttributeError, RecursionError) as error:
+            weights, constants = (
+                _tensors(archive, members, kind, config) for kind, config in _PAYLOADS.items()
+            )
+        return ExportedProgramDeserializer().deserialize(
+            _dict_to_dataclass(schema.ExportedProgram, graph), weights, constants
+        )
+    except UnusableModel:
+        raise
+    except Exception as error:  # whatever is wrong with a file that somebody made
+        lines = str(error).strip().splitlines() or [""]
         raise UnusableModel(
-            f"{EXPORTED} is damaged, or not of torch.export: {type(error).__name__}: {error}"
+            f"{EXPORTED} is damaged, or of another version of PyTorch: "
+            f"{type(error).__name__}: {lines[-1][:300]}"
         ) from error
 
 
-def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+def _members(archive: zipfile.ZipFile, file_size: int) -> dict[str, zipfile.ZipInfo]:
     members: dict[str, zipfile.ZipInfo] = {}
     roots = set()
     for info in archive.infolist():
@@ -127,8 +142,9 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
             raise UnusableModel(f"{EXPORTED} holds {name} compressed; PyTorch stores as it is")
         members[name] = info
-    if len(members) > MAX_FILES:
-        raise UnusableModel(f"{EXPORTED} holds more than {MAX_FILES} files")
+    sizes = sum(info.file_size for info in members.values())
+    if len(members) > MAX_FILES or sizes > file_size:
+        raise UnusableModel(f"{EXPORTED} holds more files, or more in them, than fit into it")
     return members
 
 
@@ -188,35 +204,37 @@ def _check(value: Any, field: str = "") -> None:
 
 
 def _is_expression(text: str) -> bool:
-    """Tell whether SymPy's `eval` of the text makes an expression of whole numbers and nothing else."""
+    """Tell whether SymPy's `eval` makes a formula of whole numbers of the text, nothing else."""
+    if len(text) > _MAX_EXPRESSION:
+        return False
     try:
-        tree = ast.parse(text, mode="eval").body if len(text) <= _MAX_EXPRESSION else None
+        return _is_formula(ast.parse(text, mode="eval").body)
     except (SyntaxError, ValueError):
         return False
-    return tree is not None and _is_call(tree)
 
 
-def _is_call(node: ast.expr) -> bool:
-    if isinstance(node, ast.Constant):
-        return isinstance(node.value, bool) or (
-            isinstance(node.value, int) and abs(node.value) <= _MAX_NUMBER
-        )
-    if isinstance(node, ast.UnaryOp):
-        return isinstance(node.op, ast.USub) and _is_call(node.operand)
-    if isinstance(node, ast.Name):
-        return node.id in ("true", "false")
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
-        return False
-    name, arguments = node.func.id, node.args
-    keywords = all(isinstance(one.value, ast.Constant) for one in node.keywords)
-    if name not in _EXPRESSIONS or not keywords:
-        return False
-    if name in ("Symbol", "Float"):
-        text = arguments[0].value if len(arguments) == 1 and isinstance(arguments[0], ast.Constant) else None
-        return isinstance(text, str) and bool(_PATH.fullmatch(text))
-    if name == "Pow":  # a division; other powers of powers would take for ever
-        return len(arguments) == 2 and ast.unparse(arguments[1]) == "Integer(-1)" and _is_call(arguments[0])
-    return all(map(_is_call, arguments))
+def _is_formula(node: ast.expr) -> bool:  # noqa: PLR0911 - one for each kind of node
+    match node:
+        case ast.Constant(value=bool()) | ast.Name(id="true" | "false"):
+            return True
+        case ast.Constant(value=int(number)):
+            return abs(number) <= _MAX_NUMBER
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return _is_formula(operand)
+        case ast.Call(
+            func=ast.Name(id="Symbol" | "Float"),
+            args=[ast.Constant(value=str(text))],
+            keywords=named,
+        ):
+            return bool(_PATH.fullmatch(text)) and all(
+                isinstance(one.value, ast.Constant) for one in named
+            )
+        case ast.Call(func=ast.Name(id="Pow"), args=[base, exponent], keywords=[]):
+            # A division; powers of powers could take for ever.
+            return ast.unparse(exponent) == "Integer(-1)" and _is_formula(base)
+        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
+            return bool(_EXPRESSIONS.fullmatch(name)) and all(map(_is_formula, arguments))
+    return False
 
 
 def _is_tree(text: str) -> bool:
@@ -272,11 +290,12 @@ def _tensors(
         file = f"data/{kind}/{payload['path_name']}"
         if file not in files:
             files[file] = _bytes(archive, members[file])
-        flat = files[file].view(_SERIALIZE_TO_TORCH_DTYPE[meta["dtype"]])
         size, stride = ([int(one["as_int"]) for one in meta[key]] for key in ("sizes", "strides"))
+        offset = int(meta["storage_offset"]["as_int"])
         try:
-            tensor = torch.as_strided(flat, size, stride, int(meta["storage_offset"]["as_int"]))
-        except RuntimeError as error:
+            flat = files[file].view(_SERIALIZE_TO_TORCH_DTYPE[meta["dtype"]])
+            tensor = torch.as_strided(flat, size, stride, offset)
+        except (RuntimeError, ValueError, OverflowError) as error:
             raise UnusableModel(f"{EXPORTED}: {name} does not fit its file: {error}") from None
         if payload["is_param"]:
             tensor = torch.nn.Parameter(tensor, requires_grad=bool(meta["requires_grad"]))
@@ -285,27 +304,13 @@ def _tensors(
 
 
 def _bytes(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
-    """Return a member's content as a tensor of bytes, read without a second copy of it."""
+    """Return a member's content as a tensor of bytes, read piece by piece."""
     import torch
 
     content = torch.empty(info.file_size, dtype=torch.uint8)
     left = memoryview(content.numpy())
     with archive.open(info) as file:
-        while count := file.readinto(left[:_COPY_BYTES]):
-            left = left[count:]
+        while part := file.read(_COPY_BYTES):
+            left[: len(part)] = part
+            left = left[len(part) :]
     return content
-
-
-def _program(graph: dict[str, Any], weights: dict[str, Any], constants: dict[str, Any]) -> Any:
-    from torch._export.serde import schema
-    from torch._export.serde.serialize import ExportedProgramDeserializer, _dict_to_dataclass
-
-    try:
-        return ExportedProgramDeserializer().deserialize(
-            _dict_to_dataclass(schema.ExportedProgram, graph), weights, constants
-        )
-    except Exception as error:  # whatever PyTorch finds wrong with a graph
-        lines = str(error).strip().splitlines()
-        raise UnusableModel(
-            f"{EXPORTED} cannot be read by this version of PyTorch: {lines[-1] if lines else error}"
-        ) from error

@@ -75,8 +75,8 @@ class Registry:
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
         self._client: MlflowClient | None = None
 
-    def connect(self) -> None:
-        """Import MLflow, which takes seconds; nothing is asked yet."""
+    def connect(self) -> "MlflowClient":
+        """Import MLflow, which takes seconds, and return its client; nothing is asked yet."""
         if self._client is None:
             import mlflow
 
@@ -87,6 +87,7 @@ class Registry:
             mlflow.set_tracking_uri(self._tracking_uri)
             mlflow.set_registry_uri(self._tracking_uri)
             self._client = mlflow.MlflowClient(self._tracking_uri, self._tracking_uri)
+        return self._client
 
     def resolve(self) -> Resolved:
         """Return the version that the alias, else the stage, else the number stands for.
@@ -138,9 +139,7 @@ class Registry:
         """
         for last in (False, True):
             try:
-                self.connect()
-                assert self._client is not None
-                return ask(self._client)
+                return ask(self.connect())
             except Exception as error:
                 if last:
                     raise RegistryUnavailable(_first_line(error)) from error

@@ -164,7 +164,13 @@ def picture_of(shape: tuple[int, ...], dtype: str, metadata: Metadata) -> Pictur
     if not np.all(metadata.std) or not np.isfinite([scale, *np.ravel(metadata.mean)]).all():
         raise UnusableModel("scale, mean and std have to be numbers, and std not 0")
     picture = Picture(
-        height, width, order, metadata.layout, scale, metadata.mean, metadata.std,
+        height,
+        width,
+        order,
+        metadata.layout,
+        scale,
+        metadata.mean,
+        metadata.std,
         metadata.bit_depth,
     )
     _check_not_flattened(picture, channels, dtype)

@@ -1,0 +1,450 @@
+"""The stream between a worker and its model process: messages, both ends, and the process's life.
+
+A frame is its length, four bytes, little-endian, and one message as MessagePack; bulk numbers are
+raw bytes in it. The two ends are one program on one machine: there is no version to negotiate.
+The model has a process of its own so that nothing it does, a load, a long call, a crash, keeps
+the worker from answering: they share no interpreter lock.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from enum import IntEnum
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from bentos.edge.http import ServiceError
+from bentos.inference.model.spec import ServedModel
+from bentos.process.backoff import Backoff
+from bentos.process.logs import event, get_logger
+
+if TYPE_CHECKING:
+    from bentos.inference.engine import Engine
+    from bentos.inference.state import InferenceState
+
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 60.0
+# A process that had a model and lived this long did not die of its start: it is replaced at once.
+_PROVEN_SECONDS = 10.0
+# Between the end of its stream and its own.
+_END_SECONDS = 5.0
+_SOCKET_BYTES = 1 << 22
+_BUFFER_BYTES = 1 << 20
+_LENGTH = struct.Struct("<I")
+_MODULE = "bentos.inference.model"
+_ROOT = Path(__file__).parents[2]
+
+_logger = get_logger("model")
+T = TypeVar("T")
+
+
+class ModelProcessError(Exception):
+    """What was raised in the model process; the message is its traceback."""
+
+
+class InputKind(IntEnum):
+    """In what form an input comes: JSON, raw float32, or an image file."""
+
+    JSON = 1
+    TENSOR = 2
+    FILE = 3
+
+
+class _Message(msgspec.Struct, array_like=True, gc=False):
+    """One message; a subclass's name is its tag on the stream."""
+
+
+class Start(_Message, tag=1):
+    """The first message to a process: its settings, as JSON."""
+
+    settings: bytes
+
+
+class Input(_Message, tag=2):
+    """One input; the worker numbers those that it sends."""
+
+    kind: InputKind
+    content: bytes
+    id: int = 0
+
+
+class Answers(_Message, tag=3):
+    """One call of the model: which inputs it answered, how, and what it took.
+
+    `generation` numbers the model among those of its process; `inputs` is the size of the batch.
+    A call that failed answered nobody; else `ids` and `classes` have a number for each input, and
+    `probabilities` float32 [inputs, classes of the model], as bytes.
+    """
+
+    generation: int
+    inputs: int
+    seconds: float
+    ids: list[int] = []
+    classes: list[int] = []
+    probabilities: bytes = b""
+
+    def rows(self) -> NDArray[np.float32]:
+        """Return the probabilities [inputs, classes of the model]."""
+        return np.frombuffer(self.probabilities, np.float32).reshape(len(self.ids), -1)
+
+
+class Deferred(_Message, tag=4):
+    """Inputs that wait apart from the others: large pictures, decoded on a thread of their own."""
+
+    ids: list[int]
+
+
+class Refused(_Message, tag=5):
+    """One input that got no answer, and why."""
+
+    id: int
+    status: int
+    reason: str
+    message: str
+    headers: dict[str, str]
+    details: dict[str, Any]
+    cause: str | None = None
+
+    @classmethod
+    def of(cls, identifier: int, error: Exception) -> "Refused":
+        """Return what a client is told of an error, and the cause for the log."""
+        if isinstance(error, ServiceError):
+            cause = error.__cause__
+        else:
+            cause = error
+            error = ServiceError(500, "model_failure", "the model failed on this input")
+        text = "".join(traceback.format_exception(cause)) if cause is not None else None
+        return cls(
+            identifier,
+            error.status,
+            error.reason,
+            error.message,
+            error.headers,
+            error.details,
+            text,
+        )
+
+    def error(self) -> ServiceError:
+        """Return the error to raise in the worker."""
+        error = ServiceError(
+            self.status, self.reason, self.message, headers=self.headers, **self.details
+        )
+        if self.cause is not None:
+            error.__cause__ = ModelProcessError("\n" + self.cause)
+        return error
+
+
+class Installed(_Message, tag=6):
+    """From now on this model answers."""
+
+    generation: int
+    model: ServedModel
+
+
+class LoadChanged(_Message, tag=7):
+    """How the loading stands; `version` is the one last tried, `retry_at` monotonic seconds.
+
+    `succeeded` and `seconds` are of an attempt that ended with this change.
+    """
+
+    phase: Literal["waiting", "loading", "loaded", "failed"]
+    version: str | None = None
+    attempts: int = 0
+    error: str | None = None
+    retry_at: float | None = None
+    succeeded: bool | None = None
+    seconds: float = 0.0
+
+
+class RegistryChecked(_Message, tag=8):
+    """A check of the registry ended; `version` is what the alias points to.
+
+    `note` says why there is none, or why the registry could not be asked.
+    """
+
+    accessible: bool
+    version: str | None = None
+    note: str = ""
+
+
+class Beat(_Message, tag=9):
+    """The process runs, whatever its model is busy with."""
+
+
+ToModel: TypeAlias = Start | Input
+ToWorker: TypeAlias = (
+    Answers | Deferred | Refused | Installed | LoadChanged | RegistryChecked | Beat
+)
+
+
+class Reader(Generic[T]):
+    """Cuts what is received into messages of one kind: fill `room()`, say how much, iterate."""
+
+    def __init__(self, kind: Any) -> None:
+        self._decode: Callable[[memoryview], T] = msgspec.msgpack.Decoder(kind).decode
+        self._buffer = bytearray(_BUFFER_BYTES)
+        self._start = 0
+        self._end = 0
+
+    def room(self) -> memoryview:
+        """Return where the next bytes belong, room for the message that is under way at least."""
+        if self._start == self._end:
+            self._start = self._end = 0
+        size = _LENGTH.size
+        if self._end - self._start >= size:
+            size += _LENGTH.unpack_from(self._buffer, self._start)[0]
+        if self._start + size > len(self._buffer) or self._end == len(self._buffer):
+            left = self._buffer[self._start : self._end]
+            if size > len(self._buffer):
+                self._buffer = bytearray(size)
+            self._buffer[: len(left)] = left
+            self._start, self._end = 0, len(left)
+        return memoryview(self._buffer)[self._end :]
+
+    def received(self, count: int) -> None:
+        """Note that so many bytes were written into the room."""
+        self._end += count
+
+    def next(self) -> T | None:
+        """Return the next message, None where it is not whole yet."""
+        first = self._start + _LENGTH.size
+        if first > self._end:
+            return None
+        last = first + _LENGTH.unpack_from(self._buffer, self._start)[0]
+        if last > self._end:
+            return None
+        self._start = last
+        return self._decode(memoryview(self._buffer)[first:last])
+
+    def __iter__(self) -> Iterator[T]:
+        while (message := self.next()) is not None:
+            yield message
+
+
+class Writer:
+    """Puts messages on a stream, each whole, from any thread."""
+
+    def __init__(self, write: Callable[[bytearray], object]) -> None:
+        self._write = write
+        self._encode = msgspec.msgpack.Encoder(enc_hook=str).encode_into
+        self._lock = Lock()
+
+    def write(self, *messages: ToModel | ToWorker) -> None:
+        """Write messages in one piece."""
+        data = bytearray()
+        for message in messages:
+            start = len(data)
+            data += bytes(_LENGTH.size)
+            self._encode(message, data, start + _LENGTH.size)
+            _LENGTH.pack_into(data, start, len(data) - start - _LENGTH.size)
+        with self._lock:
+            self._write(data)
+
+
+class Connection:
+    """The model process's end of the stream. One thread receives, any thread sends."""
+
+    def __init__(self, stream: socket.socket) -> None:
+        self._stream = stream
+        self._reader: Reader[ToModel] = Reader(ToModel)
+        self.send = Writer(stream.sendall).write
+
+    def receive(self, most: int) -> list[Input]:
+        """Wait for inputs; return what there is of them by now, empty at the stream's end."""
+        inputs: list[Input] = []
+        while len(inputs) < most:
+            message = self._reader.next()
+            if isinstance(message, Input):
+                inputs.append(message)
+            elif not self._fill(wait=not inputs):
+                break
+        return inputs
+
+    def receive_settings(self) -> bytes:
+        """Wait for the first message, which holds the settings; empty at the stream's end."""
+        while (message := self._reader.next()) is None:
+            if not self._fill(wait=True):
+                return b""
+        return message.settings if isinstance(message, Start) else b""
+
+    def _fill(self, *, wait: bool) -> bool:
+        """Receive more bytes; tell whether some came."""
+        flags = 0 if wait else socket.MSG_DONTWAIT
+        try:
+            count = self._stream.recv_into(self._reader.room(), 0, flags)
+        except (BlockingIOError, ConnectionError):
+            return False
+        self._reader.received(count)
+        return count > 0
+
+
+class _WorkerEnd(asyncio.BufferedProtocol):
+    """The worker's end of the stream."""
+
+    def __init__(
+        self, on_message: Callable[[ToWorker], None], closed: "asyncio.Future[None]"
+    ) -> None:
+        self._on_message = on_message
+        self._closed = closed
+        self._reader: Reader[ToWorker] = Reader(ToWorker)
+
+    def get_buffer(self, _: int) -> memoryview:
+        return self._reader.room()
+
+    def buffer_updated(self, count: int) -> None:
+        self._reader.received(count)
+        for message in self._reader:
+            self._on_message(message)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        if not self._closed.done():
+            self._closed.set_result(None)
+
+
+class ModelProcess:
+    """Keeps one model process running and hands on what it says, all on the event loop."""
+
+    def __init__(self, settings: bytes, engine: "Engine", state: "InferenceState") -> None:
+        self._settings = settings
+        self._engine = engine
+        self._state = state
+        self._load = LoadChanged("waiting")
+        self._backoff = Backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id, None while there is none."""
+        return self._process.pid if self._process is not None else None
+
+    def start(self) -> None:
+        """Start the process; call it on the event loop."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def stop(self) -> None:
+        """End the process for good."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            started = time.monotonic()
+            try:
+                ended = await self._live()
+            except Exception as error:  # whatever it was, a worker without a model is worse
+                ended = f"cannot be run: {type(error).__name__}: {error}"
+            had_model = self._engine.model is not None
+            pause = self._backoff.next()
+            if had_model and time.monotonic() - started > _PROVEN_SECONDS:
+                self._backoff.reset()
+                pause = 0.0
+            self._engine.disconnected(comes_back=had_model)
+            self._state.model_is_gone()
+            self._loading(
+                msgspec.structs.replace(
+                    self._load,
+                    phase="failed",
+                    error=f"the model process {ended}",
+                    retry_at=time.monotonic() + pause,
+                    succeeded=None,
+                )
+            )
+            fields = {"restart_in_seconds": pause}
+            event(_logger, logging.ERROR, f"the model process {ended}", fields)
+            await asyncio.sleep(pause)
+
+    async def _live(self) -> str:
+        """Start a process, listen to it until it ends, and return how it ended."""
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                for end in (ours, theirs):
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
+                process = self._process = _spawn(theirs)
+        except OSError as error:
+            ours.close()
+            return f"cannot be started: {error}"
+        closed: asyncio.Future[None] = loop.create_future()
+        ours.setblocking(False)
+        transport, _ = await loop.create_unix_connection(
+            lambda: _WorkerEnd(self._received, closed), sock=ours
+        )
+        try:
+            writer = Writer(transport.write)
+            writer.write(Start(self._settings))
+            self._engine.connected(writer)
+            await closed
+            # Wait before killing, or a normal exit is reported as SIGKILL.
+            await asyncio.to_thread(_wait, process, _END_SECONDS)
+        finally:
+            transport.close()
+            process.kill()
+            self._process = None
+            status = await asyncio.shield(asyncio.to_thread(process.wait))
+        return _ending(status)
+
+    def _received(self, message: ToWorker) -> None:
+        """Hand a message on to the engine or the state."""
+        if isinstance(message, Answers):
+            self._engine.answered(message)
+        elif isinstance(message, Refused):
+            self._engine.refused(message)
+        elif isinstance(message, Deferred):
+            self._engine.deferred(message)
+        elif isinstance(message, Installed):
+            self._engine.install(message)
+            self._state.model_is(message.model)
+        elif isinstance(message, LoadChanged):
+            self._loading(message)
+            if message.phase == "failed":
+                self._engine.expect_no_model()
+        elif isinstance(message, RegistryChecked):
+            self._state.registry_checked(message)
+            if message.version is None:
+                self._engine.expect_no_model()
+        self._state.model_heard_at.set(time.monotonic())
+
+    def _loading(self, load: LoadChanged) -> None:
+        self._load = load
+        self._state.loading(load)
+
+
+def _spawn(stream: socket.socket) -> "subprocess.Popen[bytes]":
+    path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.Popen(  # noqa: S603 - our own program
+        [sys.executable, "-m", _MODULE, str(stream.fileno()), str(os.getpid())],
+        pass_fds=[stream.fileno()],
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+
+
+def _wait(process: "subprocess.Popen[bytes]", seconds: float) -> None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+
+
+def _ending(status: int) -> str:
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        return f"was ended by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was ended by signal {-status}"

@@ -1,0 +1,133 @@
+"""The model process: `python -m bentos.inference.model DESCRIPTOR PARENT`.
+
+A worker starts it with its end of a stream and its own process id, and sends the settings first.
+It ends when the worker closes the stream, or dies.
+"""
+
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+
+from bentos.inference.channel import Beat, Connection
+from bentos.inference.settings import InferenceSettings, ModelProcessSettings
+from bentos.process.logs import configure_logging, event, get_logger
+
+_PR_SET_PDEATHSIG = 1
+# Of two that want a core, the worker comes first: it is the one that answers clients.
+_NICENESS = 5
+_BEAT_SECONDS = 1.0
+
+
+def main() -> None:
+    """Serve the model until the worker goes."""
+    descriptor, parent = (int(argument) for argument in sys.argv[1:])
+    _die_with(parent)
+    # The worker decides when to stop, after what is in flight; a terminal's Ctrl-C goes to all.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    os.nice(_NICENESS)
+    connection = Connection(socket.socket(fileno=descriptor))
+    content = connection.receive_settings()
+    if not content:
+        return
+    given = ModelProcessSettings.model_validate_json(content)
+    configure_logging(
+        level=given.settings.log_level,
+        form=given.settings.log_format,
+        service=given.service,
+        worker=given.worker,
+    )
+    threading.Thread(target=_beat, args=(connection,), name="beat", daemon=True).start()
+    serve(connection, given.settings)
+
+
+def serve(connection: Connection, settings: InferenceSettings) -> None:
+    """Follow the registry, load what it points to and answer inputs until the stream ends."""
+    # Not before the first beat: these take seconds to import.
+    from bentos.inference.model.answering import ModelServer
+    from bentos.inference.model.loader import ModelLoader
+    from bentos.inference.model.loading import LoadOptions, load
+    from bentos.inference.model.registry import Registry, RegistryWatch, Version
+    from bentos.inference.model.spec import ModelIdentity
+    from bentos.inference.model.warm_up import LoadedModel
+
+    registry = Registry(
+        tracking_uri=settings.mlflow_tracking_uri,
+        name=settings.model_name,
+        stage=settings.model_stage,
+        download_timeout_seconds=settings.model_download_timeout_seconds,
+    )
+    options = LoadOptions(
+        device=settings.device,
+        threads=settings.torch_threads,
+        max_batch=settings.max_batch_size,
+        overrides=settings.metadata_overrides,
+    )
+
+    def load_version(version: Version) -> LoadedModel:
+        identity = ModelIdentity(
+            settings.model_name, settings.model_stage, version.number, version.made
+        )
+        return load(registry, identity, options)
+
+    server = ModelServer(
+        connection,
+        max_batch=settings.max_batch_size,
+        max_pixels=settings.max_image_pixels,
+        on_broken=_end_broken,
+    )
+    loader = ModelLoader(
+        load_version,
+        server.install,
+        on_change=connection.send,
+        spread_seconds=settings.model_spread_seconds,
+    )
+    watch = RegistryWatch(
+        registry,
+        poll_seconds=settings.model_poll_seconds,
+        timeout_seconds=settings.mlflow_timeout_seconds,
+        on_check=connection.send,
+        on_version=loader.want,
+    )
+    loader.start()
+    watch.start()
+    server.serve()
+
+
+def _beat(connection: Connection) -> None:
+    """Show that the process runs, whatever its other threads are busy with."""
+    pause = threading.Event()
+    try:
+        while not pause.wait(_BEAT_SECONDS):
+            connection.send(Beat())
+    except OSError:  # the worker is gone, and the process about to end
+        return
+
+
+def _end_broken() -> None:
+    """End at once: what broke the model, as a GPU's context that died, only goes with it."""
+    event(get_logger("model"), logging.CRITICAL, "the model fails on its warm-up input: ending")
+    _end(os.EX_SOFTWARE)
+
+
+def _end(status: int) -> None:
+    logging.shutdown()
+    # Threads that wait for the network would keep the process alive.
+    os._exit(status)
+
+
+def _die_with(parent: int) -> None:
+    """End when the worker does, however it ends and whatever is going on here."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        raise SystemExit("the worker is gone")
+
+
+if __name__ == "__main__":
+    main()
+    _end(os.EX_OK)

@@ -1,0 +1,258 @@
+"""The model process's work: takes inputs from the worker and answers them with the model.
+
+A batch is whatever waits when the model comes free: alone, an input waits for nobody; under load
+batches grow by themselves up to the model's own or the configured limit.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from queue import SimpleQueue
+from threading import Lock, Thread
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bentos.edge.http import RETRY_LATER, ServiceError
+from bentos.inference.channel import (
+    Answers,
+    Connection,
+    Deferred,
+    Input,
+    InputKind,
+    Installed,
+    Refused,
+    ToWorker,
+)
+from bentos.inference.images import ImageFile, open_image, read_input
+from bentos.inference.model.spec import ServedModel
+from bentos.inference.model.warm_up import LoadedModel
+from bentos.inference.request import NumberReader, check_sees_images
+
+# Decoding so little takes less than a place among the large pictures.
+_SMALL_PIXELS = 128 * 128
+_SMALL_BYTES = 65_536
+# Large pictures wait in memory, and one of them may take a second to decode: more of them than
+# these would only wait for their time-outs.
+_MOST_FILES = 32
+_MOST_FILE_BYTES = 64 * 1024 * 1024
+_LARGEST_FILES = 4
+# A model whose warm-up input fails this often in a row will not recover, as a GPU's context that
+# died: only a new process has a new one.
+BROKEN_AFTER = 3
+
+_Ready: TypeAlias = tuple[int, NDArray[Any]]
+
+
+class ModelServer:
+    """Owns the model in use; `serve` belongs to one thread, `install` may come from another.
+
+    `on_broken` is called once the model answers nothing any more.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        max_batch: int,
+        max_pixels: int,
+        on_broken: Callable[[], object],
+    ) -> None:
+        self._connection = connection
+        self._max_batch = max_batch
+        self._max_pixels = max_pixels
+        self._on_broken = on_broken
+        self._numbers = NumberReader()
+        self._files = _LargePictures(_LARGEST_FILES * max_pixels, self._answer_picture)
+        self._next = Lock()
+        self._in_use = Lock()
+        self._model: LoadedModel | None = None
+        self._generation = 0
+        self._failures = 0
+
+    def install(self, model: LoadedModel) -> None:
+        """Answer with this model from the next batch on, and release the one it replaces."""
+        with self._model_held():
+            replaced, self._model = self._model, model
+            self._generation += 1
+            self._failures = 0
+            served = ServedModel(model.identity, model.spec)
+            self._connection.send(Installed(self._generation, served))
+        if replaced is not None:
+            replaced.release()
+
+    def serve(self) -> None:
+        """Answer inputs until the worker closes the stream."""
+        self._files.start()
+        while inputs := self._connection.receive(self._max_batch):
+            self._answer(inputs)
+        self._files.stop()
+
+    def _answer(self, inputs: Sequence[Input]) -> None:
+        said: list[ToWorker] = []
+        deferred: list[int] = []
+        with self._model_held():
+            ready: list[_Ready] = []
+            for given in inputs:
+                try:
+                    values = self._read(given)
+                except Exception as error:
+                    said.append(Refused.of(given.id, error))
+                else:
+                    ready += [(given.id, values)] if values is not None else []
+                    deferred += [given.id] if values is None else []
+            if deferred:
+                self._send([Deferred(deferred)])
+            if ready:
+                said += self._call(ready)
+        self._send(said)
+
+    def _read(self, given: Input) -> NDArray[Any] | None:
+        """Return what the model is given, None for a large picture, which is answered later."""
+        spec = self._current().spec
+        if given.kind != InputKind.FILE:
+            return self._numbers.read(given, spec)
+        check_sees_images(spec)
+        file = open_image(given.content, max_pixels=self._max_pixels)
+        if file.pixels <= _SMALL_PIXELS and len(given.content) <= _SMALL_BYTES:
+            return read_input(file, spec)
+        self._files.put(given.id, file, len(given.content))
+        return None
+
+    def _answer_picture(self, identifier: int, file: ImageFile) -> None:
+        """Decode a large picture, without the model, and answer it."""
+        said: list[ToWorker] = []
+        try:
+            while not said:
+                spec = self._current().spec
+                check_sees_images(spec)
+                values = read_input(file, spec)
+                with self._model_held():
+                    if self._current().spec == spec:  # not replaced meanwhile
+                        said = self._call([(identifier, values)])
+        except Exception as error:
+            said = [Refused.of(identifier, error)]
+        self._send(said)
+
+    def _call(self, ready: Sequence[_Ready]) -> list[ToWorker]:
+        """Return the answers of the model, which is held, to inputs with their ids."""
+        model = self._current()
+        said: list[ToWorker] = []
+        for first in range(0, len(ready), model.max_batch):
+            said += self._call_once(model, ready[first : first + model.max_batch])
+        return said
+
+    def _call_once(self, model: LoadedModel, ready: Sequence[_Ready]) -> list[ToWorker]:
+        started = time.perf_counter()
+        try:
+            probabilities = model.probabilities(np.stack([values for _, values in ready]))
+        except Exception as error:
+            seconds = time.perf_counter() - started
+            said: list[ToWorker] = [Answers(self._generation, len(ready), seconds)]
+            if len(ready) == 1:
+                return [*said, Refused.of(ready[0][0], self._blamed(model, error))]
+            # One input that the model cannot bear is no reason to fail its neighbours.
+            for one in ready:
+                said += self._call_once(model, [one])
+            return said
+        seconds = time.perf_counter() - started
+        self._failures = 0
+        return [
+            Answers(
+                self._generation,
+                len(ready),
+                seconds,
+                [identifier for identifier, _ in ready],
+                probabilities.argmax(axis=1).tolist(),
+                probabilities.astype(np.float32, copy=False).tobytes(),
+            )
+        ]
+
+    def _blamed(self, model: LoadedModel, error: Exception) -> Exception:
+        """Tell an input that the model cannot bear from a model that fails.
+
+        The second is what a model has that does not answer its warm-up input either.
+        """
+        if model.answers():
+            self._failures = 0
+            rejected = ServiceError(
+                422,
+                "model_rejected_input",
+                "the model fails on these numbers, or answers them with NaN, while it answers "
+                "others; are they scaled, and in the range, as in training?",
+            )
+            rejected.__cause__ = error
+            return rejected
+        self._failures += 1
+        return error
+
+    def _send(self, messages: Sequence[ToWorker]) -> None:
+        # Where the worker went without waiting, the next `receive` finds the stream's end.
+        with suppress(ConnectionError):
+            self._connection.send(*messages)
+        if self._failures >= BROKEN_AFTER:
+            self._on_broken()
+
+    def _current(self) -> LoadedModel:
+        if self._model is None:
+            raise ServiceError(503, "model_not_loaded", "there is no model", headers=RETRY_LATER)
+        return self._model
+
+    @contextmanager
+    def _model_held(self) -> Iterator[None]:
+        """Hold the model; whoever waits for it holds the place behind, so that none is starved."""
+        with self._next:
+            self._in_use.acquire()
+        try:
+            yield
+        finally:
+            self._in_use.release()
+
+
+class _LargePictures:
+    """Large pictures, read one after the other on a thread: they keep no other input waiting."""
+
+    def __init__(self, most_pixels: int, answer: Callable[[int, ImageFile], None]) -> None:
+        self._most_pixels = most_pixels
+        self._answer = answer
+        self._queue: SimpleQueue[tuple[int, ImageFile, int] | None] = SimpleQueue()
+        self._lock = Lock()
+        self._files = self._pixels = self._bytes = 0
+        self._thread = Thread(target=self._run, name="pictures", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after the picture it reads."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def put(self, identifier: int, file: ImageFile, size: int) -> None:
+        """Take a picture of a file of `size` bytes.
+
+        Raises ServiceError 429 where too many wait.
+        """
+        with self._lock:
+            pixels, total = self._pixels + file.pixels, self._bytes + size
+            full = pixels > self._most_pixels or total > _MOST_FILE_BYTES
+            if self._files >= _MOST_FILES or (full and self._files):
+                raise ServiceError(
+                    429,
+                    "queue_full",
+                    f"{self._files} large images of {self._pixels} pixels wait to be decoded; try "
+                    "again later",
+                    headers=RETRY_LATER,
+                )
+            self._files, self._pixels, self._bytes = self._files + 1, pixels, total
+        self._queue.put((identifier, file, size))
+
+    def _run(self) -> None:
+        while (taken := self._queue.get()) is not None:
+            identifier, file, size = taken
+            self._answer(identifier, file)
+            with self._lock:
+                self._files -= 1
+                self._pixels -= file.pixels
+                self._bytes -= size

@@ -1,0 +1,199 @@
+"""From a registered version's files to a model that answered its warm-up."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bentos.inference.images import warm_up_decoding
+from bentos.inference.model.archive import (
+    EXPORTED,
+    check_files,
+    file_below,
+    pickle_allowed,
+    read_program,
+)
+from bentos.inference.model.memory import check_fits
+from bentos.inference.model.registry import Registry
+from bentos.inference.model.spec import Metadata, ModelIdentity, UnusableModel
+from bentos.inference.model.warm_up import Forward, LoadedModel, put_channels_last, warm_up
+
+_MAX_DESCRIPTION_BYTES = 4 * 1024 * 1024
+_MAX_BATCH = 4_096
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How versions are loaded; `overrides` are metadata that the operator sets over the model's."""
+
+    device: str = "cpu"
+    threads: int = 1
+    max_batch: int = 16
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load(registry: Registry, identity: ModelIdentity, options: LoadOptions) -> LoadedModel:
+    """Download, check, load and warm up a version.
+
+    Raises RegistryUnavailable where the files cannot be had and UnusableModel where the model
+    cannot be served as it is.
+    """
+    import torch
+
+    torch.set_num_threads(options.threads)
+    tags = registry.tags(identity.version)
+    with registry.downloaded(identity.version) as folder:
+        if not pickle_allowed():
+            check_files(folder)
+        description = _description(folder)
+        flavor = description.flavors.get("pytorch")
+        if flavor is None:
+            raise UnusableModel(
+                f"the model's flavors are {sorted(description.flavors)}; a PyTorch model is served"
+            )
+        shape, dtype = _input_of(description)
+        metadata = Metadata.read(
+            _from_tags(tags) | (description.metadata or {}) | dict(options.overrides)
+        )
+        device = _torch_device(options.device)
+        module, batch = _module(folder, flavor.get("model_data"), device, shape)
+        forward = _forward(module, device)
+        if device == "cpu":
+            put_channels_last(module, forward, input_shape=shape, dtype=dtype)
+        model = warm_up(
+            identity,
+            forward,
+            input_shape=shape,
+            dtype=dtype,
+            metadata=metadata,
+            max_batch=min(options.max_batch, batch),
+            release=lambda: _release(module),
+        )
+        picture = warm_up_decoding(model.spec)
+        if picture is not None:
+            model.forward(picture[np.newaxis])
+        return model
+
+
+def _description(folder: Path) -> Any:
+    from mlflow.models import Model
+
+    path = folder / "MLmodel"
+    if not path.is_file() or path.stat().st_size > _MAX_DESCRIPTION_BYTES:
+        raise UnusableModel("the version has no file MLmodel, or one that is far too large")
+    return Model.load(str(path))
+
+
+def _input_of(description: Any) -> tuple[tuple[int, ...], str]:
+    signature = description.signature
+    if signature is None or signature.inputs is None or not signature.inputs.is_tensor_spec():
+        raise UnusableModel(
+            "the model has no tensor signature; log it with signature=infer_signature(inputs, "
+            "outputs) on NumPy arrays"
+        )
+    inputs = signature.inputs.inputs
+    if len(inputs) != 1:
+        raise UnusableModel(f"the model takes {len(inputs)} inputs; one tensor can be served")
+    return tuple(int(size) for size in inputs[0].shape[1:]), np.dtype(inputs[0].type).name
+
+
+def _from_tags(tags: Mapping[str, str]) -> dict[str, Any]:
+    metadata: dict[str, Any] = {}
+    for name in Metadata.__struct_fields__:
+        if name in tags:
+            try:
+                metadata[name] = json.loads(tags[name])
+            except ValueError:
+                metadata[name] = tags[name]
+    return metadata
+
+
+def _torch_device(wanted: str) -> str:
+    import torch
+
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise UnusableModel("DEVICE is cuda and there is no GPU; set DEVICE=cpu or auto")
+    return "cuda" if wanted != "cpu" and available else "cpu"
+
+
+def _module(folder: Path, data: object, device: str, shape: tuple[int, ...]) -> tuple[Any, int]:
+    """Return the model's module on the device and its largest batch; nothing in the files runs.
+
+    Only where the operator allows pickles do MLflow's and PyTorch's own loaders read them.
+    """
+    import torch
+
+    allowed = pickle_allowed()
+    if allowed and not (folder / str(data) / EXPORTED).exists():
+        import mlflow.pytorch
+
+        check_fits(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
+        module = mlflow.pytorch.load_model(str(folder), map_location=device)
+        return module.to(device).eval(), _MAX_BATCH
+    path = file_below(folder, data, EXPORTED)
+    check_fits(path.stat().st_size)
+    program = torch.export.load(str(path)) if allowed else read_program(path)
+    batch = _largest_batch(program, shape)
+    if device != "cpu":
+        from torch.export.passes import move_to_device_pass
+
+        program = move_to_device_pass(program, device)
+    module = program.module()
+    module.validate_inputs = False  # they are of the right shape: see `_largest_batch`
+    return module, batch
+
+
+def _largest_batch(program: Any, shape: tuple[int, ...]) -> int:
+    """Return how many inputs a graph takes at once.
+
+    Raises UnusableModel where it was exported for inputs of another shape than the signature's,
+    or for batches of one size only.
+    """
+    inputs = [
+        node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs
+    ]
+    if len(inputs) != 1 or not hasattr(inputs[0].meta.get("val"), "shape"):
+        raise UnusableModel(
+            f"the model was exported with {len(inputs)} inputs; it may take one tensor"
+        )
+    batch, *sizes = inputs[0].meta["val"].shape
+    if min(shape, default=0) > 0 and sizes != list(shape):
+        raise UnusableModel(
+            f"the model was exported for inputs of shape {sizes}, its signature says "
+            f"{list(shape)}; log it with the signature of what it was exported with"
+        )
+    if isinstance(batch, int):
+        if batch != 1:
+            raise UnusableModel(
+                f"the model was exported for batches of {batch}; export it with a dynamic batch"
+            )
+        return 1
+    largest = program.range_constraints[batch.node.expr].upper
+    return min(int(largest), _MAX_BATCH) if largest < _MAX_BATCH else _MAX_BATCH
+
+
+def _forward(module: Any, device: str) -> Forward:
+    import torch
+
+    def forward(inputs: NDArray[Any]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            outputs = module(torch.from_numpy(inputs).to(device))
+            if not isinstance(outputs, torch.Tensor):
+                raise UnusableModel(f"the model returns {type(outputs).__name__}, not a tensor")
+            result: NDArray[np.float32] = outputs.float().cpu().numpy()
+            return result
+
+    return forward
+
+
+def _release(module: Any) -> None:
+    """Free a module's tensors: it lies on the frozen heap, where no collection finds it."""
+    import torch
+
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = torch.empty(0)
