@@ -82,6 +82,12 @@ class Input(_Message, tag=2):
     id: int = 0
 
 
+class Withdrawn(_Message, tag=10):
+    """A deferred input whose client gave up: it need not be read any more."""
+
+    id: int
+
+
 class Answers(_Message, tag=3):
     """One call of the model: which inputs it answered, how, and what it took.
 
@@ -185,7 +191,7 @@ class Beat(_Message, tag=9):
     """The process runs, whatever its model is busy with."""
 
 
-ToModel: TypeAlias = Start | Input
+ToModel: TypeAlias = Start | Input | Withdrawn
 ToWorker: TypeAlias = (
     Answers | Deferred | Refused | Installed | LoadChanged | RegistryChecked | Beat
 )
@@ -263,22 +269,20 @@ class Connection:
         self._reader: Reader[ToModel] = Reader(ToModel)
         self.send = Writer(stream.sendall).write
 
-    def receive(self, most: int) -> list[Input]:
-        """Wait for inputs; return what there is of them by now, empty at the stream's end."""
-        inputs: list[Input] = []
-        while len(inputs) < most:
+    def receive(self, most: int) -> list[ToModel]:
+        """Wait for messages; return what there is of them by now, empty at the stream's end."""
+        messages: list[ToModel] = []
+        while len(messages) < most:
             message = self._reader.next()
-            if isinstance(message, Input):
-                inputs.append(message)
-            elif not self._fill(wait=not inputs):
+            if message is not None:
+                messages.append(message)
+            elif not self._fill(wait=not messages):
                 break
-        return inputs
+        return messages
 
     def receive_settings(self) -> bytes:
         """Wait for the first message, which holds the settings; empty at the stream's end."""
-        while (message := self._reader.next()) is None:
-            if not self._fill(wait=True):
-                return b""
+        (message,) = self.receive(1) or (None,)
         return message.settings if isinstance(message, Start) else b""
 
     def _fill(self, *, wait: bool) -> bool:

@@ -10,7 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bentos.edge.http import RETRY_LATER, ServiceError
-from bentos.inference.channel import Answers, Deferred, Input, Installed, Refused, Writer
+from bentos.inference.channel import (
+    Answers,
+    Deferred,
+    Input,
+    Installed,
+    Refused,
+    Withdrawn,
+    Writer,
+)
 from bentos.inference.model.spec import ModelSpec, ServedModel
 from bentos.inference.state import InferenceState
 
@@ -162,9 +170,7 @@ class Engine:
         try:
             return await answer
         finally:
-            # Given up while it was queued: nobody waits for it, so the model never sees it.
-            self._queued.pop(given.id, None)
-            self._note_idle()
+            self._give_up(given.id)
 
     async def drained(self, timeout_seconds: float) -> None:
         """Wait until nothing waits for the model, or for so long."""
@@ -246,6 +252,16 @@ class Engine:
         ]
         self._progressed()
         _deliver(done)
+
+    def _give_up(self, identifier: int) -> None:
+        """Forget an input that nobody waits for any more, unless the model is about to see it."""
+        self._queued.pop(identifier, None)
+        job = self._sent.get(identifier)
+        if job is not None and job.deferred and self._writer is not None:
+            self._taken_back(identifier)
+            self._writer.write(Withdrawn(identifier))
+            self._progressed()
+        self._note_idle()
 
     def _taken_back(self, identifier: int) -> _Job | None:
         job = self._sent.pop(identifier, None)

@@ -2,22 +2,36 @@
 
 import asyncio
 import socket
+import tempfile
 import threading
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bentos.inference.channel import (
+    Answers,
+    Connection,
+    Deferred,
+    Input,
+    InputKind,
+    Installed,
+    Refused,
+    ToWorker,
+    Writer,
+    _WorkerEnd,
+)
 from bentos.inference.engine import Engine, Prediction
-from bentos.inference.model import LoadedModel, ModelIdentity, ModelSpec
-from bentos.inference.model_process.connection import Connection
-from bentos.inference.model_process.server import ModelServer
-from bentos.inference.process import Listener
-from bentos.inference.wire import Answers, Input, InputRefused, Message, ModelInstalled
+from bentos.inference.model.answering import ModelServer
+from bentos.inference.model.spec import Metadata, ModelIdentity, ModelSpec, picture_of
+from bentos.inference.model.warm_up import LoadedModel
+from bentos.inference.state import InferenceState
 
 FAILS = 666.0
 GIVES_NAN = 13.0
+BREAKS = 999.0
 MAX_PIXELS = 1_000_000
 WAIT_SECONDS = 30.0
 
@@ -36,12 +50,15 @@ class Model:
     ) -> None:
         self.batches: list[int] = []
         self.types: list[np.dtype[Any]] = []
+        self.broken = False
         self.called = threading.Event()
         self.free = threading.Event()
         self.free.set()
         self.loaded = LoadedModel(
             identity=ModelIdentity("model", "production", version),
-            spec=ModelSpec(shape, np.dtype(dtype), ("no", "yes"), (False, True)),
+            spec=ModelSpec(
+                shape, dtype, ("no", "yes"), (False, True), picture_of(shape, dtype, Metadata())
+            ),
             forward=self.forward,
             output="logits",
             max_batch=max_batch,
@@ -55,7 +72,8 @@ class Model:
         self.types.append(inputs.dtype)
         if len(inputs) > self.loaded.max_batch:
             raise ValueError("more than the model was exported for")
-        if (inputs == FAILS).any():
+        self.broken = self.broken or bool((inputs == BREAKS).any())
+        if self.broken or (inputs == FAILS).any():
             raise ValueError("the model cannot bear this input")
         flat = inputs.reshape(len(inputs), -1).astype(np.float32)
         flat[flat == GIVES_NAN] = np.nan
@@ -68,49 +86,52 @@ class Model:
         self.free.clear()
 
 
-class Observer:
-    """Keeps what the engine tells of the model's work."""
-
-    def __init__(self) -> None:
-        self.inputs: list[int] = []
-        self.busy: list[float | None] = []
-
-    def model_busy(self, since: float | None) -> None:
-        self.busy.append(since)
-
-    def model_called(self, *, inputs: int, seconds: float) -> None:
-        assert seconds >= 0
-        self.inputs.append(inputs)
+def make_state(directory: Path) -> InferenceState:
+    """Return a state of its own, in a directory."""
+    return InferenceState(directory, labels={"model": "model", "stage": "production"})
 
 
 class Bench:
     """An engine, the server it asks, and what is asked of it."""
 
-    def __init__(self, *, queue_size: int, max_batch: int) -> None:
-        self.observer = Observer()
+    def __init__(self, directory: Path, *, queue_size: int, max_batch: int) -> None:
+        self.state = make_state(directory)
         self.engine = Engine(
-            queue_size=queue_size,
-            max_batch=max_batch,
-            max_pixels=MAX_PIXELS,
-            observer=self.observer,
+            self.state, queue_size=queue_size, max_batch=max_batch, wait_seconds=WAIT_SECONDS
         )
         self.model = Model()
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.broken = threading.Event()
         self._installed = asyncio.Event()
         self._ours, theirs = socket.socketpair()
         self._theirs = theirs
-        self._server = ModelServer(Connection(theirs), max_batch=max_batch, max_pixels=MAX_PIXELS)
+        self._server = ModelServer(
+            Connection(theirs),
+            max_batch=max_batch,
+            max_pixels=MAX_PIXELS,
+            on_broken=self.broken.set,
+        )
         self._thread = threading.Thread(target=self._server.serve, daemon=True)
         self._transport: asyncio.Transport | None = None
+
+    @property
+    def calls(self) -> tuple[int, float]:
+        """How often the model was called, and with how many inputs in all."""
+        ((_, counts, inputs),) = self.state.batch_size.series()
+        return int(counts[-1][1]), inputs
+
+    @property
+    def busy_since(self) -> float:
+        return self.state.model_busy_since.get()
 
     async def start(self) -> None:
         """Connect the two and let the first model answer."""
         self._ours.setblocking(False)
         loop = asyncio.get_running_loop()
         self._transport, _ = await loop.create_unix_connection(
-            lambda: Listener(self._hear, self.ended), sock=self._ours
+            lambda: _WorkerEnd(self._received, self.ended), sock=self._ours
         )
-        self.engine.connected(self._transport.write)
+        self.engine.connected(Writer(self._transport.write))
         self._thread.start()
         await self.install(self.model)
 
@@ -136,8 +157,10 @@ class Bench:
         return installing
 
     def ask(self, *values: float) -> "asyncio.Task[Prediction]":
-        """Ask for the prediction of an array that was read for a model of its shape."""
-        return self.ask_input(Input.from_array(np.array([values], np.float32)))
+        """Ask for the prediction of raw numbers."""
+        return self.ask_input(
+            Input(InputKind.TENSOR, np.array([values], np.float32).tobytes())
+        )
 
     def ask_input(self, given: Input) -> "asyncio.Task[Prediction]":
         """Ask for a prediction."""
@@ -154,14 +177,16 @@ class Bench:
         """Let the model answer what it holds."""
         self.model.free.set()
 
-    def _hear(self, message: Message) -> None:
+    def _received(self, message: ToWorker) -> None:
         if isinstance(message, Answers):
             self.engine.answered(message)
-        elif isinstance(message, InputRefused):
+        elif isinstance(message, Refused):
             self.engine.refused(message)
+        elif isinstance(message, Deferred):
+            self.engine.deferred(message)
         else:
-            assert isinstance(message, ModelInstalled)
-            self.engine.install(message.generation, message.model)
+            assert isinstance(message, Installed)
+            self.engine.install(message)
             self._installed.set()
 
 
@@ -170,8 +195,8 @@ def run(
 ) -> None:
     """Run a test on an engine whose server has its first model."""
 
-    async def main() -> None:
-        bench = Bench(queue_size=queue_size, max_batch=max_batch)
+    async def main(directory: str) -> None:
+        bench = Bench(Path(directory), queue_size=queue_size, max_batch=max_batch)
         await bench.start()
         try:
             await asyncio.wait_for(test(bench), WAIT_SECONDS)
@@ -179,4 +204,5 @@ def run(
             bench.free()
             await bench.stop()
 
-    asyncio.run(main())
+    with tempfile.TemporaryDirectory() as directory:
+        asyncio.run(main(directory))

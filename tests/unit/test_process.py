@@ -5,16 +5,19 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
-from bentos.inference import process as module
-from bentos.inference.process import ModelProcess
+from bentos.inference import channel as module
+from bentos.inference.channel import Installed, LoadChanged, ModelProcess, ToWorker, Writer
+from bentos.inference.engine import Engine
 from bentos.inference.settings import InferenceSettings, ModelProcessSettings
-from bentos.inference.wire import LoadChanged, Message, RegistryChecked
+from bentos.inference.state import InferenceState
+from tests.support.model_server import Model, make_state
 from tests.support.servers import wait_until
 
 WAIT_SECONDS = 60.0
@@ -25,26 +28,50 @@ def settings(directory: Path) -> bytes:
     given = InferenceSettings(
         mlflow_tracking_uri=f"sqlite:///{directory}/mlflow.db", model_poll_seconds=0.1
     )
-    told = ModelProcessSettings(settings=given, service="a-service", worker=1)
-    return told.model_dump_json().encode()
+    content = ModelProcessSettings(settings=given, service="a-service", worker=1)
+    return content.model_dump_json().encode()
+
+
+class _Engine(Engine):
+    """Counts the processes it was connected to, and how they ended."""
+
+    def __init__(self, state: InferenceState) -> None:
+        super().__init__(state, queue_size=10, max_batch=1, wait_seconds=WAIT_SECONDS)
+        self.starts = 0
+        self.ends: list[bool] = []
+
+    def connected(self, writer: Writer) -> None:
+        self.starts += 1
+        super().connected(writer)
+
+    def disconnected(self, *, comes_back: bool) -> None:
+        self.ends.append(comes_back)
+        super().disconnected(comes_back=comes_back)
+
+
+class _Process(ModelProcess):
+    """Keeps what the process said."""
+
+    said: list[ToWorker]
+
+    def _received(self, message: ToWorker) -> None:
+        self.said.append(message)
+        super()._received(message)
 
 
 class Kept:
     """A model process and all that became known of it."""
 
-    def __init__(self, given: bytes) -> None:
-        self.heard: list[Message] = []
-        self.ends: list[str] = []
-        self.starts = 0
-        self.process = ModelProcess(
-            given,
-            on_start=self._started,
-            on_message=self.heard.append,
-            on_end=lambda how, _: self.ends.append(how),
-        )
+    def __init__(self, given: bytes, directory: str) -> None:
+        self.state = make_state(Path(directory))
+        self.engine = _Engine(self.state)
+        self.process = _Process(given, self.engine, self.state)
+        self.process.said = []
 
-    def _started(self, _: Callable[[bytes], None]) -> None:
-        self.starts += 1
+    @property
+    def error(self) -> str:
+        """What `/ready` says of the last end."""
+        return str((self.state.text("load") or {}).get("error"))
 
     async def until(self, condition: Callable[[], object]) -> None:
         async with asyncio.timeout(WAIT_SECONDS):
@@ -53,22 +80,23 @@ class Kept:
 
     async def spoke(self) -> int:
         """Wait until the process says something; return its id."""
-        self.heard.clear()
-        await self.until(lambda: self.heard)
+        self.process.said.clear()
+        await self.until(lambda: self.process.said)
         assert self.process.pid is not None
         return self.process.pid
 
 
 def run(given: bytes, test: Callable[[Kept], Awaitable[None]]) -> None:
-    async def main() -> None:
-        kept = Kept(given)
+    async def main(directory: str) -> None:
+        kept = Kept(given, directory)
         kept.process.start()
         try:
             await test(kept)
         finally:
             await kept.process.stop()
 
-    asyncio.run(main())
+    with tempfile.TemporaryDirectory() as directory:
+        asyncio.run(main(directory))
 
 
 @pytest.fixture(autouse=True)
@@ -76,10 +104,11 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 0.05)
 
 
-def test_it_tells_of_the_registry(tmp_path: Path) -> None:
+def test_it_says_how_the_registry_stands(tmp_path: Path) -> None:
     async def test(kept: Kept) -> None:
-        await kept.spoke()
-        assert kept.heard[0] == RegistryChecked(accessible=True, version=None)
+        await kept.until(lambda: kept.state.mlflow_accessible.get() == 1)
+        assert kept.state.registry_version.get() == 0
+        assert "there is no model 'steel-defects'" in kept.state.text("registry")
 
     run(settings(tmp_path), test)
 
@@ -88,8 +117,9 @@ def test_a_killed_one_is_told_by_its_signal_and_started_again(tmp_path: Path) ->
     async def test(kept: Kept) -> None:
         first = await kept.spoke()
         os.kill(first, signal.SIGKILL)
-        await kept.until(lambda: kept.starts == 2)
-        assert kept.ends == ["was ended by SIGKILL"]
+        await kept.until(lambda: kept.engine.starts == 2)
+        assert kept.error == "the model process was ended by SIGKILL"
+        assert kept.state.model_exits.value == 1
         assert await kept.spoke() != first
 
     run(settings(tmp_path), test)
@@ -109,7 +139,7 @@ def test_one_that_ends_at_once_is_started_again_with_growing_pauses(
     async def test(kept: Kept) -> None:
         monkeypatch.setattr(asyncio, "sleep", noted)
         await kept.until(lambda: len(pauses) == 4)
-        assert kept.ends[0] == "ended with status 1"
+        assert kept.error == "the model process ended with status 1"
         assert pauses == [0.05, 0.1, 0.2, 0.2]
 
     monkeypatch.setattr(module, "LONGEST_PAUSE_SECONDS", 0.2)
@@ -123,8 +153,8 @@ def test_one_that_cannot_be_started_is_tried_again(
     monkeypatch.setattr(sys, "executable", str(tmp_path / "absent"))
 
     async def test(kept: Kept) -> None:
-        await kept.until(lambda: len(kept.ends) == 2)
-        assert kept.ends[0].startswith("cannot be started: ")
+        await kept.until(lambda: len(kept.engine.ends) == 2)
+        assert kept.error.startswith("the model process cannot be started: ")
         monkeypatch.setattr(sys, "executable", python)
         await kept.spoke()
 
@@ -133,14 +163,13 @@ def test_one_that_cannot_be_started_is_tried_again(
 
 def test_a_message_that_cannot_be_acted_on_costs_that_process_only(tmp_path: Path) -> None:
     async def test(kept: Kept) -> None:
-        def refuse(message: Message) -> None:
-            monkeypatch.setattr(kept.process, "_on_message", kept.heard.append)
-            raise ValueError(f"cannot act on {message}")
+        def refuse(_: object) -> None:
+            raise ValueError("the state is full")
 
-        with pytest.MonkeyPatch.context() as monkeypatch:
-            monkeypatch.setattr(kept.process, "_on_message", refuse)
-            await kept.until(lambda: kept.starts == 2)
-            await kept.spoke()
+        kept.state.registry_checked = refuse  # type: ignore[method-assign]
+        await kept.until(lambda: kept.engine.starts == 2)
+        del kept.state.registry_checked
+        await kept.until(lambda: kept.state.mlflow_accessible.get() == 1)
 
     run(settings(tmp_path), test)
 
@@ -162,22 +191,26 @@ def test_neither_a_terminals_interrupt_nor_a_termination_ends_it(tmp_path: Path)
             os.kill(pid, number)
         for _ in range(3):
             assert await kept.spoke() == pid
-        assert not kept.ends
+        assert not kept.engine.ends
 
     run(settings(tmp_path), test)
 
 
 _WORKER = """
-import asyncio, sys
-from bentos.inference.process import ModelProcess
+import asyncio, sys, tempfile
+from pathlib import Path
+from bentos.inference.channel import ModelProcess
+from bentos.inference.engine import Engine
+from tests.support.model_server import make_state
+
+class Speaking(ModelProcess):
+    def _received(self, message):
+        print(self.pid, flush=True)
 
 async def main():
-    process = ModelProcess(
-        sys.argv[1].encode(),
-        on_start=lambda write: None,
-        on_message=lambda message: print(process.pid, flush=True),
-        on_end=lambda how, at: None,
-    )
+    state = make_state(Path(tempfile.mkdtemp()))
+    engine = Engine(state, queue_size=1, max_batch=1, wait_seconds=1)
+    process = Speaking(sys.argv[1].encode(), engine, state)
     process.start()
     await asyncio.sleep(600)
 
@@ -207,11 +240,66 @@ def test_what_it_says_is_of_the_settings_it_was_given(tmp_path: Path) -> None:
     given = InferenceSettings(
         mlflow_tracking_uri="http://127.0.0.1:9", mlflow_timeout_seconds=1, model_poll_seconds=0.1
     )
-    told = ModelProcessSettings(settings=given, service="a-service", worker=1)
+    content = ModelProcessSettings(settings=given, service="a-service", worker=1)
+
+    async def test(kept: Kept) -> None:
+        await kept.until(lambda: kept.state.text("registry"))
+        assert kept.state.mlflow_accessible.get() == 0
+        assert "127.0.0.1" in kept.state.text("registry")
+        assert not any(isinstance(message, LoadChanged) for message in kept.process.said)
+
+    run(content.model_dump_json().encode(), test)
+
+
+@pytest.mark.case(50)
+def test_one_that_had_a_model_is_replaced_at_once_and_others_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model process is killed: the next one starts at once, and requests wait for its model."""
+    monkeypatch.setattr(module, "_PROVEN_SECONDS", 0.0)
+    monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 600.0)
+
+    async def test(kept: Kept) -> None:
+        first = await kept.spoke()
+        kept.process._received(Installed(1, Model().loaded))
+        os.kill(first, signal.SIGKILL)
+        await kept.until(lambda: kept.engine.starts == 2)
+        assert kept.engine.ends == [True]
+        os.kill(await kept.spoke(), signal.SIGKILL)
+        await kept.until(lambda: len(kept.engine.ends) == 2)
+        assert kept.engine.ends == [True, False]
+        load = kept.state.text("load")
+        assert load["retry_at"] > 0
+        await asyncio.sleep(0.1)
+        assert kept.engine.starts == 2
+
+    run(settings(tmp_path), test)
+
+
+@pytest.mark.case(51)
+def test_it_shows_every_second_that_it_runs(tmp_path: Path) -> None:
+    """Nothing is asked of the model process: it says something all the same, and when is kept."""
 
     async def test(kept: Kept) -> None:
         await kept.spoke()
-        assert kept.heard[0] == RegistryChecked(accessible=False)
-        assert not any(isinstance(message, LoadChanged) for message in kept.heard)
+        heard_at = kept.state.model_heard_at.get()
+        assert heard_at > 0
+        await kept.until(lambda: kept.state.model_heard_at.get() > heard_at)
 
-    run(told.model_dump_json().encode(), test)
+    run(settings(tmp_path), test)
+
+
+def test_a_worker_imports_nothing_of_the_models() -> None:
+    """PyTorch, MLflow and Pillow belong to the model process: the worker stays small without."""
+    found = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys, bentos.inference.app; print([name for name in "
+            "('torch', 'mlflow', 'PIL') if name in sys.modules])",
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout.strip() == "[]"

@@ -24,6 +24,7 @@ from bentos.inference.channel import (
     Installed,
     Refused,
     ToWorker,
+    Withdrawn,
 )
 from bentos.inference.images import ImageFile, open_image, read_input
 from bentos.inference.model.spec import ServedModel
@@ -36,7 +37,7 @@ _SMALL_BYTES = 65_536
 # Large pictures wait in memory, and one of them may take a second to decode: more of them than
 # these would only wait for their time-outs.
 _MOST_FILES = 32
-_MOST_FILE_BYTES = 64 * 1024 * 1024
+_MOST_BYTES = 64 * 1024 * 1024
 _LARGEST_FILES = 4
 # A model whose warm-up input fails this often in a row will not recover, as a GPU's context that
 # died: only a new process has a new one.
@@ -85,8 +86,11 @@ class ModelServer:
     def serve(self) -> None:
         """Answer inputs until the worker closes the stream."""
         self._files.start()
-        while inputs := self._connection.receive(self._max_batch):
-            self._answer(inputs)
+        while messages := self._connection.receive(self._max_batch):
+            self._answer([one for one in messages if isinstance(one, Input)])
+            for one in messages:
+                if isinstance(one, Withdrawn):
+                    self._files.withdraw(one.id)
         self._files.stop()
 
     def _answer(self, inputs: Sequence[Input]) -> None:
@@ -117,7 +121,7 @@ class ModelServer:
         file = open_image(given.content, max_pixels=self._max_pixels)
         if file.pixels <= _SMALL_PIXELS and len(given.content) <= _SMALL_BYTES:
             return read_input(file, spec)
-        self._files.put(given.id, file, len(given.content))
+        self._files.put(given.id, file)
         return None
 
     def _answer_picture(self, identifier: int, file: ImageFile) -> None:
@@ -190,7 +194,8 @@ class ModelServer:
     def _send(self, messages: Sequence[ToWorker]) -> None:
         # Where the worker went without waiting, the next `receive` finds the stream's end.
         with suppress(ConnectionError):
-            self._connection.send(*messages)
+            if messages:
+                self._connection.send(*messages)
         if self._failures >= BROKEN_AFTER:
             self._on_broken()
 
@@ -216,9 +221,9 @@ class _LargePictures:
     def __init__(self, most_pixels: int, answer: Callable[[int, ImageFile], None]) -> None:
         self._most_pixels = most_pixels
         self._answer = answer
-        self._queue: SimpleQueue[tuple[int, ImageFile, int] | None] = SimpleQueue()
-        self._lock = Lock()
-        self._files = self._pixels = self._bytes = 0
+        self._queue: SimpleQueue[int | None] = SimpleQueue()
+        # Those that wait, and the one that is read; every use is one step of the interpreter.
+        self._files: dict[int, ImageFile] = {}
         self._thread = Thread(target=self._run, name="pictures", daemon=True)
 
     def start(self) -> None:
@@ -229,30 +234,32 @@ class _LargePictures:
         self._queue.put(None)
         self._thread.join()
 
-    def put(self, identifier: int, file: ImageFile, size: int) -> None:
-        """Take a picture of a file of `size` bytes.
+    def put(self, identifier: int, file: ImageFile) -> None:
+        """Take a picture.
 
         Raises ServiceError 429 where too many wait.
         """
-        with self._lock:
-            pixels, total = self._pixels + file.pixels, self._bytes + size
-            full = pixels > self._most_pixels or total > _MOST_FILE_BYTES
-            if self._files >= _MOST_FILES or (full and self._files):
-                raise ServiceError(
-                    429,
-                    "queue_full",
-                    f"{self._files} large images of {self._pixels} pixels wait to be decoded; try "
-                    "again later",
-                    headers=RETRY_LATER,
-                )
-            self._files, self._pixels, self._bytes = self._files + 1, pixels, total
-        self._queue.put((identifier, file, size))
+        files = [*self._files.values(), file]
+        pixels = sum(one.pixels for one in files)
+        full = pixels > self._most_pixels or sum(len(one.data) for one in files) > _MOST_BYTES
+        if len(files) > _MOST_FILES or (full and len(files) > 1):
+            raise ServiceError(
+                429,
+                "queue_full",
+                f"{len(files) - 1} large images of {pixels - file.pixels} pixels wait to be "
+                "decoded; try again later",
+                headers=RETRY_LATER,
+            )
+        self._files[identifier] = file
+        self._queue.put(identifier)
+
+    def withdraw(self, identifier: int) -> None:
+        """Leave a picture unread that nobody waits for."""
+        self._files.pop(identifier, None)
 
     def _run(self) -> None:
-        while (taken := self._queue.get()) is not None:
-            identifier, file, size = taken
-            self._answer(identifier, file)
-            with self._lock:
-                self._files -= 1
-                self._pixels -= file.pixels
-                self._bytes -= size
+        while (identifier := self._queue.get()) is not None:
+            file = self._files.get(identifier)
+            if file is not None:
+                self._answer(identifier, file)
+                self._files.pop(identifier, None)

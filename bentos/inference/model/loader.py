@@ -125,10 +125,10 @@ class ModelLoader:
             event(_logger, logging.ERROR, f"the model did not load: {text}", fields)
             return False
         seconds = time.perf_counter() - started
+        self._settle_heap()  # before anybody waits for an answer
         self._install(model)
         self._served = version
         self._say(LoadChanged("loaded", number, attempts, succeeded=True, seconds=seconds))
-        self._settle_heap()
         fields = {
             "version": number,
             "seconds": round(seconds, 2),

@@ -1,7 +1,8 @@
-"""Request bodies to inputs, predictions to answers."""
+"""Request bodies to inputs: numbers, image files, forms, and what is none of them."""
 
 import json
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -12,30 +13,28 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bentos.edge.http import ServiceError
-from bentos.inference.engine import Prediction
-from bentos.inference.model import ModelIdentity, ModelSpec, ServedModel
-from bentos.inference.model_process import inputs
-from bentos.inference.model_process.inputs import InputReader
-from bentos.inference.payloads import (
+from bentos.inference import request as module
+from bentos.inference.channel import Input, InputKind
+from bentos.inference.model.spec import Metadata, ModelSpec, picture_of
+from bentos.inference.request import (
     TENSOR,
-    answer_of,
+    NumberReader,
+    Upload,
     input_of,
     input_of_image,
-    new_prediction_id,
-    record_of,
+    input_of_numbers,
+    upload_of,
 )
-from bentos.inference.wire import Input, InputKind
-from tests.support.images import black_png, colour_file
+from tests.support.images import colour_file, form_of
+from tests.support.requests import request
 
 JSON = b"application/json"
 SIZE = 4
 
 
-def spec_of(
-    shape: tuple[int, ...] = (SIZE,), dtype: str = "float32", classes: int = 2
-) -> ModelSpec:
-    names = tuple(f"class-{index}" for index in range(classes))
-    return ModelSpec(shape, np.dtype(dtype), names, tuple(index > 0 for index in range(classes)))
+def spec_of(shape: tuple[int, ...] = (SIZE,), dtype: str = "float32") -> ModelSpec:
+    picture = picture_of(shape, dtype, Metadata())
+    return ModelSpec(shape, dtype, ("a", "b"), (False, True), picture)
 
 
 SPEC = spec_of()
@@ -43,7 +42,7 @@ SPEC = spec_of()
 
 def read(body: bytes | object, *, media_type: bytes = JSON, spec: ModelSpec = SPEC) -> Any:
     sent = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return InputReader().read(input_of(media_type, sent, spec), spec)
+    return NumberReader().read(input_of(media_type, sent, spec), spec)
 
 
 def refusal(
@@ -119,7 +118,7 @@ def test_a_body_that_is_no_object_is_refused(body: object) -> None:
 
 
 def test_a_missing_field_is_named_with_what_was_there_instead() -> None:
-    assert "no such field, but Data, inputs" in refusal({"inputs": [1], "Data": [2]}).message
+    assert "no such field, but inputs, Data" in refusal({"inputs": [1], "Data": [2]}).message
     assert "no such field, but nothing" in refusal({}).message
     long = refusal({"k" * 10_000: 1}).message
     assert len(long) < 300
@@ -197,7 +196,7 @@ def test_an_image_is_sent_on_its_way(media_type: bytes) -> None:
 
 
 def test_one_reader_reads_many_bodies_whatever_came_before() -> None:
-    reader = InputReader()
+    reader = NumberReader()
     for _ in range(50):
         for bad in (b"{", b'{"data": ["x"]}', b'{"data": [1e39,1,1,1]}', b"", b"[]"):
             with pytest.raises(ServiceError):
@@ -221,7 +220,7 @@ _ANYTHING = st.recursive(
 
 def outcome(body: bytes, spec: ModelSpec, media_type: bytes = JSON) -> NDArray[Any] | ServiceError:
     try:
-        return InputReader().read(input_of(media_type, body, spec), spec)
+        return NumberReader().read(input_of(media_type, body, spec), spec)
     except ServiceError as error:
         return error
 
@@ -268,7 +267,7 @@ def test_the_fast_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     def slowly(*_: object) -> None:
         raise AssertionError("the careful way was taken")
 
-    monkeypatch.setattr(inputs, "_slowly", slowly)
+    monkeypatch.setattr(module, "_slowly", slowly)
     np.testing.assert_array_equal(read({"data": [1, 2, 3, 4]}), [1, 2, 3, 4])
     with pytest.raises(AssertionError, match="careful"):
         read({"data": [1, 2, 3, 4], "note": []})
@@ -281,80 +280,144 @@ def orjson_or_json(content: object) -> bytes:
         return json.dumps(content).encode()
 
 
-def prediction(probabilities: list[float], index: int) -> Prediction:
-    model = ServedModel(
-        identity=ModelIdentity("steel", "production", "7"),
-        spec=spec_of(classes=len(probabilities)),
-    )
-    return Prediction(index, np.array(probabilities, np.float32), model)
-
-
-def test_an_answer_holds_what_the_contract_promises() -> None:
-    assert answer_of(prediction([0.25, 0.75], 1), "id-1", 1.23456) == {
-        "class": 1,
-        "class_name": "class-1",
-        "confidence": 0.75,
-        "defect_detected": True,
-        "model_version": "7",
-        "prediction_id": "id-1",
-        "inference_time_ms": 1.235,
-    }
-    assert answer_of(prediction([1.0, 0.0], 0), "id", 1.0)["defect_detected"] is False
-
-
-def test_a_record_holds_what_the_logging_service_takes() -> None:
-    record = record_of(
-        prediction([0.7, 0.1, 0.2], 0), "id-1", 2.0, image_id="a.png", request_id="r-1"
-    )
-    assert isinstance(record.pop("timestamp"), float)
-    assert record == {
-        "prediction_id": "id-1",
-        "image_id": "a.png",
-        "request_id": "r-1",
-        "model_name": "steel",
-        "model_version": "7",
-        "inference_time_ms": 2.0,
-        "detections": [{"class": "class-0", "confidence": 0.7, "bbox": None, "uncertain": False}],
-        "defect_detected": False,
-        "confidence_scores": [0.7, 0.1, 0.2],
-    }
-
-
-def test_a_prediction_that_is_hardly_one_is_uncertain() -> None:
-    record = record_of(prediction([0.4, 0.3, 0.3], 0), "id", 2.0, image_id="a", request_id="r")
-    detections = record["detections"]
-    assert isinstance(detections, list)
-    assert detections[0]["uncertain"] is True
-
-
-def test_prediction_ids_are_unique_and_sort_by_time() -> None:
-    ids = [new_prediction_id() for _ in range(1_000)]
-    assert len(set(ids)) == 1_000
-    assert [i[:16] for i in ids] == sorted(i[:16] for i in ids)
-
-
 IMAGES = spec_of((3, 16, 16))
 
 
-def test_a_small_picture_is_decoded_at_once() -> None:
-    given = input_of_image(colour_file((0, 255, 0)), IMAGES, max_pixels=1_000_000)
-    assert given.kind is InputKind.ARRAY
-    np.testing.assert_array_equal(given.array().mean(axis=(1, 2)), [0, 1, 0])
-
-
-def test_a_large_picture_is_left_to_the_model_process() -> None:
-    content = black_png(1_000, 1_000)
-    given = input_of_image(content, IMAGES, max_pixels=1_000_000)
-    assert given == Input(InputKind.FILE, content, pixels=1_000_000)
-
-
-def test_a_picture_beyond_the_bounds_goes_nowhere() -> None:
-    for content, status in ((black_png(1_001, 1_000), 413), (b"no image", 400)):
-        with pytest.raises(ServiceError) as refused:
-            input_of_image(content, IMAGES, max_pixels=1_000_000)
-        assert refused.value.status == status
+@pytest.mark.case(5)
+@pytest.mark.parametrize("content", [colour_file((0, 255, 0)), b"no image", b""])
+def test_not_a_byte_of_an_image_file_is_read_by_the_worker(content: bytes) -> None:
+    """Whatever is sent as a picture goes to the model process as it is: no event loop reads it."""
+    given = input_of_image(content, IMAGES)
+    assert given == Input(InputKind.FILE, content)
 
 
 def test_a_picture_for_a_model_that_sees_none_is_refused_whatever_it_holds() -> None:
     with pytest.raises(ServiceError, match="not images"):
-        input_of_image(b"no image", SPEC, max_pixels=1_000_000)
+        input_of_image(b"no image", SPEC)
+
+
+def test_numbers_that_were_read_already_are_an_input_too() -> None:
+    read_again = NumberReader().read(input_of_numbers([1, 2.5, -3.0, 0]), SPEC)
+    np.testing.assert_array_equal(read_again, [1, 2.5, -3, 0])
+
+
+FORM = {"Content-Type": "multipart/form-data; boundary=frontier"}
+PICTURE = colour_file((1, 2, 3))
+
+
+def test_a_body_that_is_no_form_is_the_file_itself() -> None:
+    for media_type in ("image/png", "application/octet-stream", ""):
+        sent = request(headers={"Content-Type": media_type})
+        assert upload_of(sent, PICTURE) == Upload(PICTURE)
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        'form-data; name="image"; filename="a.png"',
+        'form-data; name="anything"; filename="a.png"',
+        "form-data; name=file; filename=a.png",
+        'form-data; filename="a.png"; name="x"',
+    ],
+)
+def test_a_form_gives_its_one_file_and_its_name(about: str) -> None:
+    body = form_of([('form-data; name="note"', b"hello"), (about, PICTURE)])
+    assert upload_of(request(headers=FORM), body) == Upload(PICTURE, "a.png")
+
+
+def test_a_part_called_image_needs_no_file_name() -> None:
+    for name in ("image", "file"):
+        body = form_of([(f'form-data; name="{name}"', PICTURE)])
+        assert upload_of(request(headers=FORM), body) == Upload(PICTURE)
+
+
+def test_a_file_may_hold_what_looks_like_a_boundary() -> None:
+    content = PICTURE + b"\r\n--frontie\r\n--\r\n\r\n" + PICTURE
+    body = form_of([('form-data; name="image"; filename="a"', content)])
+    assert upload_of(request(headers=FORM), body).content == content
+
+
+def test_a_boundary_may_be_quoted_and_text_may_stand_before_and_after_the_parts() -> None:
+    headers = {"Content-Type": 'Multipart/Form-Data; charset=x; boundary="fron tier"'}
+    body = form_of([('form-data; name="image"', PICTURE)], boundary=b"fron tier")
+    assert upload_of(request(headers=headers), body + b"epilogue").content == PICTURE
+
+
+def test_a_name_is_cut_and_kept_harmless() -> None:
+    long = "x" * 1_000
+    body = form_of([(f'form-data; name="image"; filename="{long}"', PICTURE)])
+    assert len(upload_of(request(headers=FORM), body).filename) == 200
+    raw = form_of([('form-data; name=image; filename="WRONG"', PICTURE)])
+    upload = upload_of(request(headers=FORM), raw.replace(b"WRONG", b"a\xff\x00\x1b[31m\tb"))
+    assert upload.filename.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("parts", "count"),
+    [
+        ([], 0),
+        ([('form-data; name="note"', b"hello")], 0),
+        ([("attachment", PICTURE)], 0),
+        ([('form-data; name="image"; filename="a"', PICTURE)] * 2, 2),
+        ([('form-data; name="image"', PICTURE), ('form-data; name="x"; filename=""', b"")], 2),
+    ],
+)
+def test_a_form_without_a_file_or_with_several_is_refused(
+    parts: list[tuple[str, bytes]], count: int
+) -> None:
+    with pytest.raises(ServiceError) as refused:
+        upload_of(request(headers=FORM), form_of(parts))
+    assert refused.value.status == 400
+    if parts:
+        assert f"expected one file in the form, got {count}" in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        ({"Content-Type": "multipart/form-data"}, form_of([("form-data; name=image", PICTURE)])),
+        ({"Content-Type": "multipart/form-data; boundary="}, b""),
+        ({"Content-Type": f"multipart/form-data; boundary={'x' * 3_000}"}, b"--x"),
+        ({"Content-Type": "multipart/form-data; boundary=\xff\xfe"}, b"--\xff\xfe\r\n"),
+        (FORM, b""),
+        (FORM, b"no form at all"),
+        (FORM, PICTURE),
+        (FORM, form_of([("form-data; name=image", PICTURE)], boundary=b"another")),
+        (FORM, form_of([("form-data; name=image", PICTURE)], end=False)),
+        (FORM, form_of([("form-data; name=image", PICTURE)])[:-30]),
+        (FORM, b"--frontier\r\n" + b"x" * 100_000),
+        (FORM, b"--frontier\r\n" + b"a: b\r\n" * 1_000),
+        (FORM, b"--frontier\r\nbad header\r\n\r\n\r\n--frontier--\r\n"),
+    ],
+)
+def test_a_form_that_cannot_be_read_is_refused(headers: dict[str, str], body: bytes) -> None:
+    with pytest.raises(ServiceError) as refused:
+        upload_of(request(headers=headers), body)
+    assert (refused.value.status, refused.value.reason) == (400, "bad_input")
+
+
+@pytest.mark.case(5)
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"--frontier\r\n" + b"a" * 10_000_000,
+        b"--frontier\r\na: " + b"b" * 10_000_000 + b"\r\n\r\n",
+        b"--frontier\r\n" + b"a: b\r\n" * 1_600_000 + b"\r\n",
+        form_of([("form-data; name=image", b"\r\n--frontie" * 800_000)], end=False),
+        form_of([("form-data; name=image", b"\r" * 10_000_000)], end=False),
+    ],
+)
+def test_a_hostile_form_costs_no_more_than_a_look_at_its_bytes(body: bytes) -> None:
+    """10 MB of one header, of headers, or of what nearly is a boundary: 400 in linear time."""
+    started = time.process_time()
+    with pytest.raises(ServiceError, match="the form cannot be read"):
+        upload_of(request(headers=FORM), body)
+    assert time.process_time() - started < 1.0
+
+
+def test_a_form_of_very_many_parts_is_refused_before_they_are_kept() -> None:
+    """A million of them fit a body and took the event loop six seconds."""
+    many = form_of([("form-data; name=n", b"")] * 1_000)
+    with pytest.raises(ServiceError, match="parts") as refused:
+        upload_of(request(headers=FORM), many)
+    assert refused.value.status == 400
