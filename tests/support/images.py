@@ -43,6 +43,33 @@ def black_png(width: int, height: int) -> bytes:
     )
 
 
+def png_of(
+    size: tuple[int, int],
+    *,
+    bits: int = 8,
+    colours: int = 0,
+    row: bytes | None = None,
+    before: Sequence[tuple[bytes, bytes]] = (),
+    pieces: int = 1,
+) -> bytes:
+    """Return a PNG of equal rows, black by default, with chunks before its picture.
+
+    `colours` is the colour type; the picture's data stand in so many `pieces`.
+    """
+    width, height = size
+    row = bytes(max(1, width * bits // 8)) if row is None else row
+    data = zlib.compress((b"\0" + row) * height, 0)
+    step = -(-len(data) // pieces) if pieces else len(data)
+    parts = [data[at : at + step] for at in range(0, len(data), step)] if pieces else []
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colours, 0, 0, 0))
+        + b"".join(_chunk(*one) for one in before)
+        + b"".join(_chunk(b"IDAT", part) for part in parts)
+        + _chunk(b"IEND", b"")
+    )
+
+
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 

@@ -158,9 +158,7 @@ class Bench:
 
     def ask(self, *values: float) -> "asyncio.Task[Prediction]":
         """Ask for the prediction of raw numbers."""
-        return self.ask_input(
-            Input(InputKind.TENSOR, np.array([values], np.float32).tobytes())
-        )
+        return self.ask_input(Input(InputKind.TENSOR, np.array([values], np.float32).tobytes()))
 
     def ask_input(self, given: Input) -> "asyncio.Task[Prediction]":
         """Ask for a prediction."""

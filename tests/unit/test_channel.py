@@ -182,9 +182,7 @@ def test_inputs_larger_than_the_buffer_come_whole(
     streams: tuple[socket.socket, socket.socket],
 ) -> None:
     ours, theirs = streams
-    sent = inputs_of(
-        10, LARGER_THAN_THE_BUFFER, 700_000, 2 * LARGER_THAN_THE_BUFFER, 900_000, 5
-    )
+    sent = inputs_of(10, LARGER_THAN_THE_BUFFER, 700_000, 2 * LARGER_THAN_THE_BUFFER, 900_000, 5)
     thread = send(ours, frames(*sent), 65_536)
     connection = Connection(theirs)
     received: list[ToModel] = []

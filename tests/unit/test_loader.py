@@ -5,13 +5,14 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 
-from bentos.inference.model import LoadedModel, ModelIdentity, ModelSpec, UnusableModel
-from bentos.inference.model_process import loader as module
-from bentos.inference.model_process.loader import ModelLoader
-from bentos.inference.wire import LoadChanged
+from bentos.inference.channel import LoadChanged
+from bentos.inference.model import loader as module
+from bentos.inference.model.loader import ModelLoader
+from bentos.inference.model.registry import Version
+from bentos.inference.model.spec import ModelIdentity, ModelSpec, UnusableModel
+from bentos.inference.model.warm_up import LoadedModel
 from tests.support.servers import wait_until
 
 
@@ -26,10 +27,22 @@ class Bench:
         self.loading = threading.Event()
         self.free = threading.Event()
         self.free.set()
-        self.loader = ModelLoader(self.load, self.installed.append, on_change=self.changes.append)
+        self.loader = self.make()
         self.loader.start()
 
-    def load(self, version: str) -> LoadedModel:
+    def make(self, *, spread_seconds: float = 0.0) -> ModelLoader:
+        return ModelLoader(
+            self.load,
+            self.installed.append,
+            on_change=self.changes.append,
+            spread_seconds=spread_seconds,
+        )
+
+    def want(self, number: str, made: str = "") -> None:
+        self.loader.want(Version(number, made))
+
+    def load(self, wanted: Version) -> LoadedModel:
+        version = wanted.number
         self.attempts.append(version)
         self.loading.set()
         assert self.free.wait(30)
@@ -37,7 +50,7 @@ class Bench:
             raise self.broken[version]
         return LoadedModel(
             ModelIdentity("model", "production", version),
-            ModelSpec((1,), np.dtype(np.float32), ("a", "b"), (False, True)),
+            ModelSpec((1,), "float32", ("a", "b"), (False, True)),
             forward=lambda inputs: inputs,
             output="logits",
             max_batch=1,
@@ -70,7 +83,7 @@ def test_it_waits_until_a_version_is_wanted(bench: Bench) -> None:
 
 
 def test_the_wanted_version_is_served_and_said(bench: Bench) -> None:
-    bench.loader.want("7")
+    bench.want("7")
     bench.wait(lambda: bench.loader.status.phase == "loaded")
     assert bench.served() == "7"
     assert bench.installed[0].identity == ModelIdentity("model", "production", "7")
@@ -79,17 +92,17 @@ def test_the_wanted_version_is_served_and_said(bench: Bench) -> None:
 
 def test_the_same_version_again_is_not_loaded_again(bench: Bench) -> None:
     for _ in range(10):
-        bench.loader.want("7")
+        bench.want("7")
     bench.wait(lambda: bench.loader.status.phase == "loaded")
-    bench.loader.want("7")
-    bench.loader.want("8")
+    bench.want("7")
+    bench.want("8")
     bench.wait(lambda: bench.served() == "8")
     assert bench.attempts == ["7", "8"]
 
 
 def test_a_failed_load_is_tried_again_until_it_succeeds(bench: Bench) -> None:
     bench.broken["7"] = UnusableModel("no tensor signature")
-    bench.loader.want("7")
+    bench.want("7")
     bench.wait(lambda: len(bench.attempts) >= 4)
     assert bench.loader.status.phase in ("failed", "loading")
     assert bench.loader.status.error == "no tensor signature"
@@ -100,63 +113,71 @@ def test_a_failed_load_is_tried_again_until_it_succeeds(bench: Bench) -> None:
     assert bench.outcomes.count(False) >= 4
 
 
-def test_the_pauses_grow_up_to_a_bound(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pauses_grow_up_to_a_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(module, "LONGEST_PAUSE_SECONDS", 0.04)
+    bench = Bench()
     pauses = []
     attempt = bench.loader._attempt
 
-    def noted(version: str, attempts: int, pause: float) -> bool:
+    def noted(version: Version, attempts: int, pause: float) -> bool:
         pauses.append(pause)
         return attempt(version, attempts, pause)
 
     monkeypatch.setattr(bench.loader, "_attempt", noted)
     bench.broken["7"] = RuntimeError("gone")
-    bench.loader.want("7")
+    bench.want("7")
     bench.wait(lambda: len(pauses) >= 5)
+    bench.loader.stop()
     assert pauses[:5] == [0.01, 0.02, 0.04, 0.04, 0.04]
 
 
 def test_a_version_that_fails_leaves_the_last_good_one(bench: Bench) -> None:
-    bench.loader.want("7")
+    bench.want("7")
     bench.wait(lambda: bench.served() == "7")
     bench.broken["8"] = UnusableModel("wrong names")
-    bench.loader.want("8")
+    bench.want("8")
     bench.wait(lambda: bench.loader.status.phase == "failed")
     assert bench.loader.status.version == "8"
     assert bench.served() == "7"
 
 
 def test_a_failure_is_forgotten_once_the_served_version_is_wanted_again(bench: Bench) -> None:
-    bench.loader.want("7")
+    bench.want("7")
     bench.wait(lambda: bench.served() == "7")
     bench.broken["8"] = UnusableModel("wrong names")
-    bench.loader.want("8")
+    bench.want("8")
     bench.wait(lambda: bench.loader.status.phase == "failed")
-    bench.loader.want("7")
+    bench.want("7")
     bench.wait(lambda: bench.loader.status.phase == "loaded")
     assert bench.loader.status.version == "7"
     assert bench.loader.status.error is None
 
 
 def test_another_version_does_not_wait_for_the_pause_of_one_that_failed(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 1_000.0)
+    monkeypatch.setattr(module, "LONGEST_PAUSE_SECONDS", 1_000.0)
+    bench = Bench()
     bench.broken["7"] = RuntimeError("gone")
-    bench.loader.want("7")
+    bench.want("7")
     bench.wait(lambda: bench.loader.status.phase == "failed")
     retry_at = bench.loader.status.retry_at
     assert retry_at is not None
     assert 900 < retry_at - time.monotonic() <= 1_000
-    bench.loader.want("8")
+    bench.want("8")
     bench.wait(lambda: bench.served() == "8")
+    bench.loader.stop()
 
 
 def test_a_version_that_changes_while_another_loads_is_served_next(bench: Bench) -> None:
     bench.free.clear()
-    bench.loader.want("7")
+    bench.want("7")
     assert bench.loading.wait(30)
-    bench.loader.want("8")
+    bench.want("8")
     bench.free.set()
     bench.wait(lambda: bench.served() == "8")
     assert bench.attempts == ["7", "8"]
@@ -164,5 +185,45 @@ def test_a_version_that_changes_while_another_loads_is_served_next(bench: Bench)
 
 def test_an_error_without_words_is_told_by_its_kind(bench: Bench) -> None:
     bench.broken["7"] = MemoryError()
-    bench.loader.want("7")
+    bench.want("7")
     bench.wait(lambda: bench.loader.status.error == "MemoryError")
+
+
+@pytest.mark.case(29)
+def test_a_version_that_was_made_anew_under_its_number_is_loaded(bench: Bench) -> None:
+    """The model is deleted and registered again: its version 1 is another one, and is loaded."""
+    bench.want("1", "on Monday")
+    bench.wait(lambda: bench.served() == "1")
+    bench.want("1", "on Tuesday")
+    bench.wait(lambda: bench.attempts == ["1", "1"])
+
+
+@pytest.mark.case(31)
+def test_a_served_model_is_replaced_after_a_wait_of_its_own_and_a_first_one_at_once() -> None:
+    """The alias moves: each pod waits at random before it loads, so not all load at once."""
+    bench = Bench()
+    bench.loader.stop()
+    bench.loader = bench.make(spread_seconds=1_000.0)
+    bench.loader._spread = lambda: 1_000.0  # type: ignore[method-assign]
+    bench.loader.start()
+    bench.want("7")
+    bench.wait(lambda: bench.served() == "7")
+    bench.want("8")
+    time.sleep(0.05)
+    assert bench.attempts == ["7"]
+    # Taken back meanwhile, nothing is loaded.
+    bench.want("7")
+    bench.loader._spread = lambda: 0.0  # type: ignore[method-assign]
+    bench.want("9")
+    bench.wait(lambda: bench.served() == "9")
+    assert bench.attempts == ["7", "9"]
+    bench.loader.stop()
+
+
+@pytest.mark.case(35)
+def test_no_secret_stands_in_why_a_load_failed(bench: Bench) -> None:
+    """A load fails with the registry's address in its error: the password is not in it."""
+    bench.broken["7"] = RuntimeError("GET http://bob:secretpw@mlflow/artifacts: 500")
+    bench.want("7")
+    bench.wait(lambda: bench.loader.status.error)
+    assert bench.loader.status.error == "GET http://***@mlflow/artifacts: 500"

@@ -1,14 +1,29 @@
 """From a registered version to a model that answers, on real registered models."""
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pytest
+import torch
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+from torch import nn
 
-from bentos.inference.model import Labels, LoadedModel, ModelIdentity, UnusableModel
-from bentos.inference.model_process.loading import load
-from bentos.inference.model_process.registry import PICKLE_SWITCH, Registry, RegistryUnavailable
+from bentos.inference.images import open_image, read_input
+from bentos.inference.model import memory
+from bentos.inference.model.archive import EXPORTED, PICKLE_SWITCH
+from bentos.inference.model.loading import LoadOptions, load
+from bentos.inference.model.memory import check_fits, free_bytes
+from bentos.inference.model.registry import Registry
+from bentos.inference.model.spec import ModelIdentity, UnusableModel
+from bentos.inference.model.warm_up import LoadedModel
+from tests.support.exported import SAMPLES, change, pickled
+from tests.support.images import colour_file
 from tests.support.models import (
     ALIAS,
     COLOUR_CLASSES,
@@ -30,13 +45,11 @@ from tests.support.models import (
     UNNAMED,
     UNSIGNED,
     ModelStore,
-    point_alias,
-    remove_alias,
 )
 
 
 def registry_of(store: ModelStore, name: str, *, stage: str = ALIAS) -> Registry:
-    return Registry(tracking_uri=store.tracking_uri, name=name, stage=stage, timeout_seconds=5)
+    return Registry(tracking_uri=store.tracking_uri, name=name, stage=stage)
 
 
 def load_from(
@@ -44,17 +57,11 @@ def load_from(
     name: str,
     version: str = "1",
     *,
-    override: Labels | None = None,
     device: str = "cpu",
+    **overrides: object,
 ) -> LoadedModel:
-    return load(
-        registry_of(store, name),
-        ModelIdentity(name, ALIAS, version),
-        override=override or Labels(),
-        device=device,
-        threads=1,
-        max_batch=16,
-    )
+    options = LoadOptions(device=device, overrides=overrides)
+    return load(registry_of(store, name), ModelIdentity(name, ALIAS, version), options)
 
 
 def test_names_and_defects_come_with_the_model(model_store: ModelStore) -> None:
@@ -76,11 +83,11 @@ def test_names_may_stand_in_the_versions_tags(model_store: ModelStore) -> None:
 def test_what_the_operator_sets_goes_before_what_the_model_carries(
     model_store: ModelStore,
 ) -> None:
-    override = Labels(("x", "y", "z"), ("z",))
-    spec = load_from(model_store, COLOURS, override=override).spec
+    names: dict[str, object] = {"class_names": ("x", "y", "z"), "defect_classes": ("z",)}
+    spec = load_from(model_store, COLOURS, **names).spec
     assert spec.class_names == ("x", "y", "z")
     assert spec.defects == (False, False, True)
-    assert load_from(model_store, MISNAMED, override=override).spec.class_names == ("x", "y", "z")
+    assert load_from(model_store, MISNAMED, **names).spec.class_names == ("x", "y", "z")
 
 
 def test_a_model_without_names_has_numbers_for_them(model_store: ModelStore) -> None:
@@ -97,7 +104,7 @@ def test_names_that_do_not_fit_are_refused(model_store: ModelStore) -> None:
 def test_a_grey_model_with_one_logit_has_two_classes(model_store: ModelStore) -> None:
     model = load_from(model_store, GREY)
     assert model.spec.class_names == GREY_CLASSES
-    assert model.spec.is_image
+    assert model.spec.picture is not None
     bright = np.ones((1, 1, 16, 16), np.float32)
     assert model.probabilities(bright).argmax() == 1
     assert model.probabilities(0 * bright).argmax() == 0
@@ -106,7 +113,7 @@ def test_a_grey_model_with_one_logit_has_two_classes(model_store: ModelStore) ->
 def test_a_tabular_model_takes_no_images(model_store: ModelStore) -> None:
     model = load_from(model_store, TABULAR)
     assert model.spec.input_shape == (TABULAR_SIZE,)
-    assert not model.spec.is_image
+    assert model.spec.picture is None
     assert model.max_batch == 16
 
 
@@ -131,7 +138,7 @@ def test_inputs_that_a_model_cannot_bear_raise(model_store: ModelStore) -> None:
 
 
 def test_a_pickled_model_is_refused_with_what_to_do(model_store: ModelStore) -> None:
-    with pytest.raises(UnusableModel, match="runs code when it loads") as refused:
+    with pytest.raises(UnusableModel, match="a pickle that runs when it loads") as refused:
         load_from(model_store, MOODY)
     assert f"{PICKLE_SWITCH}=true" in str(refused.value)
 
@@ -145,8 +152,6 @@ def test_a_pickled_model_is_served_where_the_operator_allows_it(
 
 
 def test_a_device_that_is_not_there_is_refused(model_store: ModelStore) -> None:
-    import torch
-
     if torch.cuda.is_available():
         assert load_from(model_store, COLOURS, device="cuda").max_batch == 16
     else:
@@ -165,54 +170,201 @@ def test_a_released_model_gives_its_memory_back(model_store: ModelStore) -> None
 def _tensors() -> list[Any]:
     import gc
 
-    import torch
-
     return [item for item in gc.get_objects() if isinstance(item, torch.Tensor)]
 
 
-def test_an_alias_resolves_to_its_version(model_store: ModelStore, tmp_path: Path) -> None:
-    store = model_store.copy(tmp_path)
-    registry = registry_of(store, COLOURS)
-    assert registry.resolve() == "1"
-    point_alias(store.tracking_uri, COLOURS, "2")
-    assert registry.resolve() == "2"
-    remove_alias(store.tracking_uri, COLOURS)
-    assert registry.resolve() is None
+class _Logged(Registry):
+    """A model's folder as a registry would hand it out."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(tracking_uri="sqlite:///none.db", name="model", stage=ALIAS)
+        self.folder = folder
+
+    def tags(self, version: str) -> dict[str, str]:
+        return {}
+
+    @contextmanager
+    def downloaded(self, version: str) -> Iterator[Path]:
+        yield self.folder
 
 
-def test_an_old_style_stage_resolves_to_its_newest_version(
-    model_store: ModelStore, tmp_path: Path
+def log(folder: Path, module: nn.Module, shape: tuple[int, ...], **options: Any) -> Path:
+    """Save a module as MLflow logs it, without the pickles it would not need."""
+    dtype = np.dtype(options.pop("dtype", "float32"))
+    mlflow.pytorch.save_model(
+        module,
+        str(folder),
+        signature=ModelSignature(Schema([TensorSpec(dtype, (-1, *shape))])),
+        input_example=np.zeros((2, *shape), dtype),
+        pip_requirements=["torch"],
+        serialization_format=options.pop("form", "pt2"),
+        **options,
+    )
+    return folder
+
+
+def load_folder(folder: Path, **options: Any) -> LoadedModel:
+    return load(_Logged(folder), ModelIdentity("model", ALIAS, "1"), LoadOptions(**options))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model's folder that may be served."""
+    module = nn.Sequential(nn.Flatten(), nn.Linear(48, 2)).eval()
+    return log(tmp_path_factory.mktemp("plain") / "model", module, (3, 4, 4))
+
+
+@pytest.fixture
+def folder(plain: Path, tmp_path: Path) -> Path:
+    """A copy of it to spoil."""
+    return Path(shutil.copytree(plain, tmp_path / "model"))
+
+
+def describe(folder: Path, text: str, other: str) -> None:
+    """Change a model's description."""
+    description = (folder / "MLmodel").read_text()
+    assert text in description
+    (folder / "MLmodel").write_text(description.replace(text, other))
+
+
+@pytest.fixture
+def marker(tmp_path: Path) -> Path:
+    return tmp_path / "it-ran"
+
+
+@pytest.mark.case(23)
+def test_a_model_with_code_beside_its_graph_is_refused_and_nothing_runs(
+    folder: Path, marker: Path
 ) -> None:
-    from mlflow import MlflowClient
-
-    store = model_store.copy(tmp_path)
-    registry = registry_of(store, COLOURS, stage="staging")
-    assert registry.resolve() is None
-    client = MlflowClient(store.tracking_uri, store.tracking_uri)
-    for version in ("1", "2"):
-        client.transition_model_version_stage(COLOURS, version, "Staging")
-    assert registry.resolve() == "2"
-
-
-def test_a_model_that_is_not_registered_resolves_to_nothing(model_store: ModelStore) -> None:
-    assert registry_of(model_store, "no-such-model").resolve() is None
-    assert registry_of(model_store, "it's odd").resolve() is None
-
-
-def test_a_registry_that_is_not_there_is_told_from_one_without_the_model(tmp_path: Path) -> None:
-    blocked = tmp_path / "file"
-    blocked.write_text("no folder")
-    for uri in ("http://127.0.0.1:9", f"sqlite:///{blocked}/mlflow.db", "nonsense://x"):
-        registry = Registry(tracking_uri=uri, name=COLOURS, stage=ALIAS, timeout_seconds=1)
-        with pytest.raises(RegistryUnavailable):
-            registry.resolve()
+    """Registered: model.pt2 with model.pth, a module to import and a code folder: nothing runs."""
+    run = f"import pathlib; pathlib.Path({str(marker)!r}).touch()"
+    (folder / "code").mkdir()
+    (folder / "code" / "helper.py").write_text(run)
+    (folder / "data" / "pickle_module_info.txt").write_text("helper")
+    (folder / "data" / "model.pth").write_bytes(pickled(marker))
+    describe(folder, "code: null", "code: code")
+    with pytest.raises(UnusableModel, match="brings code or a pickle"):
+        load_folder(folder)
+    assert not marker.exists()
+    # It is a real attack: MLflow's own loader imports the module.
+    with pytest.raises(Exception, match=r".*"):
+        mlflow.pytorch.load_model(str(folder))
+    assert marker.exists()
 
 
-def test_a_version_whose_files_are_gone_cannot_be_had(
-    model_store: ModelStore, tmp_path: Path
+@pytest.mark.case(23)
+def test_a_pickle_in_the_graphs_archive_never_runs_on_any_device(
+    folder: Path, marker: Path
 ) -> None:
-    store = model_store.copy_to_serve(tmp_path)  # its artifacts are had from a server only
-    with pytest.raises(RegistryUnavailable, match="version 1 cannot be downloaded"):
-        load_from(store, COLOURS)
-    with pytest.raises(RegistryUnavailable):
-        load_from(model_store, COLOURS, "99")
+    """Registered: model.pt2 whose sample input is a pickle: it is served, and the pickle not read."""
+    change(
+        folder / "data" / EXPORTED,
+        lambda archive: archive.put(SAMPLES, pickled(marker)),
+    )
+    for device in ("cpu", "auto"):
+        assert load_folder(folder, device=device).spec.input_shape == (3, 4, 4)
+    assert not marker.exists()
+
+
+@pytest.mark.case(23)
+@pytest.mark.parametrize("data", ["/tmp", "../elsewhere", "data/../../elsewhere"])  # noqa: S108
+def test_data_outside_of_the_folder_are_refused(folder: Path, data: str) -> None:
+    """Registered: an MLmodel that names data elsewhere on the pod's disk: refused."""
+    shutil.copytree(folder / "data", folder.parent / "elsewhere")
+    describe(folder, "model_data: data", f"model_data: {data}")
+    with pytest.raises(UnusableModel, match="outside of its folder"):
+        load_folder(folder)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"flavors: [", b"x" * 5_000_000])
+def test_a_version_without_a_description_is_refused(folder: Path, content: bytes | None) -> None:
+    (folder / "MLmodel").unlink()
+    if content is not None:
+        (folder / "MLmodel").write_bytes(content)
+    with pytest.raises(Exception, match=r"."):
+        load_folder(folder)
+
+
+@pytest.mark.case(25)
+def test_a_model_exported_in_training_mode_is_refused(tmp_path: Path) -> None:
+    """A model with Dropout, logged without .eval(): it would answer differently each time."""
+    module = nn.Sequential(nn.Flatten(), nn.Linear(48, 64), nn.Dropout(0.5), nn.Linear(64, 3))
+    with pytest.raises(UnusableModel, match=r"call \.eval\(\) before"):
+        load_folder(log(tmp_path / "model", module.train(), (3, 4, 4)))
+
+
+class _Bytes(nn.Module):  # type: ignore[misc]
+    """Takes bytes and scales them itself, as many exported models do."""
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return 8.0 * (pixels.float() / 255.0).mean(dim=(2, 3))
+
+
+@pytest.mark.case(24)
+def test_a_model_of_bytes_tells_white_from_black_in_pictures(tmp_path: Path) -> None:
+    """A uint8 model that divides by 255: a picture gets the answer that /predict gives."""
+    model = load_folder(log(tmp_path / "model", _Bytes(), (3, 4, 4), dtype="uint8"))
+    content = colour_file((255, 0, 0), size=(8, 8))
+    picture = read_input(open_image(content, max_pixels=100), model.spec)
+    assert picture.dtype == np.uint8
+    assert picture[0].tolist() == [[255] * 4] * 4
+    assert model.probabilities(picture[np.newaxis]).argmax() == 0
+    assert model.probabilities(picture[np.newaxis]).max() > 0.9
+
+
+def test_a_graph_of_another_shape_than_the_signature_is_refused(folder: Path) -> None:
+    describe(folder, "    4, 4]}}]", "    4, 8]}}]")
+    with pytest.raises(UnusableModel, match=r"exported for inputs of shape \[3, 4, 4\]"):
+        load_folder(folder)
+
+
+def test_a_graph_is_given_no_more_inputs_than_it_was_exported_for(
+    folder: Path, tmp_path: Path
+) -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(48, 2)).eval()
+    for batch, message in ((torch.export.Dim("batch", max=4), ""), (None, "batches of 2")):
+        shapes = ({0: batch},) if batch else None
+        program = torch.export.export(module, (torch.zeros(2, 3, 4, 4),), dynamic_shapes=shapes)
+        torch.export.save(program, str(folder / "data" / EXPORTED))
+        if message:
+            with pytest.raises(UnusableModel, match=message):
+                load_folder(folder)
+        else:
+            assert load_folder(folder).max_batch == 4
+
+
+@pytest.mark.case(31)
+def test_a_model_that_does_not_fit_into_memory_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model larger than the memory that is left: refused with both figures, not killed for."""
+    monkeypatch.setattr(memory, "free_bytes", lambda root: 70 * 1024 * 1024)
+    load_folder(folder)
+    monkeypatch.setattr(memory, "free_bytes", lambda root: 50 * 1024 * 1024)
+    with pytest.raises(UnusableModel, match="needs about 64 MiB of memory and 50 MiB are left"):
+        load_folder(folder)
+
+
+def write_group(group: Path, **files: object) -> None:
+    group.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (group / name.replace("_", ".", 1)).write_text(f"{content}\n")
+
+
+@pytest.mark.case(31)
+def test_memory_is_what_the_control_groups_leave(tmp_path: Path) -> None:
+    """A pod's limit counts, less its use; cached files are given up by the kernel and do not."""
+    mib = 1024 * 1024
+    unlimited = free_bytes(tmp_path)
+    assert unlimited > mib
+    write_group(
+        tmp_path,
+        memory_max=100 * mib,
+        memory_current=90 * mib,
+        memory_stat=f"anon 1\ninactive_file {30 * mib}",
+    )
+    assert free_bytes(tmp_path) == 40 * mib
+    with pytest.raises(UnusableModel, match="104 MiB of memory and 40 MiB"):
+        check_fits(37 * mib, tmp_path)
+    write_group(tmp_path, memory_max="max")
+    assert free_bytes(tmp_path) > 40 * mib

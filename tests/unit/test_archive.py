@@ -1,0 +1,336 @@
+"""A registered model is input from outside: what its files may hold, and that nothing in them runs."""
+
+import contextlib
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bentos.inference.model import archive as module
+from bentos.inference.model.archive import (
+    EXPORTED,
+    PICKLE_SWITCH,
+    check_files,
+    file_below,
+    read_program,
+)
+from bentos.inference.model.spec import UnusableModel
+from tests.support.exported import (
+    CONSTANTS,
+    GRAPH,
+    SAMPLES,
+    SHAPE,
+    WEIGHTS,
+    Archive,
+    change,
+    export,
+    pickled,
+)
+
+Edit = Callable[[Archive, Path], None]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(tmp_path_factory.mktemp("exported") / EXPORTED)
+
+
+@pytest.fixture
+def path(tmp_path: Path, exported: Path) -> Path:
+    """A file of its own in a folder of its own."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    return Path(shutil.copy(exported, folder))
+
+
+@pytest.fixture
+def marker(tmp_path: Path) -> Path:
+    return tmp_path / "it-ran"
+
+
+def test_a_model_of_operators_and_tensors_answers_as_torchs_own_loader_makes_it(
+    path: Path,
+) -> None:
+    inputs = torch.randn(5, *SHAPE)
+    ours, theirs = read_program(path).module(), torch.export.load(str(path)).module()
+    torch.testing.assert_close(ours(inputs), theirs(inputs))
+
+
+class _Many(torch.nn.Module):  # type: ignore[misc]
+    """Shared weights, a constant, an empty buffer, scalars, a mode, an equation, a branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Linear(4, 4)
+        self.second = torch.nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+        self.register_buffer("empty", torch.zeros(0))
+        self.register_buffer("table", torch.arange(8.0).reshape(2, 4).t(), persistent=False)
+        self.constant = torch.tensor([1.0, 2.0, 3.0, 4.0])
+
+    def forward(self, numbers: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            mixed = torch.einsum("bi,ij->bj", self.first(numbers), self.table)
+        pooled = torch.nn.functional.gelu(self.second(numbers), approximate="tanh")
+        flat = pooled.reshape(numbers.shape[0] // 1, -1) + self.constant
+        return torch.cat([mixed, flat.view(numbers.shape[0], 4)[:, : 2 * 1]], dim=1)
+
+
+def test_so_does_one_with_shared_weights_constants_and_shapes_that_are_computed(
+    tmp_path: Path,
+) -> None:
+    model, example = _Many().eval(), torch.randn(3, 4)
+    batch = torch.export.Dim("batch", max=32)
+    program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+    torch.export.save(program, str(tmp_path / EXPORTED))
+    read = read_program(tmp_path / EXPORTED).module()
+    inputs = torch.randn(7, 4)
+    torch.testing.assert_close(read(inputs), model(inputs))
+
+
+def _graph(edit: Callable[[dict[str, Any], Path], None]) -> Edit:
+    def apply(archive: Archive, marker: Path) -> None:
+        graph = archive.json(GRAPH)
+        edit(graph, marker)
+        archive.put(GRAPH, graph)
+
+    return apply
+
+
+def _expression(graph: dict[str, Any], marker: Path) -> None:
+    size = graph["graph_module"]["graph"]["tensor_values"]["input"]["sizes"][0]
+    size["as_expr"]["expr_str"] = f"__import__('pathlib').Path('{marker}').touch() or Integer(2)"
+
+
+def _operator(graph: dict[str, Any], marker: Path) -> None:
+    call = {
+        "target": "torch.os.system",
+        "inputs": [{"name": "", "arg": {"as_string": f"touch {marker}"}, "kind": 1}],
+        "outputs": [{"as_none": True}],
+        "metadata": {},
+        "name": "run",
+    }
+    graph["graph_module"]["graph"]["nodes"].insert(0, call)
+
+
+def _operator_argument(graph: dict[str, Any], _: Path) -> None:
+    node = graph["graph_module"]["graph"]["nodes"][0]
+    node["inputs"].append({"name": "f", "arg": {"as_operator": "torch.os.system"}, "kind": 2})
+
+
+def _file_operator(graph: dict[str, Any], marker: Path) -> None:
+    node = graph["graph_module"]["graph"]["nodes"][0]
+    node["target"] = "torch.ops.aten.from_file.default"
+    node["inputs"] = [{"name": "filename", "arg": {"as_string": str(marker)}, "kind": 1}]
+
+
+def _guard(graph: dict[str, Any], marker: Path) -> None:
+    graph["guards_code"] = [f"__import__('pathlib').Path('{marker}').touch() is None"]
+
+
+def _parameter_name(graph: dict[str, Any], marker: Path) -> None:
+    spec = graph["graph_module"]["signature"]["input_specs"][0]["parameter"]
+    spec["parameter_name"] = f'x", __import__("pathlib").Path("{marker}").touch(), "'
+
+
+def _node_name(graph: dict[str, Any], marker: Path) -> None:
+    text = json.dumps(graph["graph_module"]["graph"]).replace(
+        '"input"', f"\"x = __import__('pathlib').Path('{marker}').touch()\""
+    )
+    graph["graph_module"]["graph"] = json.loads(text)
+
+
+def _tree(graph: dict[str, Any], _: Path) -> None:
+    signature = graph["graph_module"]["module_call_graph"][0]["signature"]
+    leaf = {"type": None, "context": None, "children_spec": []}
+    context = json.dumps({"default_factory_module": "antigravity", "default_factory_name": "x"})
+    kind = {"type": "collections.defaultdict", "context": context, "children_spec": [leaf]}
+    signature["out_spec"] = json.dumps([1, kind])
+
+
+def _endless_power(graph: dict[str, Any], _: Path) -> None:
+    size = graph["graph_module"]["graph"]["tensor_values"]["input"]["sizes"][0]
+    size["as_expr"]["expr_str"] = "Pow(Integer(9), Pow(Integer(9), Integer(9999)))"
+
+
+def _pickled_weight(archive: Archive, marker: Path) -> None:
+    config = archive.json(WEIGHTS)
+    entry = next(iter(config["config"].values()))
+    entry["use_pickle"] = True
+    archive.put(WEIGHTS, config)
+    archive.put(f"data/weights/{entry['path_name']}", pickled(marker))
+
+
+def _opaque_constant(archive: Archive, marker: Path) -> None:
+    entry = {
+        "path_name": "opaque_obj_0",
+        "is_param": False,
+        "use_pickle": True,
+        "tensor_meta": None,
+    }
+    archive.put(CONSTANTS, {"config": {"thing": entry}})
+    archive.put("data/constants/opaque_obj_0", pickled(marker, by_torch=False))
+
+
+def _legacy_weights(archive: Archive, marker: Path) -> None:
+    archive.put("data/weights/model.pt", pickled(marker))
+
+
+def _library(archive: Archive, _: Path) -> None:
+    archive.put("data/aotinductor/model/library.so", b"\x7fELF")
+
+
+def _outside(archive: Archive, _: Path) -> None:
+    archive.put("data/weights/../../../weight_0", b"")
+
+
+def _weight_of_another_file(archive: Archive, _: Path) -> None:
+    config = archive.json(WEIGHTS)
+    next(iter(config["config"].values()))["path_name"] = "../../models/model.json"
+    archive.put(WEIGHTS, config)
+
+
+def _weight_beyond_its_file(archive: Archive, _: Path) -> None:
+    config = archive.json(WEIGHTS)
+    meta = next(iter(config["config"].values()))["tensor_meta"]
+    meta["sizes"][0]["as_int"] = 2**40
+    archive.put(WEIGHTS, config)
+
+
+REFUSED: dict[str, Edit] = {
+    "an expression that is evaluated": _graph(_expression),
+    "any callable below torch as an operator": _graph(_operator),
+    "any callable as an argument": _graph(_operator_argument),
+    "an operator that opens files": _graph(_file_operator),
+    "a parameter's name that becomes code": _graph(_parameter_name),
+    "a node's name that becomes code": _graph(_node_name),
+    "a tree that imports a module": _graph(_tree),
+    "a number without end": _graph(_endless_power),
+    "a pickled weight": _pickled_weight,
+    "a pickled constant": _opaque_constant,
+    "pickled weights of an older format": _legacy_weights,
+    "a compiled library": _library,
+    "a path out of the archive": _outside,
+    "a weight that is another file": _weight_of_another_file,
+    "a weight larger than its file": _weight_beyond_its_file,
+}
+
+
+@pytest.mark.case(23)
+@pytest.mark.parametrize("attack", REFUSED)
+def test_an_archive_that_could_run_code_is_refused_and_nothing_of_it_runs(
+    path: Path, marker: Path, attack: str
+) -> None:
+    """Registered: an exported model with pickles, code in its graph or files of others: refused."""
+    change(path, lambda archive: REFUSED[attack](archive, marker))
+    with pytest.raises(UnusableModel, match=EXPORTED):
+        read_program(path)
+    assert not marker.exists()
+
+
+def _sample_inputs(archive: Archive, marker: Path) -> None:
+    archive.put(SAMPLES, pickled(marker))
+
+
+@pytest.mark.case(23)
+@pytest.mark.parametrize("edit", [_sample_inputs, _graph(_guard)])
+def test_parts_that_are_not_needed_are_never_read(path: Path, marker: Path, edit: Edit) -> None:
+    """Registered: an exported model with a pickle as its sample input, or with code as its guard."""
+    inputs = torch.randn(2, *SHAPE)
+    before = read_program(path).module()(inputs)
+    change(path, lambda archive: edit(archive, marker))
+    torch.testing.assert_close(read_program(path).module()(inputs), before)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [_graph(_expression), _graph(_guard), _sample_inputs, _pickled_weight, _opaque_constant],
+)
+def test_these_attacks_work_on_torchs_own_loader(path: Path, marker: Path, edit: Edit) -> None:
+    change(path, lambda archive: edit(archive, marker))
+    with contextlib.suppress(Exception):
+        torch.export.load(str(path)).module()(torch.zeros(2, *SHAPE))
+    assert marker.exists()
+
+
+@pytest.mark.case(23)
+def test_an_archive_cannot_unfold_to_more_than_it_is(path: Path) -> None:
+    """Registered: an archive whose members are compressed, as a bomb's are, or claimed twice."""
+    bomb = path.with_name("bomb")
+    bomb.write_bytes(path.read_bytes())
+    change(bomb, lambda archive: None, compression=zipfile.ZIP_DEFLATED)
+    with pytest.raises(UnusableModel, match="compressed"):
+        read_program(bomb)
+    twice = path.with_name("twice")
+    twice.write_bytes(path.read_bytes())
+    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(twice, "a") as archive:
+        archive.writestr(f"model/{GRAPH}", "{}")
+    with pytest.raises(UnusableModel, match="is not taken"):
+        read_program(twice)
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x05\x06" + b"\0" * 18])
+def test_a_file_that_is_no_archive_is_refused(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(UnusableModel, match=EXPORTED):
+        read_program(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [(GRAPH, b"[" * 100_000), (GRAPH, b"{"), (GRAPH, b"{}"), (WEIGHTS, b"[]"), (WEIGHTS, b"null")],
+)
+def test_descriptions_that_make_no_sense_are_refused(path: Path, name: str, content: bytes) -> None:
+    change(path, lambda archive: archive.put(name, content))
+    with pytest.raises(UnusableModel, match=EXPORTED):
+        read_program(path)
+
+
+def test_a_graph_that_is_far_too_large_is_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_JSON_BYTES", 1_000)
+    with pytest.raises(UnusableModel, match="more than 1000 bytes"):
+        read_program(path)
+
+
+@pytest.mark.case(23)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("code/helper.py", "code/__init__.py", "data/model.pth", "data/pickle_module_info.txt"),
+        *("data/extra.pkl", "loader.py", "data/library.so"),
+    ],
+)
+def test_a_model_that_brings_code_or_a_pickle_is_refused(path: Path, name: str) -> None:
+    """Registered: model.pt2 with a code folder, a model.pth or a pickle module beside it."""
+    folder = path.parents[1]
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("raise SystemExit")
+    with pytest.raises(UnusableModel, match="brings code or a pickle") as refused:
+        check_files(folder)
+    assert PICKLE_SWITCH in str(refused.value)
+
+
+@pytest.mark.case(23)
+def test_a_link_in_a_model_is_refused(path: Path, tmp_path: Path) -> None:
+    """Registered: a folder with a symbolic link, which may lead to any file of the pod."""
+    (path.parent / "weights").symlink_to("/etc")
+    with pytest.raises(UnusableModel, match="a link may lead anywhere"):
+        check_files(tmp_path)
+
+
+@pytest.mark.case(23)
+@pytest.mark.parametrize("given", ["/etc", "../outside", "data/../../outside", None])
+def test_data_outside_of_the_models_folder_are_refused(path: Path, given: object) -> None:
+    """Registered: an MLmodel whose model_data is absolute, or leads out of the folder."""
+    (path.parents[1] / "outside").mkdir()
+    with pytest.raises(UnusableModel):
+        file_below(path.parents[1] / "inner", given, EXPORTED)
+    assert file_below(path.parents[1], "data", EXPORTED) == path
