@@ -1,4 +1,4 @@
-"""A registered model is input from outside: what its files may hold, and that nothing in them runs."""
+"""A registered model is input from outside: what its files may hold, and that none of it runs."""
 
 import contextlib
 import json
@@ -147,7 +147,7 @@ def _node_name(graph: dict[str, Any], marker: Path) -> None:
 
 def _tree(graph: dict[str, Any], _: Path) -> None:
     signature = graph["graph_module"]["module_call_graph"][0]["signature"]
-    leaf = {"type": None, "context": None, "children_spec": []}
+    leaf: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
     context = json.dumps({"default_factory_module": "antigravity", "default_factory_name": "x"})
     kind = {"type": "collections.defaultdict", "context": context, "children_spec": [leaf]}
     signature["out_spec"] = json.dumps([1, kind])
@@ -240,7 +240,7 @@ def _sample_inputs(archive: Archive, marker: Path) -> None:
 @pytest.mark.case(23)
 @pytest.mark.parametrize("edit", [_sample_inputs, _graph(_guard)])
 def test_parts_that_are_not_needed_are_never_read(path: Path, marker: Path, edit: Edit) -> None:
-    """Registered: an exported model with a pickle as its sample input, or with code as its guard."""
+    """Registered: a model with a pickle as its sample input, or with code as a guard: not read."""
     inputs = torch.randn(2, *SHAPE)
     before = read_program(path).module()(inputs)
     change(path, lambda archive: edit(archive, marker))

@@ -58,7 +58,7 @@ def load_from(
     version: str = "1",
     *,
     device: str = "cpu",
-    **overrides: object,
+    **overrides: Any,
 ) -> LoadedModel:
     options = LoadOptions(device=device, overrides=overrides)
     return load(registry_of(store, name), ModelIdentity(name, ALIAS, version), options)
@@ -83,7 +83,7 @@ def test_names_may_stand_in_the_versions_tags(model_store: ModelStore) -> None:
 def test_what_the_operator_sets_goes_before_what_the_model_carries(
     model_store: ModelStore,
 ) -> None:
-    names: dict[str, object] = {"class_names": ("x", "y", "z"), "defect_classes": ("z",)}
+    names: dict[str, Any] = {"class_names": ("x", "y", "z"), "defect_classes": ("z",)}
     spec = load_from(model_store, COLOURS, **names).spec
     assert spec.class_names == ("x", "y", "z")
     assert spec.defects == (False, False, True)
@@ -256,7 +256,7 @@ def test_a_model_with_code_beside_its_graph_is_refused_and_nothing_runs(
 def test_a_pickle_in_the_graphs_archive_never_runs_on_any_device(
     folder: Path, marker: Path
 ) -> None:
-    """Registered: model.pt2 whose sample input is a pickle: it is served, and the pickle not read."""
+    """Registered: model.pt2 whose sample input is a pickle: served, and the pickle is not read."""
     change(
         folder / "data" / EXPORTED,
         lambda archive: archive.put(SAMPLES, pickled(marker)),
@@ -267,7 +267,7 @@ def test_a_pickle_in_the_graphs_archive_never_runs_on_any_device(
 
 
 @pytest.mark.case(23)
-@pytest.mark.parametrize("data", ["/tmp", "../elsewhere", "data/../../elsewhere"])  # noqa: S108
+@pytest.mark.parametrize("data", ["/tmp", "../elsewhere", "data/../../elsewhere"])
 def test_data_outside_of_the_folder_are_refused(folder: Path, data: str) -> None:
     """Registered: an MLmodel that names data elsewhere on the pod's disk: refused."""
     shutil.copytree(folder / "data", folder.parent / "elsewhere")

@@ -166,7 +166,7 @@ def test_a_message_that_cannot_be_acted_on_costs_that_process_only(tmp_path: Pat
         def refuse(_: object) -> None:
             raise ValueError("the state is full")
 
-        kept.state.registry_checked = refuse  # type: ignore[method-assign]
+        kept.state.registry_checked = refuse  # type: ignore[assignment,method-assign]
         await kept.until(lambda: kept.engine.starts == 2)
         del kept.state.registry_checked
         await kept.until(lambda: kept.state.mlflow_accessible.get() == 1)
@@ -295,8 +295,8 @@ def test_a_worker_imports_nothing_of_the_models() -> None:
         [
             sys.executable,
             "-c",
-            "import sys, bentos.inference.app; print([name for name in "
-            "('torch', 'mlflow', 'PIL') if name in sys.modules])",
+            "import sys, bentos.inference.app\n"
+            + "print([name for name in ('torch', 'mlflow', 'PIL') if name in sys.modules])",
         ],
         check=True,
         capture_output=True,
