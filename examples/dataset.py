@@ -10,8 +10,10 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
+
+from bentos.edge.http import ServiceError
+from bentos.inference.images import ImageFile, open_image, read_pixels
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp")
 SMALLEST_CLASS: Final = 5
@@ -20,8 +22,7 @@ LARGEST_DEFAULT_SIDE: Final = 64
 
 _Labelled = tuple[Path, int, NDArray[np.uint8]]
 
-_GREYSCALE_MODES: Final = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "I;16L"})
-_SIXTEEN_BIT_MODES: Final = frozenset({"I", "I;16", "I;16B", "I;16L"})
+_MAX_PIXELS: Final = 200_000_000
 
 
 class DatasetError(Exception):
@@ -62,11 +63,14 @@ class Split:
     held_out: ImageDataset
 
 
-def read_folder(folder: Path, size: tuple[int, int] | None = None) -> ImageDataset:
+def read_folder(
+    folder: Path, size: tuple[int, int] | None = None, bit_depth: int | None = None
+) -> ImageDataset:
     """Read every `folder/<class>/*.png|jpg|jpeg|bmp`, scaled to one size.
 
     `size` is height and width in pixels; by default it is the images' median size, reduced to at
-    most 64 pixels on the longer side. The images have one channel when all files are greyscale,
+    most 64 pixels on the longer side. Files are read as the inference service reads them;
+    `bit_depth` is that of the camera behind 16-bit files. The images have one channel when all files are greyscale,
     else three. A picture found again in its class is used once, and one found in several classes
     is left out, so that no picture stands on both sides of a split; `duplicates` counts the files
     left out. Raises DatasetError for a folder that cannot be trained on.
@@ -75,16 +79,16 @@ def read_folder(folder: Path, size: tuple[int, int] | None = None) -> ImageDatas
     shapes = {}
     greyscale = True
     for path in (path for paths in files.values() for path in paths):
-        with _opened(path) as image:
-            shapes[path] = (image.height, image.width)
-            greyscale = greyscale and image.mode in _GREYSCALE_MODES
+        image = _opened(path)
+        shapes[path] = (image.height, image.width)
+        greyscale = greyscale and image.grey
     size = size or _default_size(list(shapes.values()))
     if min(size) < SMALLEST_SIDE:
         raise DatasetError(f"the image size {size[0]}x{size[1]} is under {SMALLEST_SIDE} pixels")
 
     class_names = tuple(files)
     read = [
-        (path, label, _read_pixels(path, 1 if greyscale else 3, size))
+        (path, label, _read_pixels(path, greyscale, size, bit_depth))
         for label, name in enumerate(class_names)
         for path in files[name]
     ]
@@ -158,11 +162,11 @@ def _find_files(folder: Path) -> dict[str, list[Path]]:
     return files
 
 
-def _opened(path: Path) -> Image.Image:
+def _opened(path: Path) -> ImageFile:
     try:
-        return Image.open(path)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DatasetError(f"'{path}' cannot be read as an image") from error
+        return open_image(path.read_bytes(), max_pixels=_MAX_PIXELS)
+    except (OSError, ServiceError) as error:
+        raise DatasetError(f"'{path}' cannot be read as an image: {error}") from error
 
 
 def _default_size(shapes: list[tuple[int, int]]) -> tuple[int, int]:
@@ -176,21 +180,14 @@ def _default_size(shapes: list[tuple[int, int]]) -> tuple[int, int]:
     )
 
 
-def _read_pixels(path: Path, channels: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+def _read_pixels(
+    path: Path, greyscale: bool, size: tuple[int, int], bit_depth: int | None
+) -> NDArray[np.uint8]:
     """Return one file's pixels as uint8 [height, width, channels]."""
     try:
-        with _opened(path) as opened:
-            image: Image.Image = opened
-            if opened.mode in _SIXTEEN_BIT_MODES:
-                # Pillow would cut such values off at 255 and turn the image white.
-                image = Image.fromarray((np.asarray(opened) >> 8).clip(0, 255).astype(np.uint8))
-            image = image.convert("L" if channels == 1 else "RGB")
-            height, width = size
-            if image.size != (width, height):
-                image = image.resize((width, height), Image.Resampling.BILINEAR)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DatasetError(f"'{path}' cannot be read as an image") from error
-    return np.asarray(image, dtype=np.uint8).reshape(*size, channels)
+        return read_pixels(_opened(path), "L" if greyscale else "RGB", size, bit_depth)
+    except ServiceError as error:
+        raise DatasetError(f"'{path}' cannot be read as an image: {error}") from error
 
 
 def _without_duplicates(read: list[_Labelled]) -> list[_Labelled]:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bentos.inference.model_process.registry import Registry, RegistryUnavailable
+from bentos.inference.model.registry import Registry, RegistryUnavailable
 from bentos.inference.settings import InferenceSettings
 from bentos.process.settings import load_settings
 from examples.stack import DATA
@@ -33,17 +33,16 @@ def ensure_model(report: Callable[[str], None]) -> str:
         tracking_uri=settings.mlflow_tracking_uri,
         name=settings.model_name,
         stage=settings.model_stage,
-        timeout_seconds=settings.mlflow_timeout_seconds,
     )
     wanted = f"{settings.model_name}@{settings.model_stage}"
     try:
-        version = registry.resolve()
+        version = registry.resolve().version
     except RegistryUnavailable as error:
         where = settings.mlflow_tracking_uri
         raise StepError(f"MLflow at {where} gives no answer: {error}") from error
     if version is not None:
-        report(f"serving {wanted}, version {version}, from {settings.mlflow_tracking_uri}")
-        return version
+        report(f"serving {wanted}, version {version.number}, from {settings.mlflow_tracking_uri}")
+        return version.number
     if not settings.mlflow_tracking_uri.startswith("sqlite:"):
         where = settings.mlflow_tracking_uri
         raise StepError(f"{where} has no {wanted}; register it there, or train one")
@@ -55,7 +54,7 @@ def ensure_model(report: Callable[[str], None]) -> str:
     command += ["--tracking-uri", settings.mlflow_tracking_uri]
     if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
         raise StepError("training failed; the lines above say why")
-    version = registry.resolve()
+    version = registry.resolve().version
     if version is None:
         raise StepError(f"training ended and the registry still has no {wanted}")
-    return version
+    return version.number

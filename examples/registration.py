@@ -39,7 +39,7 @@ class TrainingRecord:
     """What MLflow is told about a training run.
 
     `losses` holds the mean training loss of each epoch; `class_names` is in the order of the
-    network's outputs.
+    network's outputs; `bit_depth` is that of the camera behind 16-bit files.
     """
 
     class_names: Sequence[str]
@@ -47,6 +47,7 @@ class TrainingRecord:
     params: Mapping[str, object]
     metrics: Mapping[str, float]
     losses: Sequence[float]
+    bit_depth: int | None = None
 
 
 def check_names(model_name: str, alias: str) -> None:
@@ -109,6 +110,7 @@ def register(
         "class_names": list(record.class_names),
         "defect_classes": list(record.defect_classes),
         "output": "logits",
+        **({"bit_depth": record.bit_depth} if record.bit_depth else {}),
     }
     try:
         with mlflow.start_run(experiment_id=registry.experiment_id):

@@ -41,8 +41,8 @@ def choose_defect_classes(
     """Return the classes that count as defects, in the order of `class_names`.
 
     These are `defects` where given, else every class but the normal one: `normal` where given,
-    else the first of normal, ok, good, no_defect and none that there is; none of them means no
-    defect class. Raises UsageError for a name that is no class, or for a normal defect.
+    else the first of normal, ok, good, no_defect and none that there is. Where there is none of
+    them all classes are defects. Raises UsageError for a name that is no class, or for a normal defect.
     """
     for name in (*([normal] if normal is not None else []), *(defects or ())):
         if name not in class_names:
@@ -55,7 +55,7 @@ def choose_defect_classes(
         by_lower_case = {name.lower(): name for name in class_names}
         known = (by_lower_case[name] for name in _NORMAL_CLASS_NAMES if name in by_lower_case)
         normal = next(known, None)
-    return () if normal is None else tuple(name for name in class_names if name != normal)
+    return tuple(name for name in class_names if name != normal)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,7 +84,7 @@ def _train_and_register(options: argparse.Namespace) -> None:
 
     registration.check_names(options.name, options.alias)
     _say(f"reading {options.data}")
-    dataset = read_folder(options.data, options.size)
+    dataset = read_folder(options.data, options.size, options.bit_depth)
     defects = choose_defect_classes(
         dataset.class_names, normal=options.normal_class, defects=options.defect_classes
     )
@@ -98,8 +98,11 @@ def _train_and_register(options: argparse.Namespace) -> None:
     if dataset.duplicates:
         _say(f"note: duplicate pictures left out: {dataset.duplicates}")
     _say(f"defect classes: {', '.join(defects) or 'none'}")
-    if not defects and options.defect_classes is None:
-        _say("note: no class is known to be the normal one; name it with --normal-class")
+    if len(defects) == len(dataset.class_names):
+        _say(
+            "note: no class is the normal one, so every picture will be a defect; "
+            "name it with --normal-class, or the defects with --defect-classes"
+        )
     _say(f"opening the registry at {options.tracking_uri}")
     registry = registration.open_registry(options.tracking_uri, experiment=options.name)
 
@@ -116,6 +119,7 @@ def _train_and_register(options: argparse.Namespace) -> None:
         registration.TrainingRecord(
             class_names=dataset.class_names,
             defect_classes=defects,
+            bit_depth=options.bit_depth,
             params={
                 "epochs": options.epochs,
                 "seed": options.seed,
@@ -219,6 +223,13 @@ def _parser() -> argparse.ArgumentParser:
         type=_size,
         metavar="N|HxW",
         help="scale images to this many pixels (their own median size, at most 64)",
+    )
+    add(
+        "--bit-depth",
+        type=_positive,
+        choices=range(8, 17),
+        metavar="N",
+        help="bits that the camera uses of 16-bit images (what the files say, or all 16)",
     )
     add(
         "--flips",

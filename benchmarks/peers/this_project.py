@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from benchmarks.peers.peer import Call, Launch, Peer, Site, dump, flat
 from bentos.health.probes import HEALTH_PATH, READY_PATH
-from bentos.inference.payloads import TENSOR
+from bentos.inference.request import TENSOR
 from bentos.inference.state import PREDICT_IMAGE_PATH, PREDICT_PATH
 
 TARGET = "bentos.inference.service:InferenceService"

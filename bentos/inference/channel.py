@@ -9,12 +9,14 @@ the worker from answering: they share no interpreter lock.
 import asyncio
 import contextlib
 import logging
+import mmap
 import os
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -72,6 +74,7 @@ class Start(_Message, tag=1):
     """The first message to a process: its settings, as JSON."""
 
     settings: bytes
+    id: int = -1
 
 
 class Input(_Message, tag=2):
@@ -261,11 +264,40 @@ class Writer:
             self._write(data)
 
 
+class Progress:
+    """How far the model process came, in memory that it shares with its worker.
+
+    After a process died it tells the inputs that may have ended it from those it never saw.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._cell = memoryview(mmap.mmap(descriptor, mmap.PAGESIZE)).cast("q")
+
+    @classmethod
+    def make(cls) -> "tuple[Progress, int]":
+        """Return the worker's side, and a descriptor to make the other one of and to close."""
+        with tempfile.TemporaryFile() as file:
+            file.truncate(mmap.PAGESIZE)
+            progress = cls(file.fileno())
+            progress.taken = -1
+            return progress, os.dup(file.fileno())
+
+    @property
+    def taken(self) -> int:
+        """The id of the last input that was taken; ids only grow."""
+        return self._cell[0]
+
+    @taken.setter
+    def taken(self, identifier: int) -> None:
+        self._cell[0] = identifier
+
+
 class Connection:
     """The model process's end of the stream. One thread receives, any thread sends."""
 
-    def __init__(self, stream: socket.socket) -> None:
+    def __init__(self, stream: socket.socket, progress: Progress | None = None) -> None:
         self._stream = stream
+        self._progress = progress
         self._reader: Reader[ToModel] = Reader(ToModel)
         self.send = Writer(stream.sendall).write
 
@@ -278,6 +310,8 @@ class Connection:
                 messages.append(message)
             elif not self._fill(wait=not messages):
                 break
+        if self._progress is not None and messages:
+            self._progress.taken = max(self._progress.taken, *(one.id for one in messages))
         return messages
 
     def receive_settings(self) -> bytes:
@@ -329,6 +363,7 @@ class ModelProcess:
         self._load = LoadChanged("waiting")
         self._backoff = Backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
         self._process: subprocess.Popen[bytes] | None = None
+        self._progress: Progress | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -358,7 +393,8 @@ class ModelProcess:
             if had_model and time.monotonic() - started > _PROVEN_SECONDS:
                 self._backoff.reset()
                 pause = 0.0
-            self._engine.disconnected(comes_back=had_model)
+            taken = self._progress.taken if self._progress is not None else -1
+            self._engine.disconnected(taken=taken, comes_back=had_model)
             self._state.model_is_gone()
             self._loading(
                 msgspec.structs.replace(
@@ -378,10 +414,11 @@ class ModelProcess:
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
         try:
-            with theirs:
+            self._progress, descriptor = Progress.make()
+            with theirs, os.fdopen(descriptor):
                 for end in (ours, theirs):
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
-                process = self._process = _spawn(theirs)
+                process = self._process = _spawn(theirs.fileno(), descriptor)
         except OSError as error:
             ours.close()
             return f"cannot be started: {error}"
@@ -430,11 +467,11 @@ class ModelProcess:
         self._state.loading(load)
 
 
-def _spawn(stream: socket.socket) -> "subprocess.Popen[bytes]":
+def _spawn(*descriptors: int) -> "subprocess.Popen[bytes]":
     path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.Popen(  # noqa: S603 - our own program
-        [sys.executable, "-m", _MODULE, str(stream.fileno()), str(os.getpid())],
-        pass_fds=[stream.fileno()],
+        [sys.executable, "-m", _MODULE, str(os.getpid()), *map(str, descriptors)],
+        pass_fds=descriptors,
         stdin=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": path},
     )

@@ -183,21 +183,23 @@ class Engine:
         """Take the way to a new model process, which has no model yet."""
         self._writer = writer
 
-    def disconnected(self, *, comes_back: bool) -> None:
-        """Fail what the process owes: one of the inputs sent may be what ended it.
+    def disconnected(self, *, taken: int, comes_back: bool) -> None:
+        """Fail what the process had taken: one of these inputs may be what ended it.
 
-        Those queued wait for the next process where it `comes_back` with a model.
+        `taken` is the last one's id. The others, and those queued, wait for the next process where
+        it `comes_back` with a model.
         """
         self._expected = self._model.spec if comes_back and self._model is not None else None
         self._writer = self._model = None
         self._models.clear()
         sent, self._sent = self._sent, {}
+        self._queued = {**{one: job for one, job in sent.items() if one > taken}, **self._queued}
         self._deferred = 0
         self._state.model_busy_since.set(0)
         for job in sent.values():
-            _fail(
-                job.answer, ServiceError(500, "model_failure", "the model's process died meanwhile")
-            )
+            if job.given.id <= taken:
+                died = ServiceError(500, "model_failure", "the model's process died meanwhile")
+                _fail(job.answer, died)
         if self._expected is None:
             self.expect_no_model()
         for job in self._queued.values():

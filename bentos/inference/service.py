@@ -12,7 +12,7 @@ from bentos import __version__
 from bentos.edge.bento import FrontedInstance, FrontedService, service_config
 from bentos.edge.openapi import JSON, ApiPage, Content, Operation
 from bentos.inference.app import InferenceApp
-from bentos.inference.payloads import TENSOR
+from bentos.inference.request import TENSOR
 from bentos.inference.settings import InferenceSettings
 from bentos.inference.state import (
     PREDICT_IMAGE_PATH,

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from bentos.health.encoding import encode_json
 from bentos.process.line_writer import LineWriter
+from bentos.process.secrets import redact
 
 _LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40}
 ROOT = "bentos"
@@ -91,7 +92,7 @@ class BackgroundHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Hand a record's line on."""
         try:
-            self._writer.put(self.format(record))
+            self._writer.put(redact(self.format(record)))
         except Exception:  # as logging's own handlers do: what is said matters less than the work
             self.handleError(record)
 

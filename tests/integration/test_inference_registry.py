@@ -93,6 +93,8 @@ def test_a_service_that_starts_before_its_registry_and_its_model_waits_for_both(
     content = ready(service)
     assert content["reasons"] == ["model_not_loaded"]
     assert content["load"]["phase"] == "waiting"
+    assert "no alias, stage or version 'production'" in content["registry"]
+    assert "its versions 3, 2, 1" in content["registry"]
     assert service.get("/ready").status_code == 503
 
     # A version is registered, and cannot be served.
@@ -200,6 +202,28 @@ def test_a_registry_that_goes_takes_readiness_only_where_that_is_asked_and_gives
     world.mlflow.start()
     strict.wait_until_ready()
     assert metric(strict, "inference_mlflow_accessible") == 1
+
+
+@pytest.mark.case(32)
+@pytest.mark.case(35)
+def test_ready_says_what_the_registry_lacks_and_no_password(
+    world: World, tmp_path: Path
+) -> None:
+    """A misspelt MODEL_NAME and a password in MLFLOW_TRACKING_URI: the first is named only."""
+    world.mlflow.start()
+    uri = world.mlflow.tracking_uri.replace("http://", "http://bob:secretpw@")
+    with start_inference(tmp_path, uri, model="colors") as service:
+        service.wait_until(lambda: ready(service)["registry"], "it is said")
+        content = ready(service)
+        assert "there is no model 'colors'; the registry has" in content["registry"]
+        assert COLOURS in content["registry"]
+        world.mlflow.stop()
+        service.wait_until(lambda: not ready(service)["mlflow_accessible"], "it is noticed")
+        service.wait_until(lambda: "ConnectionError" in str(ready(service)), "the reason")
+        assert "secretpw" not in service.get("/ready").text
+        service.stop()
+        assert "secretpw" not in service.log
+    world.mlflow.start()
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ def start_inference(
         "MLFLOW_TRACKING_URI": tracking_uri,
         "MODEL_NAME": model,
         "MODEL_POLL_SECONDS": "0.2",
+        "MODEL_SPREAD_SECONDS": "0",
         "OUTBOX_PATH": str(directory / "outbox"),
     }
     return start_service(TARGET, directory, env={**settings, **(env or {})}, port=port)

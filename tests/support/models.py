@@ -45,8 +45,8 @@ FRAGILE = "fragile"  # [-1, 2]: raises for RAISES, returns NaN for RETURNS_NAN
 FRAGILE_OK = (0.0, 0.0)
 RAISES = (7.0, 0.0)
 RETURNS_NAN = (0.0, -1.0)
-# [-1, 2], pickled: sleeps for as many seconds as the first number says, longest of the batch,
-# and raises where the second is not 0.
+# [-1, 2], pickled: sleeps for as many seconds as the first number says, longest of the batch, and
+# raises where the second is 1, and where it is 2 for whatever comes next as well.
 MOODY = "moody"
 _EXPERIMENT = "tests"
 
@@ -79,9 +79,14 @@ class _Fragile(nn.Module):  # type: ignore[misc]
 
 
 class _Moody(nn.Module):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.sulks = False
+
     def forward(self, numbers: Tensor) -> Tensor:
         time.sleep(float(numbers[:, 0].max()))
-        if bool((numbers[:, 1] != 0).any()):
+        sulked, self.sulks = self.sulks, bool((numbers[:, 1] == 2).any())
+        if sulked or bool((numbers[:, 1] != 0).any()):
             raise ValueError("the model is in no mood for this")
         return torch.stack([torch.ones(len(numbers)), torch.zeros(len(numbers))], dim=1)
 

@@ -1,5 +1,6 @@
 """The stream between a worker and its model process: what one end writes the other reads."""
 
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from bentos.inference.channel import (
     InputKind,
     Installed,
     LoadChanged,
+    Progress,
     Reader,
     Refused,
     RegistryChecked,
@@ -205,6 +207,21 @@ def test_the_settings_come_before_any_input(streams: tuple[socket.socket, socket
     connection = Connection(theirs)
     assert connection.receive_settings() == b"{}"
     assert connection.receive(1) == inputs_of(5)
+
+
+def test_a_process_shares_how_far_it_came(streams: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = streams
+    progress, descriptor = Progress.make()
+    connection = Connection(theirs, Progress(descriptor))
+    os.close(descriptor)
+    assert progress.taken == -1
+    ours.sendall(frames(Start(b"{}"), *inputs_of(5, 5, 5), Withdrawn(1)))
+    assert connection.receive_settings() == b"{}"
+    assert progress.taken == -1
+    connection.receive(2)
+    assert progress.taken == 1
+    connection.receive(2)
+    assert progress.taken == 2
 
 
 def test_a_worker_that_is_gone_ends_the_stream(

@@ -8,6 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from bentos.inference.images import open_image, read_input
+from bentos.inference.model.spec import Metadata, ModelSpec, picture_of
 from examples.dataset import DatasetError, read_folder, split
 
 Save = Callable[[str, Image.Image], Path]
@@ -250,3 +252,28 @@ def test_a_size_too_small_for_the_network_is_refused(tmp_path: Path, save: Save)
 
     with pytest.raises(DatasetError, match="4x4 is under 8 pixels"):
         read_folder(tmp_path, (4, 4))
+
+
+@pytest.mark.case(26)
+def test_training_reads_a_picture_as_serving_does(tmp_path: Path, save: Save) -> None:
+    """A folder of photographs with Exif orientations: training sees what serving sees, upright."""
+    fill(save)
+    for path in tmp_path.glob("*/*"):
+        with Image.open(path) as opened:
+            pixels = np.asarray(opened)
+        pixels = np.concatenate([pixels, pixels[:6]])
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.fromarray(pixels).save(path, exif=exif)
+    spec = ModelSpec(
+        (3, 12, 18),
+        "float32",
+        ("a", "b"),
+        (True, True),
+        picture_of((3, 12, 18), "float32", Metadata()),
+    )
+    dataset = read_folder(tmp_path)
+    assert dataset.pixels.shape[2:] == (12, 18)
+    for path, seen in zip(dataset.paths, dataset.pixels.numpy(), strict=True):
+        file = open_image(path.read_bytes(), max_pixels=1_000)
+        np.testing.assert_array_equal(read_input(file, spec), seen)

@@ -309,7 +309,7 @@ def test_what_the_process_owes_fails_when_it_dies() -> None:
         sent = [await bench.hold(), bench.ask(0.0, 1.0)]
         queued = bench.ask(0.0, 1.0)
         await asyncio.sleep(0)
-        bench.engine.disconnected(comes_back=False)
+        bench.engine.disconnected(taken=99, comes_back=False)
         for one in sent:
             error = await refused(one)
             assert (error.status, error.reason) == (500, "model_failure")
@@ -332,7 +332,7 @@ def test_what_comes_while_the_process_is_replaced_waits_for_the_new_one() -> Non
         await asyncio.sleep(0)
         writer = bench.engine._writer
         assert writer is not None
-        bench.engine.disconnected(comes_back=True)
+        bench.engine.disconnected(taken=99, comes_back=True)
         assert [(await refused(one)).status for one in sent] == [500, 500]
         later = bench.ask(0.0, 2.0)
         await asyncio.sleep(0)
@@ -347,12 +347,31 @@ def test_what_comes_while_the_process_is_replaced_waits_for_the_new_one() -> Non
 
 
 @pytest.mark.case(50)
+def test_an_input_that_the_dead_process_never_saw_waits_for_the_new_one() -> None:
+    """`kill -9` of the model process with inputs on their way to it: only those it took fail."""
+
+    async def test(bench: Bench) -> None:
+        taken, unseen = await bench.hold(), bench.ask(0.0, 1.0)
+        await asyncio.sleep(0)
+        writer = bench.engine._writer
+        assert writer is not None
+        bench.engine.disconnected(taken=0, comes_back=True)
+        assert (await refused(taken)).status == 500
+        bench.free()
+        bench.engine.connected(writer)
+        await bench.install(Model("2"))
+        assert (await unseen).model.identity.version == "2"
+
+    run(test)
+
+
+@pytest.mark.case(50)
 def test_what_waits_for_a_new_process_is_bounded_in_number_and_in_time() -> None:
     """The model process stays away: the queue's bound is a 429, a wait that is too long a 503."""
 
     async def test(bench: Bench) -> None:
         bench.engine._wait_seconds = 0.05
-        bench.engine.disconnected(comes_back=True)
+        bench.engine.disconnected(taken=99, comes_back=True)
         waiting = [bench.ask(0.0, 1.0) for _ in range(3)]
         await asyncio.sleep(0)
         assert (await refused(bench.ask(0.0, 1.0))).status == 429
@@ -368,7 +387,7 @@ def test_a_new_process_that_finds_no_model_refuses_what_waits_for_it() -> None:
     """The registry is gone when the process comes back: those that wait get 503 at once."""
 
     async def test(bench: Bench) -> None:
-        bench.engine.disconnected(comes_back=True)
+        bench.engine.disconnected(taken=99, comes_back=True)
         waiting = bench.ask(0.0, 1.0)
         await asyncio.sleep(0)
         bench.engine.expect_no_model()
@@ -381,7 +400,7 @@ def test_a_new_process_that_finds_no_model_refuses_what_waits_for_it() -> None:
 def test_answers_that_come_after_all_are_passed_over() -> None:
     async def test(bench: Bench) -> None:
         first = await bench.hold()
-        bench.engine.disconnected(comes_back=False)
+        bench.engine.disconnected(taken=99, comes_back=False)
         await refused(first)
         bench.free()
         await bench.install(Model("2"))
@@ -626,7 +645,7 @@ def test_large_pictures_that_the_process_owes_fail_when_it_dies(
         await bench.install(Model("2", shape=COLOUR))
         pictures = [bench.ask_input(picture()) for _ in range(4)]
         assert await asyncio.to_thread(decoding.begun.wait, WAIT_SECONDS)
-        bench.engine.disconnected(comes_back=False)
+        bench.engine.disconnected(taken=99, comes_back=False)
         assert [(await refused(picture)).status for picture in pictures] == [500] * 4
         assert bench.engine.waiting == 0
         decoding.go_on.set()

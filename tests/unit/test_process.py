@@ -44,9 +44,9 @@ class _Engine(Engine):
         self.starts += 1
         super().connected(writer)
 
-    def disconnected(self, *, comes_back: bool) -> None:
+    def disconnected(self, *, taken: int, comes_back: bool) -> None:
         self.ends.append(comes_back)
-        super().disconnected(comes_back=comes_back)
+        super().disconnected(taken=taken, comes_back=comes_back)
 
 
 class _Process(ModelProcess):

@@ -1,7 +1,12 @@
 """Secrets stay out of what is logged and answered."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
+from bentos.process import secrets
 from bentos.process.secrets import redact
 
 
@@ -28,8 +33,10 @@ def test_values_of_secret_settings_are_hidden(monkeypatch: pytest.MonkeyPatch) -
     """A library that puts a token of the environment into its error: hidden by its value."""
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2hunter2\n")
     monkeypatch.setenv("LOGGING_TOKENS_FILE", "/etc/tokens")
+    secrets._values.cache_clear()
     assert redact("login as bob with hunter2hunter2 failed") == "login as bob with *** failed"
     assert redact("cannot read /etc/tokens") == "cannot read /etc/tokens"
+    secrets._values.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -37,3 +44,31 @@ def test_values_of_secret_settings_are_hidden(monkeypatch: pytest.MonkeyPatch) -
 )
 def test_other_text_stays_as_it_is(text: str) -> None:
     assert redact(text) == text
+
+
+@pytest.mark.case(35)
+def test_no_log_line_holds_a_secret() -> None:
+    """An exception with a password in its text is logged: the line has it hidden."""
+    finished = subprocess.run(
+        [sys.executable, "-c", _LOG],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "LOGGING_TOKEN": "very-secret-token"},
+    )
+    assert "http://***@mlflow" in finished.stderr
+    assert "secretpw" not in finished.stderr
+    assert "very-secret-token" not in finished.stderr
+
+
+_LOG = """
+import logging
+from bentos.process.logs import configure_logging, event, get_logger
+configure_logging(level="INFO", form="json", service="a-service", worker=1)
+try:
+    raise ValueError("GET http://bob:secretpw@mlflow failed")
+except ValueError as error:
+    event(get_logger("x"), logging.ERROR, "it failed with very-secret-token", error=error)
+logging.getLogger("mlflow").warning("retrying http://bob:secretpw@mlflow")
+logging.shutdown()
+"""

@@ -279,7 +279,7 @@ def test_a_greyscale_folder_of_mixed_files_is_trained_and_registered(tmp_path: P
         (("crack", "normal", "pit"), {}, ("crack", "pit")),
         (("Good", "bad"), {}, ("bad",)),
         (("good", "normal", "pit"), {}, ("good", "pit")),
-        (("left", "right"), {}, ()),
+        (("left", "right"), {}, ("left", "right")),
         (("left", "right"), {"normal": "left"}, ("right",)),
         (("crack", "normal", "pit"), {"defects": ["pit"]}, ("pit",)),
         (("crack", "normal", "pit"), {"defects": []}, ()),
@@ -289,6 +289,44 @@ def test_defects_are_all_classes_but_the_normal_one_unless_they_are_named(
     class_names: tuple[str, ...], options: dict[str, object], expected: tuple[str, ...]
 ) -> None:
     assert train.choose_defect_classes(class_names, **options) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.case(59)
+def test_without_a_normal_class_every_class_is_a_defect_and_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`make train` on six classes of defects, none called normal: all are defects, said clearly."""
+    steel_images.write_images(tmp_path / "images", per_class=6, seed=1)
+    (tmp_path / "images" / "normal").rename(tmp_path / "images" / "rust")
+    options = ["--data", str(tmp_path / "images"), "--name", "rusty", "--epochs", "1"]
+    tracking_uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+    assert train.main([*options, "--tracking-uri", tracking_uri]) == 0
+
+    output = capsys.readouterr().out
+    assert "defect classes: crack, inclusion, pit, rust, scratch, stain\n" in output
+    assert "no class is the normal one" in output
+    assert "--normal-class" in output
+
+
+@pytest.mark.case(27)
+def test_a_cameras_bit_depth_goes_from_training_to_serving(tmp_path: Path) -> None:
+    """`make train` on 16-bit files of a 12-bit camera: the model's metadata say so to serving."""
+    random = np.random.default_rng(0)
+    for name, level in (("ok", 800), ("bad", 3_000)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(6):
+            values = random.normal(level, 99, (16, 16)).clip(0, 4_095).astype(np.uint16)
+            Image.fromarray(values).save(tmp_path / "images" / name / f"{number}.png")
+    images = read_folder(tmp_path / "images", bit_depth=12)
+    assert images.pixels.shape[1] == 1
+    assert images.pixels[images.labels == 0].mean() == pytest.approx(3_000 / 4_095, abs=0.02)
+    tracking_uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    options = ["--data", str(tmp_path / "images"), "--name", "camera", "--epochs", "1"]
+
+    assert train.main([*options, "--tracking-uri", tracking_uri, "--bit-depth", "12"]) == 0
+
+    assert mlflow.models.get_model_info("models:/camera@production").metadata["bit_depth"] == 12
 
 
 @pytest.mark.parametrize(

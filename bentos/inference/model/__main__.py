@@ -1,7 +1,7 @@
-"""The model process: `python -m bentos.inference.model DESCRIPTOR PARENT`.
+"""The model process: `python -m bentos.inference.model PARENT STREAM PROGRESS`.
 
-A worker starts it with its end of a stream and its own process id, and sends the settings first.
-It ends when the worker closes the stream, or dies.
+A worker starts it with its own process id and the descriptors of a stream and of shared memory,
+and sends the settings first. It ends when the worker closes the stream, or dies.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 
-from bentos.inference.channel import Beat, Connection
+from bentos.inference.channel import Beat, Connection, Progress
 from bentos.inference.settings import InferenceSettings, ModelProcessSettings
 from bentos.process.logs import configure_logging, event, get_logger
 
@@ -24,13 +24,13 @@ _BEAT_SECONDS = 1.0
 
 def main() -> None:
     """Serve the model until the worker goes."""
-    descriptor, parent = (int(argument) for argument in sys.argv[1:])
+    parent, stream, progress = (int(argument) for argument in sys.argv[1:])
     _die_with(parent)
     # The worker decides when to stop, after what is in flight; a terminal's Ctrl-C goes to all.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     os.nice(_NICENESS)
-    connection = Connection(socket.socket(fileno=descriptor))
+    connection = Connection(socket.socket(fileno=stream), Progress(progress))
     content = connection.receive_settings()
     if not content:
         return

@@ -87,10 +87,10 @@ class ModelServer:
         """Answer inputs until the worker closes the stream."""
         self._files.start()
         while messages := self._connection.receive(self._max_batch):
-            self._answer([one for one in messages if isinstance(one, Input)])
             for one in messages:
                 if isinstance(one, Withdrawn):
                     self._files.withdraw(one.id)
+            self._answer([one for one in messages if isinstance(one, Input)])
         self._files.stop()
 
     def _answer(self, inputs: Sequence[Input]) -> None:
