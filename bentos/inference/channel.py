@@ -205,24 +205,22 @@ class Reader(Generic[T]):
 
     def __init__(self, kind: Any) -> None:
         self._decode: Callable[[memoryview], T] = msgspec.msgpack.Decoder(kind).decode
-        self._buffer = bytearray(_BUFFER_BYTES)
-        self._start = 0
-        self._end = 0
+        self._view = memoryview(bytearray(_BUFFER_BYTES))
+        self._start = self._end = 0
+        # Of the message under way, its frame; only its length as long as that is not known.
+        self._size = _LENGTH.size
 
     def room(self) -> memoryview:
         """Return where the next bytes belong, room for the message that is under way at least."""
         if self._start == self._end:
             self._start = self._end = 0
-        size = _LENGTH.size
-        if self._end - self._start >= size:
-            size += _LENGTH.unpack_from(self._buffer, self._start)[0]
-        if self._start + size > len(self._buffer) or self._end == len(self._buffer):
-            left = self._buffer[self._start : self._end]
-            if size > len(self._buffer):
-                self._buffer = bytearray(size)
-            self._buffer[: len(left)] = left
+        if self._start + self._size > len(self._view) or self._end == len(self._view):
+            left = bytes(self._view[self._start : self._end])
+            if self._size > len(self._view):
+                self._view = memoryview(bytearray(self._size))
+            self._view[: len(left)] = left
             self._start, self._end = 0, len(left)
-        return memoryview(self._buffer)[self._end :]
+        return self._view[self._end :]
 
     def received(self, count: int) -> None:
         """Note that so many bytes were written into the room."""
@@ -230,14 +228,15 @@ class Reader(Generic[T]):
 
     def next(self) -> T | None:
         """Return the next message, None where it is not whole yet."""
-        first = self._start + _LENGTH.size
-        if first > self._end:
-            return None
-        last = first + _LENGTH.unpack_from(self._buffer, self._start)[0]
-        if last > self._end:
-            return None
-        self._start = last
-        return self._decode(memoryview(self._buffer)[first:last])
+        start, received = self._start, self._end - self._start
+        if received >= _LENGTH.size:
+            self._size = _LENGTH.size + _LENGTH.unpack_from(self._view, start)[0]
+            if received >= self._size:
+                self._start = start + self._size
+                message = self._decode(self._view[start + _LENGTH.size : self._start])
+                self._size = _LENGTH.size
+                return message
+        return None
 
     def __iter__(self) -> Iterator[T]:
         while (message := self.next()) is not None:
@@ -247,19 +246,19 @@ class Reader(Generic[T]):
 class Writer:
     """Puts messages on a stream, each whole, from any thread."""
 
-    def __init__(self, write: Callable[[bytearray], object]) -> None:
+    def __init__(self, write: Callable[[bytes], object]) -> None:
         self._write = write
-        self._encode = msgspec.msgpack.Encoder(enc_hook=str).encode_into
+        self._encode = msgspec.msgpack.Encoder(enc_hook=str).encode
         self._lock = Lock()
 
     def write(self, *messages: ToModel | ToWorker) -> None:
         """Write messages in one piece."""
-        data = bytearray()
-        for message in messages:
-            start = len(data)
-            data += bytes(_LENGTH.size)
-            self._encode(message, data, start + _LENGTH.size)
-            _LENGTH.pack_into(data, start, len(data) - start - _LENGTH.size)
+        if len(messages) == 1:
+            content = self._encode(messages[0])
+            data = _LENGTH.pack(len(content)) + content
+        else:
+            contents = map(self._encode, messages)
+            data = b"".join(_LENGTH.pack(len(content)) + content for content in contents)
         with self._lock:
             self._write(data)
 

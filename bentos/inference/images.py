@@ -87,7 +87,8 @@ class ImageFile:
     chunks: list[tuple[int, int]] | None = None
     palette: bytes | None = None
     orientation: int = 1
-    scans: int = 1
+    first_scan: int = 0
+    max_pixels: int = 0
     bits: int = 8
     significant_bits: int | None = None
 
@@ -129,11 +130,7 @@ def open_image(content: bytes, *, max_pixels: int) -> ImageFile:
         raise _too_large(f"{size}; at most {max_pixels} are taken (MAX_IMAGE_PIXELS)")
     if max(file.width, file.height) > _LONGEST_SIDE:
         raise _too_large(f"{size}; a side may have {_LONGEST_SIDE} at most")
-    if file.scans > MAX_SCANS or file.scans * file.pixels > MAX_SCANNED * max_pixels:
-        raise _bad(
-            f"a JPEG of {file.scans} scans; at most {MAX_SCANS} are read, and of {size} at most "
-            f"{MAX_SCANNED * max_pixels // file.pixels}"
-        )
+    file.max_pixels = max_pixels
     return file
 
 
@@ -288,7 +285,6 @@ def _open_jpeg(content: bytes) -> ImageFile:
     if bits != 8 or channels not in _JPEG_MODES:
         raise _bad(f"a JPEG of {channels} channels of {bits} bits, which is not read")
     mode, raw_mode = _JPEG_MODES[channels]
-    scans = content.count(b"\xff\xda", at)
     return ImageFile(
         content,
         "jpeg",
@@ -297,7 +293,7 @@ def _open_jpeg(content: bytes) -> ImageFile:
         mode,
         (raw_mode, ""),
         orientation=orientation,
-        scans=scans,
+        first_scan=at,
     )
 
 
@@ -357,12 +353,22 @@ def _decoded(file: ImageFile, *, low_bytes: bool = False) -> Image.Image:
         raw_mode = str(raw_mode).replace("16B", "16L")
     size = (file.width, file.height) if file.orientation <= 4 else (file.height, file.width)
     data = file.data
+    if file.decoder == "jpeg":
+        _check_scans(file)
     if file.chunks is not None:
         data = b"".join(_checked(data, start, end) for start, end in file.chunks)
     image = Image.frombytes(file.mode, size, data, file.decoder, raw_mode, *others)
     if file.palette is not None:
         image.putpalette(file.palette)
     return image
+
+
+def _check_scans(file: ImageFile) -> None:
+    scans = file.data.count(b"\xff\xda", file.first_scan)
+    most = min(MAX_SCANS, MAX_SCANNED * file.max_pixels // file.pixels)
+    if scans > most:
+        size = f"{file.width} x {file.height} pixels"
+        raise _bad(f"a JPEG of {scans} scans; of one of {size} at most {most} are read")
 
 
 @cache

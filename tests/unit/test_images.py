@@ -267,7 +267,7 @@ def test_a_progressive_jpeg_of_very_many_scans_is_refused_in_a_moment() -> None:
     assert read(whole[:-2] + scan * 80 + whole[-2:])[0].mean() > 0.7
     hostile = whole[:-2] + scan * 100_000 + whole[-2:]
     started = time.process_time()
-    assert "scans; at most 100 are read" in refusal(hostile).message
+    assert "at most 100 are read" in refusal(hostile).message
     assert time.process_time() - started < 1.0
 
 

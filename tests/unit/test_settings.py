@@ -224,8 +224,10 @@ def test_lists_are_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLASS_NAMES", "good, scratch,,stain ")
     monkeypatch.setenv("DEFECT_CLASSES", "scratch")
     settings = load_settings(InferenceSettings)
-    assert settings.class_name_list == ("good", "scratch", "stain")
-    assert settings.defect_class_list == ("scratch",)
+    assert settings.metadata_overrides == {
+        "class_names": ("good", "scratch", "stain"),
+        "defect_classes": ("scratch",),
+    }
 
 
 def test_a_directory_that_cannot_be_made_is_refused_by_its_variable(tmp_path: Path) -> None:
