@@ -70,10 +70,11 @@ def read_folder(
 
     `size` is height and width in pixels; by default it is the images' median size, reduced to at
     most 64 pixels on the longer side. Files are read as the inference service reads them;
-    `bit_depth` is that of the camera behind 16-bit files. The images have one channel when all files are greyscale,
-    else three. A picture found again in its class is used once, and one found in several classes
-    is left out, so that no picture stands on both sides of a split; `duplicates` counts the files
-    left out. Raises DatasetError for a folder that cannot be trained on.
+    `bit_depth` is that of the camera behind 16-bit files. The images have one channel when all
+    files are greyscale, else three. A picture found again in its class is used once, and one found
+    in several classes is left out, so that no picture stands on both sides of a split;
+    `duplicates` counts the files left out. Raises DatasetError for a folder that cannot be trained
+    on.
     """
     files = _find_files(folder)
     shapes = {}

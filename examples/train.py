@@ -42,7 +42,8 @@ def choose_defect_classes(
 
     These are `defects` where given, else every class but the normal one: `normal` where given,
     else the first of normal, ok, good, no_defect and none that there is. Where there is none of
-    them all classes are defects. Raises UsageError for a name that is no class, or for a normal defect.
+    them all classes are defects. Raises UsageError for a name that is no class, or for a normal
+    defect.
     """
     for name in (*([normal] if normal is not None else []), *(defects or ())):
         if name not in class_names:

@@ -53,6 +53,7 @@ class ThisProject(Peer):
                 "MODEL_NAME": site.model.name,
                 "MODEL_STAGE": site.model.alias,
                 "MODEL_POLL_SECONDS": _POLL_SECONDS,
+                "MODEL_SPREAD_SECONDS": "0",
                 "WORKERS": str(self._workers),
                 "DEVICE": self._device,
                 "TORCH_THREADS": "1",

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AnyHttpUrl, BaseModel, Field, SecretStr, field_validator
+from pydantic import AnyHttpUrl, BaseModel, Field, FilePath, SecretStr, field_validator
 
 from bentos.process.settings import ServiceSettings
 
@@ -49,6 +49,11 @@ class InferenceSettings(ServiceSettings):
         ge=0,
         description="Longest wait, chosen at random, before a served model is replaced by a new "
         "version, so that pods do so one after the other.",
+    )
+    model_signature_key: FilePath | None = Field(
+        default=None,
+        description="Public key (PEM, elliptic curve) that versions have to be signed with by "
+        "`model-signing`; others are refused.",
     )
     readiness_requires_mlflow: Literal["always", "startup", "never"] = Field(
         default="always",

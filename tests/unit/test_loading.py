@@ -1,6 +1,7 @@
 """From a registered version to a model that answers, on real registered models."""
 
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from bentos.inference.model.archive import EXPORTED, PICKLE_SWITCH
 from bentos.inference.model.loading import LoadOptions, load
 from bentos.inference.model.memory import check_fits, free_bytes
 from bentos.inference.model.registry import Registry
+from bentos.inference.model.signature import SIGNATURE
 from bentos.inference.model.spec import ModelIdentity, UnusableModel
 from bentos.inference.model.warm_up import LoadedModel
 from tests.support.exported import SAMPLES, change, pickled
@@ -368,3 +370,87 @@ def test_memory_is_what_the_control_groups_leave(tmp_path: Path) -> None:
         check_fits(37 * mib, tmp_path)
     write_group(tmp_path, memory_max="max")
     assert free_bytes(tmp_path) > 40 * mib
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A private and a public key."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    folder = tmp_path_factory.mktemp("keys")
+    key = ec.generate_private_key(ec.SECP256R1())
+    private, public = folder / "private.pem", folder / "public.pem"
+    private.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    public.write_bytes(
+        key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+    )
+    return private, public
+
+
+def sign(folder: Path, private: Path) -> None:
+    signing = pytest.importorskip("model_signing.signing")
+    config = signing.Config().use_elliptic_key_signer(private_key=private)
+    config.sign(folder, folder / SIGNATURE)
+
+
+def test_a_signed_version_is_served_where_a_key_is_set(
+    folder: Path, keys: tuple[Path, Path]
+) -> None:
+    private, public = keys
+    sign(folder, private)
+    (folder / "registered_model_meta").write_text("MLflow adds this as it downloads")
+    assert load_folder(folder, signature_key=public).spec.input_shape == (3, 4, 4)
+
+
+def test_an_altered_or_unsigned_version_is_refused_with_the_reason(
+    folder: Path, keys: tuple[Path, Path]
+) -> None:
+    private, public = keys
+    pytest.importorskip("model_signing")
+    with pytest.raises(UnusableModel, match=f"not signed: it has no {SIGNATURE}"):
+        load_folder(folder, signature_key=public)
+    sign(folder, private)
+    describe(folder, "model_data: data", "model_data: code")
+    with pytest.raises(UnusableModel, match="does not fit its files") as refused:
+        load_folder(folder, signature_key=public)
+    assert "MLmodel" in str(refused.value)
+    (folder / SIGNATURE).write_text("{}")
+    with pytest.raises(UnusableModel, match="does not fit its files"):
+        load_folder(folder, signature_key=public)
+
+
+def test_a_version_signed_with_another_key_is_refused(
+    folder: Path, keys: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    pytest.importorskip("model_signing")
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    other = tmp_path_factory.mktemp("other") / "private.pem"
+    other.write_bytes(
+        ec.generate_private_key(ec.SECP256R1()).private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    sign(folder, other)
+    with pytest.raises(UnusableModel, match="does not fit its files"):
+        load_folder(folder, signature_key=keys[1])
+
+
+def test_a_key_without_the_package_serves_nothing(
+    folder: Path, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "model_signing", None)
+    with pytest.raises(UnusableModel, match="install model-signing"):
+        load_folder(folder, signature_key=keys[1])

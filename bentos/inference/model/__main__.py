@@ -66,6 +66,7 @@ def serve(connection: Connection, settings: InferenceSettings) -> None:
         threads=settings.torch_threads,
         max_batch=settings.max_batch_size,
         overrides=settings.metadata_overrides,
+        signature_key=settings.model_signature_key,
     )
 
     def load_version(version: Version) -> LoadedModel:

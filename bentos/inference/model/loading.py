@@ -19,6 +19,7 @@ from bentos.inference.model.archive import (
 )
 from bentos.inference.model.memory import check_fits
 from bentos.inference.model.registry import Registry
+from bentos.inference.model.signature import check_signature
 from bentos.inference.model.spec import Metadata, ModelIdentity, UnusableModel
 from bentos.inference.model.warm_up import Forward, LoadedModel, put_channels_last, warm_up
 
@@ -28,12 +29,16 @@ _MAX_BATCH = 4_096
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How versions are loaded; `overrides` are metadata that the operator sets over the model's."""
+    """How versions are loaded; `overrides` are metadata that the operator sets over the model's.
+
+    With a `signature_key` only versions that were signed with it are, and tags say nothing.
+    """
 
     device: str = "cpu"
     threads: int = 1
     max_batch: int = 16
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    signature_key: Path | None = None
 
 
 def load(registry: Registry, identity: ModelIdentity, options: LoadOptions) -> LoadedModel:
@@ -45,8 +50,11 @@ def load(registry: Registry, identity: ModelIdentity, options: LoadOptions) -> L
     import torch
 
     torch.set_num_threads(options.threads)
-    tags = registry.tags(identity.version)
+    # Tags are no part of what is signed, and could call a defect normal.
+    tags = {} if options.signature_key else registry.tags(identity.version)
     with registry.downloaded(identity.version) as folder:
+        if options.signature_key:
+            check_signature(folder, options.signature_key)
         if not pickle_allowed():
             check_files(folder)
         description = _description(folder)
