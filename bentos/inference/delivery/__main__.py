@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         with ExitStack() as stack:
             outboxes = {
-                worker: stack.enter_context(closing(Outbox(path, create=False)))
+                worker: stack.enter_context(closing(Outbox(path, create=False, checkpoint_pages=0)))
                 for worker, path in outboxes_in(chosen.path).items()
             }
             return _run(chosen, outboxes)

@@ -281,7 +281,9 @@ class OutboxWriter:
         def apply(outbox: Outbox) -> None:
             # What was set aside meanwhile is salvaged with all its rows, and sent again.
             now = self._file
-            applied = outbox.apply([one.settlement for one in settles if one.settlement.file == now])
+            applied = outbox.apply(
+                [one.settlement for one in settles if one.settlement.file == now]
+            )
             self._rows -= applied.delivered + applied.refused
             self._dead_letters += applied.refused
             self._state.log_delivered.add(applied.delivered)
