@@ -1,6 +1,5 @@
 """The inference service without BentoML: its parts, put together, and the way of a request."""
 
-import asyncio
 import sys
 import time
 from collections.abc import Sequence
@@ -11,12 +10,13 @@ from numpy.typing import NDArray
 
 from bentos.edge.door import Door, Route
 from bentos.edge.http import Request, Response, json_response
+from bentos.health.encoding import encode_json
 from bentos.health.probes import Probes
+from bentos.inference.delivery import Delivery, Destination, Limits
+from bentos.inference.delivery.outbox import files_to_adopt, outbox_path
 from bentos.inference.engine import Engine, no_model
-from bentos.inference.handover import Destination, Handover
 from bentos.inference.listener import ModelListener
 from bentos.inference.model import ModelSpec
-from bentos.inference.outbox import abandoned_paths, outbox_path
 from bentos.inference.payloads import (
     answer_of,
     input_of,
@@ -58,7 +58,7 @@ class InferenceApp:
             on_message=listener.hear,
             on_end=listener.ended,
         )
-        self._handover = self._make_handover(worker)
+        self._delivery = self._make_delivery(worker)
         self._kit.add_routes(self._routes())
 
     @property
@@ -81,8 +81,8 @@ class InferenceApp:
         sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
         self._kit.start()
         self._process.start()
-        if self._handover is not None:
-            self._handover.start()
+        if self._delivery is not None:
+            self._delivery.start()
 
     async def stop(self) -> None:
         """Answer what waits, hand over what was predicted, and end the parts."""
@@ -90,8 +90,8 @@ class InferenceApp:
         self.state.begin_shutdown()
         await self._engine.drained(seconds)
         await self._process.stop()
-        if self._handover is not None:
-            await asyncio.to_thread(self._handover.stop, seconds / 2)
+        if self._delivery is not None:
+            await self._delivery.stop(seconds / 2)
         await self._kit.stop()
 
     async def predict_values(self, values: NDArray[Any]) -> dict[str, object]:
@@ -146,23 +146,24 @@ class InferenceApp:
     async def _answer(
         self, given: Input, started: float, *, request_id: str, image_id: str = ""
     ) -> dict[str, object]:
+        if self._delivery is not None:
+            self._delivery.check()
         prediction = await self._engine.predict(given)
         seconds = time.perf_counter() - started
         prediction_id = new_prediction_id()
         answer = answer_of(prediction, prediction_id, seconds * 1000)
+        if self._delivery is not None:
+            record = record_of(
+                prediction,
+                prediction_id,
+                seconds * 1000,
+                image_id=image_id or prediction_id,
+                request_id=request_id,
+            )
+            await self._delivery.put(encode_json(record))
         self.state.record_prediction()
         self.state.duration.observe(seconds)
         self.state.confidence[prediction.class_name].observe(prediction.confidence)
-        if self._handover is not None:
-            self._handover.put(
-                record_of(
-                    prediction,
-                    prediction_id,
-                    seconds * 1000,
-                    image_id=image_id or prediction_id,
-                    request_id=request_id,
-                )
-            )
         return answer
 
     def _image_input(self, content: bytes) -> Input:
@@ -174,23 +175,25 @@ class InferenceApp:
             raise no_model()
         return spec
 
-    def _make_handover(self, worker: int) -> Handover | None:
+    def _make_delivery(self, worker: int) -> Delivery | None:
         settings = self._settings
         if settings.logging_url is None:
             return None
         token = settings.logging_token
-        return Handover(
+        return Delivery(
             outbox_path(settings.outbox_path, worker),
+            Limits(
+                max_rows=max(1, settings.outbox_max_rows // settings.workers),
+                max_bytes=settings.outbox_max_bytes // settings.workers,
+                ack=settings.prediction_ack,
+                when_full=settings.outbox_full,
+            ),
             Destination(
                 url=str(settings.logging_url).rstrip("/"),
-                token=token.get_secret_value() if token else None,
                 edge_device_id=settings.edge_device_id,
+                token=token.get_secret_value() if token else None,
+                token_file=settings.logging_token_file,
             ),
             self.state,
-            max_rows=settings.outbox_max_rows,
-            abandoned=(
-                abandoned_paths(settings.outbox_path, workers=settings.workers)
-                if worker == 1
-                else ()
-            ),
+            adopt=files_to_adopt(settings.outbox_path, worker=worker, workers=settings.workers),
         )

@@ -25,6 +25,8 @@ from bentos.process.logs import event, get_logger
 __all__ = ["Delivery", "Destination", "Limits"]
 
 _SHORT_PAUSE_SECONDS = 0.01
+# What the threads may take to end beyond the time for sending.
+_CLOSE_SECONDS = 2.0
 
 _logger = get_logger("delivery")
 
@@ -89,11 +91,17 @@ class Delivery:
         self._deadline = time.monotonic() + seconds
         self._stop.set()
         if self._thread.is_alive():
-            self._thread.join(seconds)
-        self._writer.stop(max(1.0, self._deadline - time.monotonic()))
+            self._thread.join(seconds + _CLOSE_SECONDS)
+        self._writer.stop(_CLOSE_SECONDS)
         self._transport.close()
 
     def _run(self) -> None:
+        try:
+            self._send()
+        finally:
+            self._writer.close_reader()
+
+    def _send(self) -> None:
         while (left := self._deadline - time.monotonic()) > 0:
             try:
                 pause = self._sender.step(seconds=left)

@@ -15,7 +15,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -54,42 +54,41 @@ def main(arguments: Sequence[str]) -> int:
     chosen = parser.parse_args(arguments)
     if chosen.command in ("show", "resend", "discard") and not (chosen.ids or chosen.all):
         parser.error("name predictions as WORKER:NUMBER, or --all")
-    try:
-        with ExitStack() as stack:
-            outboxes = {
-                worker: stack.enter_context(closing(Outbox(path, create=False, checkpoint_pages=0)))
-                for worker, path in outboxes_in(chosen.path).items()
-            }
-            return _run(chosen, outboxes)
-    except (sqlite3.Error, OSError) as error:
-        print(f"{chosen.path}: {error}", file=sys.stderr)
-        return 1
-
-
-def _run(chosen: argparse.Namespace, outboxes: dict[int, Outbox]) -> int:
-    if chosen.command == "list":
-        for worker, outbox in outboxes.items():
-            counts = outbox.count()
-            print(f"{outbox.path}: {counts.waiting} wait, {counts.dead_letters} refused")
-            for letter in _letters(outbox):
-                print(f"  {worker}:{letter.id}  {_time(letter)}  {_one_line(letter.reason)}")
-        return 0
-    numbers = {worker: {at for owner, at in chosen.ids if owner == worker} for worker in outboxes}
+    wanted = set(chosen.ids) if chosen.command != "list" else set()
     found = 0
-    for worker, outbox in outboxes.items():
-        every = chosen.all or not chosen.ids
-        for letters in _pages(outbox):
-            picked = [one for one in letters if every or one.id in numbers[worker]]
-            found += len(picked)
-            if chosen.command == "resend":
-                outbox.resend([one.id for one in picked])
-            elif chosen.command == "discard":
-                outbox.discard([one.id for one in picked])
-            else:
-                _print(worker, picked, indent=chosen.command == "show")
+    for worker, path in outboxes_in(chosen.path).items():
+        numbers = {number for owner, number in wanted if owner == worker}
+        try:
+            with closing(Outbox(path, create=False, log_bytes=0)) as outbox:
+                found += _run(chosen.command, worker, outbox, numbers, every=not wanted)
+        except (sqlite3.Error, OSError) as error:
+            print(f"{path}: {error}", file=sys.stderr)
+            return 1
     if chosen.command in ("resend", "discard"):
         print(f"{found} predictions: {_COMMANDS[chosen.command]}")
-    return 0 if found >= len(set(chosen.ids)) else 1
+    return 0 if found >= len(wanted) else 1
+
+
+def _run(command: str, worker: int, outbox: Outbox, numbers: set[int], *, every: bool) -> int:
+    """Run a command on one worker's outbox; return how many predictions it was for."""
+    if command == "list":
+        counts = outbox.count()
+        print(f"{outbox.path}: {counts.waiting} wait, {counts.dead_letters} refused")
+    found = 0
+    for letters in _pages(outbox):
+        picked = [letter for letter in letters if every or letter.id in numbers]
+        found += len(picked)
+        match command:
+            case "list":
+                for letter in picked:
+                    print(f"  {worker}:{letter.id}  {_time(letter)}  {_one_line(letter.reason)}")
+            case "resend":
+                outbox.resend([letter.id for letter in picked])
+            case "discard":
+                outbox.discard([letter.id for letter in picked])
+            case _:
+                _print(worker, picked, indent=command == "show")
+    return found
 
 
 def _print(worker: int, letters: Sequence[DeadLetter], *, indent: bool) -> None:
@@ -109,11 +108,6 @@ def _pages(outbox: Outbox) -> Iterator[list[DeadLetter]]:
     while letters := outbox.dead_letters(after=after, rows=_ROWS_AT_ONCE):
         after = letters[-1].id
         yield letters
-
-
-def _letters(outbox: Outbox) -> Iterator[DeadLetter]:
-    for letters in _pages(outbox):
-        yield from letters
 
 
 def _time(letter: DeadLetter) -> str:

@@ -20,8 +20,8 @@ import orjson
 
 _ROWS_A_STATEMENT = 250
 _LOCK_SECONDS = 5.0
-_WAL_BYTES = 4 << 20
 PAGE_BYTES = 4_096
+LOG_BYTES = 1_000 * PAGE_BYTES
 _FILE_NAME = re.compile(
     r"outbox-(?P<worker>[0-9]+)(?P<recovered>\.recovered-[0-9]+)?\.db"
     r"(?P<damaged>\.damaged-[0-9]+(-wal)?)?"
@@ -111,16 +111,23 @@ class Counts:
     dead_letters: int
 
 
+@dataclass(frozen=True)
+class Size:
+    """Bytes of the pages in use and of the write-ahead log, and of pages that are free."""
+
+    used: int
+    free: int
+
+
 class Outbox:
     """One open file; an object belongs to one thread at a time.
 
-    Every method raises sqlite3.Error, or OSError, where the disk or the file fails. `create`
-    False opens only what is there.
+    Every method raises sqlite3.Error, or OSError, where the disk or the file fails. With `create`
+    False only a file that is there is opened. The write-ahead log comes into the file when it has
+    `log_bytes`, 0 for never.
     """
 
-    def __init__(
-        self, path: Path, *, create: bool = True, checkpoint_pages: int = _WAL_BYTES // PAGE_BYTES
-    ) -> None:
+    def __init__(self, path: Path, *, create: bool = True, log_bytes: int = LOG_BYTES) -> None:
         if create:
             make_directory(path.parent)
         self.path = path
@@ -135,8 +142,8 @@ class Outbox:
         try:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
-            self._connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
-            self._connection.execute(f"PRAGMA wal_autocheckpoint = {checkpoint_pages}")
+            self._connection.execute(f"PRAGMA journal_size_limit = {log_bytes}")
+            self._connection.execute(f"PRAGMA wal_autocheckpoint = {log_bytes // PAGE_BYTES}")
             self._connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}COMMIT;")
         except BaseException:
             self._connection.close()
@@ -218,12 +225,13 @@ class Outbox:
         ).fetchone()
         return Counts(waiting, dead)
 
-    def used_bytes(self) -> int:
-        """Return the bytes in use: pages that hold something, and the write-ahead log."""
+    def size(self) -> Size:
+        """Return how much of the file is in use and how much is free."""
         pages, free = self._connection.execute(
             "SELECT page_count, freelist_count FROM pragma_page_count, pragma_freelist_count"
         ).fetchone()
-        return int(pages - free) * PAGE_BYTES + _size_of(wal_path(self.path))
+        log = _size_of(wal_path(self.path))
+        return Size(used=(pages - free) * PAGE_BYTES + log, free=free * PAGE_BYTES)
 
     def dead_letters(self, *, after: int = 0, rows: int = 100) -> list[DeadLetter]:
         """Return refused predictions whose id is above `after`, oldest first."""
@@ -269,13 +277,9 @@ class Outbox:
         """Write a number that means nothing, to find out whether the disk takes it."""
         self._connection.execute("UPDATE progress SET trials = trials + 1")
 
-    def shrink(self, *, above_bytes: int) -> None:
-        """Give a large file's space back where hardly any of it is in use."""
-        pages, free = self._connection.execute(
-            "SELECT page_count, freelist_count FROM pragma_page_count, pragma_freelist_count"
-        ).fetchone()
-        if free * PAGE_BYTES > above_bytes and (pages - free) * PAGE_BYTES < above_bytes // 16:
-            self._connection.execute("VACUUM")
+    def shrink(self) -> None:
+        """Give the file's free pages back to the disk; what is in use is written anew."""
+        self._connection.execute("VACUUM")
 
     def changes_elsewhere(self) -> int:
         """Return a number that is another one after another process has written to the file."""

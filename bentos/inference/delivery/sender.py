@@ -9,7 +9,6 @@ import logging
 import math
 import re
 import ssl
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -191,32 +190,34 @@ class Sender:
         return 0.0
 
     def _look_closer(self, batch: Batch, reply: Reply) -> float:
-        if len(batch.ids) > 1:
+        (row_id, *others) = batch.ids
+        before = self._suspects.get(row_id, self._accepted)
+        too_large = reply.status == 413 and reply.reason
+        if others:
             self._rows = len(batch.ids) // 2
-            return 0.0 if reply.status != 500 else self._later(reply.message, reply.retry_after)
-        (row_id,) = batch.ids
-        if reply.status == 413 and reply.reason:
+        elif too_large or (before < self._accepted and reply.status != 500):
             return self._bury(batch, row_id, reply)
-        before = self._suspects.get(row_id)
-        if before is not None and before < self._accepted and reply.status != 500:
-            return self._bury(batch, row_id, reply)
-        self._suspects[row_id] = self._accepted
-        self._after = row_id
-        self._in_a_row += 1
-        if self._in_a_row < self._patience:
+        else:
+            self._suspects[row_id] = self._accepted
+            self._after = row_id
+            self._in_a_row += 1
+        if self._in_a_row == self._patience:
+            self._after, self._in_a_row = 0, 0
+            self._patience = min(2 * self._patience, _MOST_SUSPECTS)
+        elif reply.status != 500:
+            self._note(reply.message)
             return 0.0
-        self._after, self._in_a_row = 0, 0
-        self._patience = min(2 * self._patience, _MOST_SUSPECTS)
         return self._later(reply.message, reply.retry_after)
 
     def _later(self, trouble: str, retry_after: float = 0.0) -> float:
+        self._note(trouble)
+        return max(min(retry_after, LONGEST_PAUSE_SECONDS), self._backoff.next())
+
+    def _note(self, trouble: str) -> None:
         self._state.log_send_errors.add(1)
-        pause = max(min(retry_after, LONGEST_PAUSE_SECONDS), self._backoff.next())
         if trouble != self._trouble:
             self._trouble = trouble
-            fields = {"retry_in_seconds": round(pause, 1)}
-            event(_logger, logging.WARNING, f"predictions wait: {trouble}", fields)
-        return pause
+            event(_logger, logging.WARNING, f"predictions wait: {trouble}")
 
 
 class HttpTransport:
@@ -228,18 +229,18 @@ class HttpTransport:
     def __init__(self, destination: Destination) -> None:
         self._destination = destination
         self._token = destination.token
-        https = destination.url.startswith("https:")
         self._client = httpx.Client(
             base_url=destination.url,
             headers={"Content-Type": "application/json"},
-            verify=ssl.create_default_context() if https else False,
+            verify=ssl.create_default_context(),
             trust_env=False,
         )
 
     def post(self, body: bytes, *, seconds: float) -> Reply:
         """Return the answer; one with status 0 where none came within `seconds`."""
         deadline = time.monotonic() + seconds
-        headers = {"Authorization": f"Bearer {token}"} if (token := self._read_token()) else {}
+        token = self._read_token()
+        headers = {b"Authorization": f"Bearer {token}".encode()} if token else {}
         try:
             with self._client.stream(
                 "POST", LOG_PATH, content=body, headers=headers, timeout=seconds
@@ -263,22 +264,19 @@ class HttpTransport:
         file = self._destination.token_file
         if file is not None:
             try:
-                self._token = checked_secret(file.read_text()) or None
-            except (OSError, ValueError) as error:
-                kind = type(error).__name__
-                event(_logger, logging.ERROR, "LOGGING_TOKEN_FILE is unusable", {"error": kind})
+                token = file.read_text().strip()
+            except (OSError, UnicodeDecodeError) as error:
+                self._complain(type(error).__name__)
+            else:
+                if token.isprintable():
+                    self._token = token
+                else:
+                    self._complain("it contains control characters")
         return self._token
 
-
-def checked_secret(text: str) -> str:
-    """Return a secret without white space around it.
-
-    Raises ValueError, without the secret, where it could not be sent in a header.
-    """
-    secret = text.strip()
-    if not (secret.isascii() and secret.isprintable()):
-        raise ValueError("must hold printable ASCII characters only")
-    return secret
+    def _complain(self, trouble: str) -> None:
+        message = "LOGGING_TOKEN_FILE cannot be used, the last token is"
+        event(_logger, logging.ERROR, message, {"trouble": trouble})
 
 
 def _reply(response: httpx.Response, content: bytes) -> Reply:

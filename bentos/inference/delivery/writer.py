@@ -19,11 +19,14 @@ from typing import Literal, TypeAlias
 
 from bentos.edge.http import RETRY_LATER, ServiceError
 from bentos.inference.delivery.outbox import (
+    LOG_BYTES,
     PAGE_BYTES,
     Batch,
     Outbox,
     Settlement,
+    Size,
     is_set_aside,
+    make_directory,
     recovered_path,
     remove,
     set_aside,
@@ -37,10 +40,10 @@ FULL = "outbox_full"
 NOT_ACCESSIBLE = "outbox_not_accessible"
 
 _CHECK_SECONDS = 0.25
-_MEMORY_ROWS = 20_000
+# Predictions that were answered before they were written, or are about to be written.
+_MEMORY_BYTES = 32 << 20
 _WRITE_AT_ONCE = 1_000
 _ADOPT_AT_ONCE = 200
-_MEASURE_EVERY_BYTES = 1 << 20
 _SHRINK_ABOVE_BYTES = 64 << 20
 # Kept free on the disk, so that there is room to note what was delivered.
 _RESERVE_BYTES = 8 << 20
@@ -108,13 +111,24 @@ class OutboxWriter:
         self._changes = 0
         self._rows = 0
         self._dead_letters = 0
+        self._used = 0
+        self._capacity = limits.max_bytes
         self._at_limit = False
+        self._log_bytes = LOG_BYTES
+        self._unmeasured_bytes = 0
+        # The event loop counts what was put, and dropped at once; the thread what was taken from
+        # memory, and dropped from disk. No two threads add to one of them.
+        self._put_bytes = 0
+        self._put_dropped = 0
+        self._taken_bytes = 0
+        self._dropped = 0
+        self._dropped_reported = 0
         # Why the last write failed; empty where it did not.
         self._failure = ""
-        self._unmeasured_bytes = 0
         self._next_check = 0.0
         # Answered already (`fast`), and not on disk because the disk fails.
         self._unwritten: list[bytes] = []
+        self._unwritten_bytes = 0
         self._to_adopt = [one for one in adopt if not is_set_aside(one)]
         self._to_salvage = [one for one in adopt if is_set_aside(one)]
         self._adopted: Outbox | None = None
@@ -140,6 +154,10 @@ class OutboxWriter:
         return self._rows + len(self._unwritten) + self._queue.qsize()
 
     @property
+    def _bytes_in_memory(self) -> int:
+        return self._put_bytes - self._taken_bytes + self._unwritten_bytes
+
+    @property
     def full(self) -> bool:
         """Whether the outbox has reached a limit, or its disk is full."""
         return self._at_limit or self._failure == FULL
@@ -147,15 +165,17 @@ class OutboxWriter:
     def refusal(self) -> ServiceError | None:
         """Return the 503 with which predictions are refused now, None where they are taken."""
         limits = self._limits
-        in_memory = self._queue.qsize() + len(self._unwritten)
         if self._stopping:
             return ServiceError(503, "shutting_down", "the service is shutting down")
-        if limits.when_full == "refuse" and (
-            self.full or self._rows + in_memory >= limits.max_rows or in_memory >= _MEMORY_ROWS
-        ):
-            return _refusal(FULL)
         if self._failure == NOT_ACCESSIBLE and limits.ack == "durable":
             return _refusal(NOT_ACCESSIBLE)
+        if limits.when_full == "refuse" and (
+            self.full
+            or self.backlog >= limits.max_rows
+            or self._used + self._bytes_in_memory >= self._capacity
+            or self._bytes_in_memory >= _MEMORY_BYTES
+        ):
+            return _refusal(FULL)
         return None
 
     async def put(self, record: bytes) -> None:
@@ -166,12 +186,15 @@ class OutboxWriter:
         refusal = self.refusal()
         if refusal is not None:
             raise refusal
-        if self._limits.ack == "fast":
-            self._queue.put(_Put(record, None))
+        if self._bytes_in_memory >= _MEMORY_BYTES:
+            self._put_dropped += 1
             return
-        waiter = asyncio.get_running_loop().create_future()
+        fast = self._limits.ack == "fast"
+        waiter = None if fast else asyncio.get_running_loop().create_future()
+        self._put_bytes += len(record)
         self._queue.put(_Put(record, waiter))
-        await waiter
+        if waiter is not None:
+            await waiter
 
     def read(self, *, after: int, rows: int, limit_bytes: int) -> Batch | None:
         """Return waiting predictions, as `Outbox.read` does; None while the file is not open.
@@ -181,19 +204,28 @@ class OutboxWriter:
         """
         file, writing = self._file, self._outbox
         if self._reader is not None and self._reader[0] != file:
-            self._close_reader()
+            self.close_reader()
         if writing is None:
             return None
         try:
             if self._reader is None:
-                self._reader = (file, Outbox(self._path, create=False))
+                self._reader = (file, Outbox(self._path, create=False, log_bytes=0))
+            # To remove them again takes as much of the write-ahead log.
+            limit_bytes = min(limit_bytes, self._log_bytes // 2)
             batch = self._reader[1].read(after=after, rows=rows, limit_bytes=limit_bytes)
         except (sqlite3.Error, OSError) as error:
-            self._close_reader()
+            self.close_reader()
             if _is_damage(error):
                 self._queue.put(_Damage(file, error))
             raise
         return None if batch is None else replace(batch, file=file)
+
+    def close_reader(self) -> None:
+        """Close the connection that `read` uses: the last one to be closed tidies the file up."""
+        if self._reader is not None:
+            with suppress(sqlite3.Error):
+                self._reader[1].close()
+            self._reader = None
 
     def settle(self, settlement: Settlement) -> bool:
         """Remove predictions from the outbox; return whether that is on disk."""
@@ -253,6 +285,7 @@ class OutboxWriter:
 
     def _store(self, puts: Sequence[_Put]) -> None:
         records = [*self._unwritten, *(put.record for put in puts)]
+        size = sum(map(len, records))
         dropping = self._limits.when_full == "drop_oldest"
         stored = self._try(lambda outbox: outbox.add(records))
         if dropping and not stored and self._failure == FULL:
@@ -260,22 +293,28 @@ class OutboxWriter:
             stored = self._try(lambda outbox: outbox.add(records))
         if stored:
             self._rows += len(records)
-            self._unmeasured_bytes += sum(map(len, records))
-            if self._unmeasured_bytes > _MEASURE_EVERY_BYTES:
+            self._unmeasured_bytes += size
+            if self._unmeasured_bytes > self._log_bytes // 4:
                 self._try(self._measure)
+            self._kept_in_memory([])
+            self._answer(puts, "")
         elif dropping and self._failure == FULL:
-            self._dropped(len(records))
+            self._dropped += len(records)
+            self._kept_in_memory([])
+            self._answer(puts, "")
         else:
-            self._unwritten = records[: len(self._unwritten)]
-            self._unwritten += [put.record for put in puts if put.waiter is None]
+            self._kept_in_memory(
+                [*self._unwritten, *(put.record for put in puts if put.waiter is None)]
+            )
             self._answer(puts, self._failure)
-            self._bound_memory()
-            return
-        self._unwritten = []
-        self._answer(puts, "")
+        self._taken_bytes += sum(len(put.record) for put in puts)
         if dropping and (self._at_limit or self._rows > self._limits.max_rows):
             more = self._rows // 50 if self._at_limit else 0
             self._drop_oldest(max(self._rows - self._limits.max_rows, more, 1))
+
+    def _kept_in_memory(self, records: list[bytes]) -> None:
+        self._unwritten = records
+        self._unwritten_bytes = sum(map(len, records))
 
     def _settle(self, settles: Sequence[_Settle]) -> None:
         def apply(outbox: Outbox) -> None:
@@ -299,20 +338,9 @@ class OutboxWriter:
         def drop(outbox: Outbox) -> None:
             dropped = outbox.drop_oldest(rows)
             self._rows -= dropped
-            self._dropped(dropped)
+            self._dropped += dropped
 
         self._try(drop)
-
-    def _bound_memory(self) -> None:
-        excess = len(self._unwritten) - _MEMORY_ROWS
-        if excess > 0 and self._limits.when_full == "drop_oldest":
-            del self._unwritten[:excess]
-            self._dropped(excess)
-
-    def _dropped(self, rows: int) -> None:
-        if rows:
-            self._state.log_dropped.add(rows)
-            event(_logger, logging.ERROR, "predictions dropped", {"predictions": rows})
 
     def _answer(self, puts: Sequence[_Put], reason: str) -> None:
         """Answer requests from the event loop, in one call: it is woken once for all of them."""
@@ -323,6 +351,7 @@ class OutboxWriter:
 
     def _try(self, work: Callable[[Outbox], object]) -> bool:
         """Do work on the file, on a new one where it is damaged; return whether that went well."""
+        self._state.outbox_writing_since.set(time.monotonic())
         try:
             try:
                 work(self._open())
@@ -334,6 +363,8 @@ class OutboxWriter:
         except (sqlite3.Error, OSError) as error:
             self._fail(error)
             return False
+        finally:
+            self._state.outbox_writing_since.set(0.0)
         if self._failure:
             event(_logger, logging.INFO, "the outbox works again", {"path": str(self._path)})
         self._failure = ""
@@ -351,7 +382,12 @@ class OutboxWriter:
 
     def _open(self) -> Outbox:
         if self._outbox is None:
-            outbox = Outbox(self._path, checkpoint_pages=self._checkpoint_pages())
+            make_directory(self._path.parent)
+            _, reserve = self._disk()
+            # A small part of a small outbox, or of a small disk.
+            part = min(LOG_BYTES, reserve // 4, self._limits.max_bytes // 8)
+            self._log_bytes = max(16 * PAGE_BYTES, part)
+            outbox = Outbox(self._path, log_bytes=self._log_bytes)
             try:
                 self._count(outbox)
             except BaseException:
@@ -368,12 +404,6 @@ class OutboxWriter:
             with suppress(sqlite3.Error):
                 outbox.close()
 
-    def _close_reader(self) -> None:
-        if self._reader is not None:
-            with suppress(sqlite3.Error):
-                self._reader[1].close()
-            self._reader = None
-
     def _count(self, outbox: Outbox) -> None:
         self._changes = outbox.changes_elsewhere()
         counts = outbox.count()
@@ -387,20 +417,22 @@ class OutboxWriter:
             outbox.try_to_write()
         if outbox.changes_elsewhere() != self._changes:
             self._count(outbox)
-        if self._rows == 0:
-            outbox.shrink(above_bytes=_SHRINK_ABOVE_BYTES)
-        self._measure(outbox)
+        size = self._measure(outbox)
+        if size.free > _SHRINK_ABOVE_BYTES and self._rows == 0 and size.used < size.free // 16:
+            outbox.shrink()
 
-    def _measure(self, outbox: Outbox) -> None:
+    def _measure(self, outbox: Outbox) -> Size:
         limits = self._limits
-        used = outbox.used_bytes()
+        size = outbox.size()
         free, reserve = self._disk()
-        capacity = min(limits.max_bytes, used + max(0, free - reserve))
+        self._used = size.used
+        self._capacity = min(limits.max_bytes, size.used + size.free + max(0, free - reserve))
         share = _HYSTERESIS if self._at_limit else 1.0
-        self._at_limit = used >= share * capacity or self._rows >= share * limits.max_rows
+        self._at_limit = (
+            self._used >= share * self._capacity or self._rows >= share * limits.max_rows
+        )
         self._unmeasured_bytes = 0
-        self._state.outbox_bytes.set(used)
-        self._state.outbox_capacity_bytes.set(capacity)
+        return size
 
     def _disk(self) -> tuple[int, int]:
         """Return the bytes that are free on the disk, and those that are kept free."""
@@ -408,20 +440,18 @@ class OutboxWriter:
         reserve = min(_RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 4)
         return disk.f_bavail * disk.f_frsize, reserve
 
-    def _checkpoint_pages(self) -> int:
-        """Return how long the log may grow: it must fit into the file on a disk that is full."""
-        try:
-            _, reserve = self._disk()
-        except FileNotFoundError:
-            reserve = _RESERVE_BYTES
-        return max(16, min(1_000, reserve // 4 // PAGE_BYTES))
-
     def _report(self) -> None:
         state = self._state
         state.log_backlog.set(self.backlog)
         state.log_dead_letters.set(self._dead_letters)
+        state.outbox_bytes.set(self._used)
+        state.outbox_capacity_bytes.set(self._capacity)
         state.outbox_full.set(float(self.full))
         state.outbox_failing.set(float(self._failure == NOT_ACCESSIBLE))
+        if dropped := self._dropped + self._put_dropped - self._dropped_reported:
+            self._dropped_reported += dropped
+            state.log_dropped.add(dropped)
+            event(_logger, logging.ERROR, "predictions dropped", {"predictions": dropped})
 
     def _adopt_some(self) -> None:
         """Take over a piece of the next file: a million rows in one piece would not fit."""
