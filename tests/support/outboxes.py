@@ -56,18 +56,30 @@ class EventLoop:
 class Worker:
     """A worker's delivery, which may be stopped and started again as a new process would be."""
 
-    def __init__(self, directory: Path, url: str, *, worker: int = 1, workers: int = 1) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        url: str,
+        *,
+        states: Path | None = None,
+        worker: int = 1,
+        workers: int = 1,
+    ) -> None:
         self.directory = directory
         self.url = url
         self.worker = worker
         self.workers = workers
         self.path = outbox_path(directory, worker)
-        states = directory / f"state-{worker}"
+        states = (states or directory) / f"state-{worker}"
         states.mkdir(parents=True, exist_ok=True)
         self.state = InferenceState(states, labels={"model": "m", "stage": "s"})
         self.delivery: Delivery | None = None
         self.made = 0
         self._loop = EventLoop()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the delivery's event loop."""
+        return self._loop.run(work)
 
     def start(
         self,

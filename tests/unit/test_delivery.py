@@ -17,6 +17,7 @@ from bentos.edge.http import ServiceError
 from bentos.inference.delivery import sender as sender_module
 from bentos.inference.delivery import writer as writer_module
 from bentos.inference.delivery.outbox import Outbox, outbox_path
+from bentos.inference.delivery.salvage import Salvage, salvage
 from tests.support.certificates import make_certificates
 from tests.support.disks import small_disk
 from tests.support.log_server import REFUSAL, LogServer, Reply, refusal
@@ -559,11 +560,10 @@ def test_new_predictions_do_not_wait_for_a_salvage(
     worker: Worker, server: LogServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finish = threading.Event()
-    real = writer_module.salvage
 
-    def slow(*arguments: Any) -> Any:
+    def slow(damaged: Path, target: Path) -> Salvage:
         finish.wait(30)
-        return real(*arguments)
+        return salvage(damaged, target)
 
     monkeypatch.setattr(writer_module, "salvage", slow)
     worker.path.write_bytes(b"this is no database, and was one before the power went" * 100)
@@ -736,6 +736,6 @@ def test_a_client_that_goes_away_costs_nobody_else_an_answer(
         puts[3].cancel()
         return await asyncio.gather(*puts, return_exceptions=True)
 
-    results = worker._loop.run(put())
+    results = worker.run(put())
     assert [result for result in results if result is not None] == [results[3]]
     wait_stored(server, 10)
