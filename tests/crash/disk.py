@@ -9,6 +9,7 @@ file systems log them in order.
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import PurePosixPath
 from typing import TypeAlias
 
@@ -146,7 +147,7 @@ class Disk:
         for _ in range(most - 2):
             kept = chance.choice((0, len(self.pending), chance.randint(0, len(self.pending))))
             style = chance.choice(("mixed", "prefix", "one_lost", "one_torn"))
-            yield self._state(kept, lambda file, style=style: _some(file.pending, style, chance))
+            yield self._state(kept, partial(_some_of, style, chance))
 
     def _state(self, names: int, choose: Callable[[File], Sequence[Change]]) -> Content:
         found = dict(self.durable)
@@ -159,8 +160,9 @@ class Disk:
         self.pending.append(rename)
 
 
-def _some(changes: Sequence[Change], style: str, chance: random.Random) -> list[Change]:
+def _some_of(style: str, chance: random.Random, file: File) -> list[Change]:
     """Return some of a file's changes: kept, dropped or torn."""
+    changes = file.pending
     if not changes:
         return []
     one = chance.randrange(len(changes))
