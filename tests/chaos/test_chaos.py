@@ -1,4 +1,4 @@
-"""Killed, cut off and full: what was acknowledged is stored, once. `make chaos` does it at length."""
+"""Killed, cut off and full: what was acknowledged is stored, once. In full: `make chaos`."""
 
 from pathlib import Path
 
