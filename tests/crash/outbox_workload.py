@@ -68,7 +68,7 @@ def main(outboxes: Path, others: Path, *, fsync: bool) -> None:
 
 
 def _outbox(kind: type[Outbox]) -> AbstractContextManager[object]:
-    return mock.patch("bentos.inference.delivery.writer.Outbox", kind)
+    return mock.patch("bentos.inference.delivery.files.Outbox", kind)
 
 
 async def _clients(pod: Worker, markers: Markers, *, seed: int) -> None:

@@ -14,6 +14,7 @@ import orjson
 import pytest
 
 from bentos.edge.http import ServiceError
+from bentos.inference.delivery import files as files_module
 from bentos.inference.delivery import sender as sender_module
 from bentos.inference.delivery import writer as writer_module
 from bentos.inference.delivery.outbox import Outbox, outbox_path
@@ -565,7 +566,7 @@ def test_new_predictions_do_not_wait_for_a_salvage(
         finish.wait(30)
         return salvage(damaged, target)
 
-    monkeypatch.setattr(writer_module, "salvage", slow)
+    monkeypatch.setattr(files_module, "salvage", slow)
     worker.path.write_bytes(b"this is no database, and was one before the power went" * 100)
     worker.start()
     made = worker.predict(4)

@@ -1,7 +1,8 @@
 """The way of a prediction to the logging service: on disk first, then sent until it is settled.
 
-`writer` puts predictions into the outbox's file (`outbox`) in a thread of its own, `sender` sends
-what is in the file in another one, and `salvage` reads what a damaged file still holds.
+`outbox` is one file, `files` looks after the one in use and those that come into it, `salvage` reads
+what a damaged one still holds. `writer` puts predictions there in a thread of its own; in another
+one `sender` sends what is there.
 """
 
 import asyncio
