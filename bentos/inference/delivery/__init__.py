@@ -1,8 +1,8 @@
 """The way of a prediction to the logging service: on disk first, then sent until it is settled.
 
-`outbox` is one file, `files` looks after the one in use and those that come into it, `salvage` reads
-what a damaged one still holds. `writer` puts predictions there in a thread of its own; in another
-one `sender` sends what is there.
+`outbox` is one file; `files` looks after the one in use and those that come into it; `salvage`
+reads what a damaged one still holds. `writer` puts predictions there in a thread of its own, and
+`sender` sends what is there in another one.
 """
 
 import asyncio
