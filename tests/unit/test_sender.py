@@ -152,9 +152,10 @@ def test_predictions_that_are_refused_without_being_named_are_found(
     names = {str(one) for one in bad}
     world.answer = lambda sent: refused(None) if names & {*sent} else SUCCESS
     world.run()
-    # Only what is accepted after a refusal proves that the request as such is in order.
-    ids += world.put("later")
-    world.run()
+    # Only what is accepted beside a refusal proves that the request as such is in order.
+    for later in ("later", "still later"):
+        ids += world.put(later)
+        world.run()
     assert sorted(world.stored) == sorted({*ids} - names)
     assert world.dead.keys() == names
     assert world.waiting == 0

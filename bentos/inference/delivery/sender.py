@@ -38,6 +38,7 @@ _MAYBE_CONTENT = (*_CONTENT_REFUSED, 500)
 # So many single predictions are tried one after the other before the request counts as at fault;
 # twice as many the next time, since a whole run of them may be at fault.
 _FEWEST_SUSPECTS = 2
+_ENOUGH_TIMES = 2
 _MOST_SUSPECTS = 1_024
 _ROW = re.compile(r"predictions\[(\d+)\]")
 _LONGEST_ANSWER_BYTES = 1 << 20
@@ -99,9 +100,10 @@ class Outgoing(Protocol):
 class Sender:
     """One request at a time, from the oldest prediction on; `step` does one.
 
-    A batch that is refused without saying which prediction is at fault is sent in smaller parts.
-    A single prediction that is refused like that is passed over, until another one has been
-    accepted: if it is refused again after that, it is at fault itself, and not the request.
+    A batch that is refused without saying which prediction is at fault is sent in smaller parts. A
+    single prediction that is refused like that is passed over until another one is accepted, and
+    then sent again at once. What is refused right after an acceptance, and once more after another
+    one, is at fault itself; a fault of the request as such would have met the others too.
     """
 
     def __init__(
@@ -124,9 +126,9 @@ class Sender:
         self._rows = BATCH_ROWS
         self._after = 0
         self._file = 0
-        self._accepted = 0
-        # By the id of a prediction refused alone: how many batches had been accepted then.
+        # By the id of a prediction that was refused alone: how often right after an acceptance.
         self._suspects: dict[int, int] = {}
+        self._just_accepted = False
         self._in_a_row = 0
         self._patience = _FEWEST_SUSPECTS
         self._trouble = ""
@@ -169,13 +171,15 @@ class Sender:
         if self._trouble:
             event(_logger, logging.INFO, "the logging service takes predictions again")
         self._trouble = ""
-        self._accepted += 1
+        self._just_accepted = True
         self._in_a_row, self._patience = 0, _FEWEST_SUSPECTS
         self._rows = min(2 * self._rows, BATCH_ROWS)
         for row_id in self._suspects.keys() & batch.ids:
             del self._suspects[row_id]
-        if not self._suspects:
-            self._backoff.reset()
+        if self._suspects:
+            self._after, self._rows = 0, 1
+            return 0.0
+        self._backoff.reset()
         return 0.0 if batch.more or self._after else GATHER_SECONDS
 
     def _bury(self, batch: Batch, row_id: int, reply: Reply) -> float:
@@ -191,14 +195,15 @@ class Sender:
 
     def _look_closer(self, batch: Batch, reply: Reply) -> float:
         (row_id, *others) = batch.ids
-        before = self._suspects.get(row_id, self._accepted)
-        too_large = reply.status == 413 and reply.reason
         if others:
             self._rows = len(batch.ids) // 2
-        elif too_large or (before < self._accepted and reply.status != 500):
-            return self._bury(batch, row_id, reply)
         else:
-            self._suspects[row_id] = self._accepted
+            times = self._suspects.get(row_id, 0) + self._just_accepted
+            too_large = reply.status == 413 and reply.reason
+            if too_large or (times == _ENOUGH_TIMES and reply.status != 500):
+                return self._bury(batch, row_id, reply)
+            if reply.status != 500:
+                self._suspects[row_id] = times
             self._after = row_id
             self._in_a_row += 1
         if self._in_a_row == self._patience:
@@ -214,6 +219,7 @@ class Sender:
         return max(min(retry_after, LONGEST_PAUSE_SECONDS), self._backoff.next())
 
     def _note(self, trouble: str) -> None:
+        self._just_accepted = False
         self._state.log_send_errors.add(1)
         if trouble != self._trouble:
             self._trouble = trouble

@@ -74,8 +74,8 @@ _Work: TypeAlias = _Put | _Settle | _Damage | None
 class OutboxWriter:
     """Takes predictions from the event loop and settlements from the sender.
 
-    `put` is for the event loop, `read` and `settle` are for the sender's thread, `write` and
-    `check` are what the writer's own thread does.
+    `put` is for the event loop, `read` and `settle` are for the sender's thread, `take`,
+    `write` and `check` are what the writer's own thread does.
     """
 
     def __init__(
@@ -146,18 +146,28 @@ class OutboxWriter:
 
         Raises ServiceError 503 where it is not stored.
         """
+        if self._limits.ack == "fast":
+            self.offer(record, None)
+        else:
+            waiter = asyncio.get_running_loop().create_future()
+            self.offer(record, waiter)
+            await waiter
+
+    def offer(self, record: bytes, waiter: "asyncio.Future[None] | None") -> None:
+        """Hand a prediction to the thread, which settles `waiter` once it is on disk or refused.
+
+        Raises ServiceError 503 where it is refused at once.
+        """
         refusal = self.refusal()
         if refusal is not None:
             raise refusal
         if self._memory_bytes >= _MEMORY_BYTES:
             self._put_dropped += 1
+            if waiter is not None:
+                waiter.set_result(None)
             return
-        fast = self._limits.ack == "fast"
-        waiter = None if fast else asyncio.get_running_loop().create_future()
         self._put_bytes += len(record)
         self._queue.put(_Put(record, waiter))
-        if waiter is not None:
-            await waiter
 
     def read(self, *, after: int, rows: int, limit_bytes: int) -> Batch | None:
         """Return waiting predictions, as `Outbox.read` does; None while no file is open.
@@ -195,10 +205,20 @@ class OutboxWriter:
         """Remove predictions from the outbox; return whether that is on disk."""
         work = _Settle(settlement)
         self._queue.put(work)
-        while not work.done.wait(1.0):
-            if not self._thread.is_alive():
-                return False
+        self._wait_for(work.done)
         return work.applied
+
+    def take(self, *, wait_seconds: float = _CHECK_SECONDS) -> list[_Work]:
+        """Return what waits to be done, after at most `wait_seconds`."""
+        if self._files.adopting:
+            wait_seconds = 0.0
+        try:
+            works = [self._queue.get(wait_seconds > 0, wait_seconds)]
+        except Empty:
+            return []
+        # As many as wait now; to take until none is left would never end under load.
+        works += [self._queue.get() for _ in range(min(self._queue.qsize(), _WRITE_AT_ONCE))]
+        return works
 
     def write(self, works: Sequence[_Work]) -> None:
         """Do all of this, and answer who waits for it."""
@@ -222,7 +242,7 @@ class OutboxWriter:
 
     def _run(self) -> None:
         while not (self._stopping and self._queue.empty()):
-            works = self._take()
+            works = self.take()
             try:
                 self.write(works)
                 if time.monotonic() >= self._next_check or self._files.adopting:
@@ -236,15 +256,6 @@ class OutboxWriter:
             self._store([])
         self._report()
         self._files.close()
-
-    def _take(self) -> list[_Work]:
-        try:
-            works = [self._queue.get(not self._files.adopting, _CHECK_SECONDS)]
-        except Empty:
-            return []
-        # As many as wait now; to take until none is left would never end under load.
-        works += [self._queue.get() for _ in range(min(self._queue.qsize(), _WRITE_AT_ONCE))]
-        return works
 
     def _store(self, puts: Sequence[_Put]) -> None:
         files = self._files
@@ -271,6 +282,10 @@ class OutboxWriter:
     @property
     def _memory_bytes(self) -> int:
         return self._put_bytes - self._taken_bytes + self._unwritten_bytes
+
+    def _wait_for(self, done: threading.Event) -> None:
+        while not done.wait(1.0) and self._thread.is_alive():
+            pass
 
     def _answer(self, puts: Sequence[_Put], reason: str) -> None:
         """Answer requests from the event loop, in one call: it is woken once for all of them."""
