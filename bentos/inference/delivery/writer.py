@@ -216,8 +216,15 @@ class OutboxWriter:
             works = [self._queue.get(wait_seconds > 0, wait_seconds)]
         except Empty:
             return []
-        # As many as wait now; to take until none is left would never end under load.
-        works += [self._queue.get() for _ in range(min(self._queue.qsize(), _WRITE_AT_ONCE))]
+        size = 0
+        # As many as wait now; to take until none is left would never end under load. And no more
+        # than the write-ahead log may hold, which grows by the whole of a transaction.
+        for _ in range(min(self._queue.qsize(), _WRITE_AT_ONCE)):
+            last = works[-1]
+            size += len(last.record) if isinstance(last, _Put) else 0
+            if size > self._files.log_bytes:
+                break
+            works.append(self._queue.get())
         return works
 
     def write(self, works: Sequence[_Work]) -> None:
