@@ -1,6 +1,5 @@
 """The inference service without BentoML: its parts, put together, and the way of a request."""
 
-import asyncio
 import sys
 import time
 from collections.abc import Sequence
@@ -8,11 +7,13 @@ from functools import partial
 
 from bentos.edge.door import Door, Route
 from bentos.edge.http import Request, Response, json_response
+from bentos.edge.tokens import Tokens
+from bentos.health.encoding import encode_json
 from bentos.health.probes import Probes
 from bentos.inference.channel import Input, ModelProcess
+from bentos.inference.delivery import Delivery, Destination, Limits
+from bentos.inference.delivery.outbox import files_to_adopt, outbox_path
 from bentos.inference.engine import Engine, new_prediction_id
-from bentos.inference.handover import Destination, Handover
-from bentos.inference.outbox import abandoned_paths, outbox_path
 from bentos.inference.request import input_of, input_of_image, input_of_numbers, upload_of
 from bentos.inference.settings import InferenceSettings, ModelProcessSettings
 from bentos.inference.state import PREDICT_IMAGE_PATH, PREDICT_PATH, SERVICE_NAME, InferenceState
@@ -40,9 +41,10 @@ class InferenceApp:
             max_batch=settings.max_batch_size,
             wait_seconds=settings.request_timeout_seconds * _WAIT_FOR_MODEL,
         )
+        self._tokens = Tokens(None, settings.predict_tokens_file, realm=SERVICE_NAME)
         given = ModelProcessSettings(settings=settings, service=SERVICE_NAME, worker=worker)
         self._process = ModelProcess(given.model_dump_json().encode(), self._engine, self.state)
-        self._handover = self._make_handover(worker)
+        self._delivery = self._make_delivery(worker)
         self._kit.add_routes(self._routes())
 
     @property
@@ -65,8 +67,8 @@ class InferenceApp:
         sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
         self._kit.start()
         self._process.start()
-        if self._handover is not None:
-            self._handover.start()
+        if self._delivery is not None:
+            self._delivery.start()
 
     async def stop(self) -> None:
         """Answer what waits, hand over what was predicted, and end the parts."""
@@ -74,8 +76,8 @@ class InferenceApp:
         self.state.begin_shutdown()
         await self._engine.drained(seconds)
         await self._process.stop()
-        if self._handover is not None:
-            await asyncio.to_thread(self._handover.stop, seconds / 2)
+        if self._delivery is not None:
+            await self._delivery.stop(seconds / 2)
         await self._kit.stop()
 
     async def predict_values(self, values: Sequence[float]) -> dict[str, object]:
@@ -105,12 +107,14 @@ class InferenceApp:
         ]
 
     async def _predict(self, request: Request) -> Response:
+        self._tokens.require(request.header(b"authorization"))
         body = await request.body(self._settings.max_body_bytes)
         started = time.perf_counter()
         given = input_of(request.content_type, body, self._engine.spec)
         return await self._respond(request, given, started)
 
     async def _predict_image(self, request: Request) -> Response:
+        self._tokens.require(request.header(b"authorization"))
         body = await request.body(self._settings.max_body_bytes)
         started = time.perf_counter()
         upload = upload_of(request, body)
@@ -128,41 +132,43 @@ class InferenceApp:
     async def _answer(
         self, given: Input, started: float, *, request_id: str, image_id: str = ""
     ) -> dict[str, object]:
+        if self._delivery is not None:
+            self._delivery.check()
         prediction = await self._engine.predict(given)
         seconds = time.perf_counter() - started
         prediction_id = new_prediction_id()
-        answer = prediction.answer(prediction_id, seconds * 1000)
+        if self._delivery is not None:
+            record = prediction.record(
+                prediction_id,
+                seconds * 1000,
+                image_id=image_id or prediction_id,
+                request_id=request_id,
+            )
+            await self._delivery.put(encode_json(record))
         self.state.record_prediction()
         self.state.duration.observe(seconds)
         self.state.confidence[prediction.class_name].observe(prediction.confidence)
-        if self._handover is not None:
-            self._handover.put(
-                prediction.record(
-                    prediction_id,
-                    seconds * 1000,
-                    image_id=image_id or prediction_id,
-                    request_id=request_id,
-                )
-            )
-        return answer
+        return prediction.answer(prediction_id, seconds * 1000)
 
-    def _make_handover(self, worker: int) -> Handover | None:
+    def _make_delivery(self, worker: int) -> Delivery | None:
         settings = self._settings
         if settings.logging_url is None:
             return None
         token = settings.logging_token
-        return Handover(
+        return Delivery(
             outbox_path(settings.outbox_path, worker),
+            Limits(
+                max_rows=max(1, settings.outbox_max_rows // settings.workers),
+                max_bytes=settings.outbox_max_bytes // settings.workers,
+                ack=settings.prediction_ack,
+                when_full=settings.outbox_full,
+            ),
             Destination(
                 url=str(settings.logging_url).rstrip("/"),
-                token=token.get_secret_value() if token else None,
                 edge_device_id=settings.edge_device_id,
+                token=token.get_secret_value() if token else None,
+                token_file=settings.logging_token_file,
             ),
             self.state,
-            max_rows=settings.outbox_max_rows,
-            abandoned=(
-                abandoned_paths(settings.outbox_path, workers=settings.workers)
-                if worker == 1
-                else ()
-            ),
+            adopt=files_to_adopt(settings.outbox_path, worker=worker, workers=settings.workers),
         )

@@ -1,10 +1,19 @@
 """What the inference service is set by, in environment variables of the same names."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import AnyHttpUrl, BaseModel, Field, FilePath, SecretStr, field_validator
+from pydantic import (
+    AnyHttpUrl,
+    BaseModel,
+    Field,
+    FilePath,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 
+from bentos.edge.tokens import TokensFile
 from bentos.process.settings import ServiceSettings
 
 
@@ -93,6 +102,14 @@ class InferenceSettings(ServiceSettings):
     logging_token: SecretStr | None = Field(
         default=None, description="Bearer token for the logging service."
     )
+    logging_token_file: Path | None = Field(
+        default=None,
+        description="File with that token instead, read again for each request as it may change.",
+    )
+    predict_tokens_file: TokensFile | None = Field(
+        default=None,
+        description="File of tokens that `/predict` requires, one a line; without it, none.",
+    )
     edge_device_id: str = Field(
         default="inference-service", min_length=1, max_length=128, description="Who predicted."
     )
@@ -100,8 +117,27 @@ class InferenceSettings(ServiceSettings):
         default=Path(".data/outbox"), description="Directory of predictions not yet acknowledged."
     )
     outbox_max_rows: int = Field(
-        default=1_000_000, ge=1, description="Most predictions kept for hand-over; beyond, dropped."
+        default=1_000_000, ge=1, description="Most predictions that wait for the logging service."
     )
+    outbox_max_bytes: int = Field(
+        default=536_870_912,
+        ge=1_048_576,
+        description="Largest size of the outboxes of all workers on disk, in bytes.",
+    )
+    outbox_full: Literal["refuse", "drop_oldest"] = Field(
+        default="refuse",
+        description="When the outbox is full: answer 503 `outbox_full`, or drop the oldest.",
+    )
+    prediction_ack: Literal["durable", "fast"] = Field(
+        default="durable",
+        description="Whether an answer waits until the prediction is on disk.",
+    )
+
+    @model_validator(mode="after")
+    def _one_token(self) -> Self:
+        if self.logging_token is not None and self.logging_token_file is not None:
+            raise ValueError("set LOGGING_TOKEN or LOGGING_TOKEN_FILE, not both")
+        return self
 
     @field_validator("model_name", "model_stage")
     @classmethod

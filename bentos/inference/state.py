@@ -32,6 +32,8 @@ _SILENT_SECONDS = 5.0
 _CONFIDENCES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 # Series of a metric that has one for each class of the model; all others are `other`.
 _CLASSES_SHOWN = 100
+# A disk that has not taken a write after this time keeps every prediction waiting.
+_WRITE_SECONDS = 5.0
 
 
 class InferenceState(ServiceState):
@@ -94,8 +96,8 @@ class InferenceState(ServiceState):
             (reason,)
             for reason in (
                 *("bad_input", "too_large", "body_timeout", "queue_full", "model_not_loaded"),
-                *("model_rejected_input", "outbox_full", "unauthorized", "shutting_down"),
-                *("method_not_allowed", "other"),
+                *("model_rejected_input", "outbox_full", "outbox_not_accessible", "unauthorized"),
+                *("shutting_down", "method_not_allowed", "other"),
             )
         ],
     )
@@ -151,12 +153,20 @@ class InferenceState(ServiceState):
         "{prefix}_log_send_errors_total",
         "Batches that the logging service did not acknowledge and that are sent again.",
     )
+    log_lost = Counter(
+        "{prefix}_log_lost_total",
+        "Predictions that a damaged outbox held and that could not be recovered.",
+    )
     outbox_bytes = Gauge("{prefix}_outbox_bytes", "Size of the outbox on disk.")
     outbox_capacity_bytes = Gauge(
         "{prefix}_outbox_capacity_bytes", "Size that the outbox may have (OUTBOX_MAX_BYTES)."
     )
-    # Whether this worker takes no prediction because the outbox cannot keep it.
+    # Whether a worker takes no prediction because its outbox holds as much as it may.
     outbox_full = Gauge(across="max")
+    # Whether a worker's outbox cannot be written although its disk is not full.
+    outbox_failing = Gauge(across="max")
+    # Since when, in monotonic seconds, a worker writes to its outbox; 0 while it does not.
+    outbox_writing_since = Gauge()
 
     @computed(
         "{prefix}_mlflow_check_age_seconds",
@@ -262,6 +272,8 @@ def inference_probes(settings: InferenceSettings, directory: Path) -> ProbePlan:
             Check("model_thread_stuck", partial(_model_stuck, settings.stall_seconds)),
             Check("mlflow_not_accessible", mlflow),
             Check("outbox_full", _outbox_full),
+            Check("outbox_not_accessible", _outbox_failing),
+            stuck("outbox_not_accessible", "outbox_writing_since", stall_seconds=_WRITE_SECONDS),
         ],
         describe=_describe,
     )
@@ -293,6 +305,10 @@ def _outbox_full(state: InferenceState) -> Details | None:
         "outbox_capacity_bytes": int(state.outbox_capacity_bytes.value),
         "log_backlog": int(state.log_backlog.value),
     }
+
+
+def _outbox_failing(state: InferenceState) -> Details | None:
+    return {} if state.outbox_failing.value else None
 
 
 def _describe(state: InferenceState) -> Mapping[str, object]:

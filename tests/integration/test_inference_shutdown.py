@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bentos.inference.outbox import outbox_path
+from bentos.inference.delivery.outbox import outbox_path
 from tests.support.inference import metric, predict, start_inference
 from tests.support.log_server import LogServer, Reply
 from tests.support.models import MOODY, ModelStore

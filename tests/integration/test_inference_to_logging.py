@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bentos.inference.outbox import outbox_path
+from bentos.inference.delivery.outbox import outbox_path
 from tests.support.images import colour_file
 from tests.support.inference import channel, metric, predict, start_inference
 from tests.support.models import COLOUR_CLASSES, COLOURS, ModelStore

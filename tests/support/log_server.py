@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.support.certificates import Certificates
 from tests.support.servers import free_port
 
 _WAIT_SECONDS = 30.0
@@ -21,17 +22,27 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-REFUSAL = Reply(400, {"error": "predictions[0]: no", "reason": "bad_input"})
+def refusal(index: int, *, status: int = 400, reason: str = "bad_input") -> Reply:
+    """Return the refusal of one prediction of a batch, as the logging service words it."""
+    field = f"predictions[{index}].confidence"
+    return Reply(status, {"error": f"{field}: no", "reason": reason, "field": field})
+
+
+# The fault is somewhere, and the answer does not say where.
+REFUSAL = Reply(400, {"error": "something is wrong", "reason": "bad_input"})
+UNAUTHORIZED = Reply(401, {"error": "no valid token", "reason": "unauthorized"})
 Behaviour = Callable[[dict[str, Any]], Reply]
 
 
 class LogServer:
     """Takes batches at `/log`; `behaviour` decides what each of them gets."""
 
-    def __init__(self) -> None:
+    def __init__(self, certificates: Certificates | None = None) -> None:
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http{'s' if certificates else ''}://127.0.0.1:{self.port}"
+        self._certificates = certificates
         self.behaviour: Behaviour = lambda _: Reply()
+        self.authorized: Callable[[str], bool] = lambda _: True
         self.batches: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.attempts = 0
@@ -64,6 +75,9 @@ class LogServer:
         ThreadingHTTPServer.allow_reuse_address = True
         self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
         self._server.daemon_threads = True
+        if self._certificates is not None:
+            context = self._certificates.server_context()
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self) -> None:
@@ -92,7 +106,8 @@ class LogServer:
         self.attempts += 1
         self.asked.set()
         self._free.wait(_WAIT_SECONDS)
-        reply = self.behaviour(batch)
+        bearer = handler.headers.get("Authorization", "").removeprefix("Bearer ")
+        reply = self.behaviour(batch) if self.authorized(bearer) else UNAUTHORIZED
         if reply.status == 200:
             self.batches.append(batch)
             self.headers.append({name.lower(): value for name, value in handler.headers.items()})

@@ -1,214 +1,211 @@
-"""Predictions on disk until they are acknowledged."""
+"""The outbox's file: what it keeps, in which order, and what leaves it."""
 
-import json
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from bentos.inference import outbox as module
-from bentos.inference.outbox import (
+from bentos.inference.delivery.outbox import (
     Outbox,
-    Waiting,
-    abandoned_paths,
+    Refusal,
+    Settlement,
+    files_to_adopt,
     outbox_path,
+    outboxes_in,
     set_aside,
 )
+from tests.support.outboxes import ids_in
 from tests.support.processes import child
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "outbox-1.db"
+    return outbox_path(tmp_path / "not" / "yet" / "there", 1)
 
 
 @pytest.fixture
 def outbox(path: Path) -> Iterator[Outbox]:
-    made = Outbox(path, max_rows=100)
+    made = Outbox(path)
     yield made
     made.close()
 
 
-def put(outbox: Outbox, *numbers: int) -> None:
-    for number in numbers:
-        assert outbox.put({"n": number})
+def records(*numbers: int) -> list[bytes]:
+    return [b'{"prediction_id":"%d"}' % number for number in numbers]
 
 
-def numbers(waiting: Waiting) -> list[int]:
-    return [json.loads(prediction)["n"] for prediction in waiting.predictions]
+def bodies(outbox: Outbox, *, after: int = 0, rows: int = 1_000, limit: int = 1 << 30) -> list[str]:
+    batch = outbox.read(after=after, rows=rows, limit_bytes=limit)
+    return [] if batch is None else batch.body.decode().split(",")
 
 
-def on_disk(path: Path) -> list[int]:
-    rows = sqlite3.connect(path).execute("SELECT prediction FROM outbox ORDER BY id").fetchall()
-    return [json.loads(row[0])["n"] for row in rows]
+def test_what_is_added_is_read_oldest_first(outbox: Outbox, path: Path) -> None:
+    outbox.add(records(1, 2))
+    outbox.add(records(3))
+    batch = outbox.read(rows=10, limit_bytes=1_000)
+    assert batch is not None
+    assert batch.ids == (1, 2, 3)
+    assert batch.body == b'{"prediction_id":"1"},{"prediction_id":"2"},{"prediction_id":"3"}'
+    assert not batch.more
+    assert ids_in(path) == ["1", "2", "3"]
 
 
-def test_what_is_put_is_written_and_told_in_order(outbox: Outbox, path: Path) -> None:
-    put(outbox, 1, 2, 3)
-    assert outbox.backlog == 3
-    assert outbox.write() == 3
-    assert outbox.backlog == 3
-    assert on_disk(path) == [1, 2, 3]
-    assert numbers(outbox.peek(10)) == [1, 2, 3]
-    assert numbers(outbox.peek(2)) == [1, 2]
+@pytest.mark.parametrize("count", [0, 1, 250, 251, 1_700])
+def test_any_number_of_predictions_is_one_transaction(outbox: Outbox, count: int) -> None:
+    outbox.add(records(*range(count)))
+    assert outbox.count().waiting == count
 
 
-def test_what_is_peeked_stays_until_it_is_removed(outbox: Outbox, path: Path) -> None:
-    put(outbox, 1, 2, 3)
-    outbox.write()
-    outbox.remove(outbox.peek(2))
-    assert outbox.backlog == 1
-    assert on_disk(path) == [3]
-    outbox.remove(Waiting((), ()))
-    assert outbox.backlog == 1
+def test_a_batch_is_bounded_in_rows_and_in_bytes_but_holds_one_row_at_least(
+    outbox: Outbox,
+) -> None:
+    outbox.add(records(1, 2, 3, 4))
+    size = len(records(1)[0])
+    assert len(bodies(outbox, rows=3)) == 3
+    assert len(bodies(outbox, limit=2 * size + 2)) == 2
+    assert len(bodies(outbox, limit=1)) == 1
+    batch = outbox.read(rows=3, limit_bytes=1_000)
+    assert batch is not None
+    assert batch.more
+    assert bodies(outbox, after=3) == ['{"prediction_id":"4"}']
+    assert outbox.read(after=4, rows=3, limit_bytes=1_000) is None
 
 
-def test_a_new_process_goes_on_with_what_an_earlier_one_left(outbox: Outbox, path: Path) -> None:
-    put(outbox, 1, 2)
-    outbox.write()
+def test_what_was_delivered_leaves_and_what_was_refused_is_kept_with_its_reason(
+    outbox: Outbox,
+) -> None:
+    outbox.add(records(1, 2, 3, 4))
+    applied = outbox.apply(
+        [Settlement(delivered=(1, 3)), Settlement(refused=(Refusal(2, 400, "no", 1.5),))]
+    )
+    assert (applied.delivered, applied.refused) == (2, 1)
+    assert bodies(outbox) == ['{"prediction_id":"4"}']
+    (letter,) = outbox.dead_letters()
+    assert (letter.status, letter.reason, letter.refused_at) == (400, "no", 1.5)
+    assert letter.prediction == records(2)[0]
+
+
+def test_what_is_not_there_any_more_is_counted_for_nothing(outbox: Outbox) -> None:
+    outbox.add(records(1))
+    applied = outbox.apply([Settlement(delivered=(1, 7), refused=(Refusal(8, 400, "no", 0.0),))])
+    assert (applied.delivered, applied.refused) == (1, 0)
+    assert outbox.dead_letters() == []
+
+
+def test_ids_are_never_used_twice(outbox: Outbox, path: Path) -> None:
+    outbox.add(records(1, 2))
+    outbox.apply([Settlement(delivered=(1, 2))])
     outbox.close()
-    later = Outbox(path, max_rows=100)
-    assert numbers(later.peek(10)) == [1, 2]
-    assert later.backlog == 2
+    later = Outbox(path)
+    later.add(records(3))
+    batch = later.read(rows=1, limit_bytes=1)
     later.close()
+    assert batch is not None
+    assert batch.ids == (3,)
 
 
-def write_and_tell(path: Path, count: int) -> int:
-    """Run in a process of its own, that is killed afterwards."""
-    outbox = Outbox(path, max_rows=100)
-    put(outbox, *range(count))
-    return outbox.write()
+def test_the_oldest_are_dropped(outbox: Outbox) -> None:
+    outbox.add(records(1, 2, 3))
+    assert outbox.drop_oldest(2) == 2
+    assert bodies(outbox) == ['{"prediction_id":"3"}']
 
 
-def test_what_was_written_survives_a_kill(path: Path) -> None:
-    with child(write_and_tell, path, 7) as writer:
+def test_a_refused_prediction_is_sent_again_as_the_newest(outbox: Outbox) -> None:
+    outbox.add(records(1, 2))
+    outbox.apply([Settlement(refused=(Refusal(1, 400, "no", 0.0),))])
+    assert outbox.resend([1]) == 1
+    assert outbox.dead_letters() == []
+    assert bodies(outbox) == ['{"prediction_id":"2"}', '{"prediction_id":"1"}']
+    assert outbox.resend([1]) == 0
+
+
+def test_a_refused_prediction_is_discarded_when_that_is_asked_for(outbox: Outbox) -> None:
+    outbox.add(records(1, 2))
+    outbox.apply([Settlement(refused=(Refusal(1, 400, "no", 0.0), Refusal(2, 400, "no", 0.0)))])
+    assert outbox.discard([2]) == 1
+    assert [letter.prediction for letter in outbox.dead_letters()] == records(1)
+
+
+def write_and_report(path: Path, count: int) -> int:
+    """Run in a process of its own, which is killed afterwards."""
+    outbox = Outbox(path)
+    outbox.add(records(*range(count)))
+    return outbox.count().waiting
+
+
+def test_what_was_added_survives_a_kill(path: Path) -> None:
+    with child(write_and_report, path, 7) as writer:
         assert writer.result == 7
         writer.kill()
-    later = Outbox(path, max_rows=100)
-    assert numbers(later.peek(10)) == list(range(7))
+    later = Outbox(path)
+    assert later.count().waiting == 7
     later.close()
 
 
-def test_nothing_to_write_writes_nothing(outbox: Outbox, path: Path) -> None:
-    assert outbox.write() == 0
-    assert outbox.write(wait_seconds=0.001) == 0
+@pytest.mark.case(22)
+def test_a_commit_is_on_disk_when_it_returns(outbox: Outbox) -> None:
+    """The power is cut: SQLite has flushed each commit, `synchronous` is FULL."""
+    assert outbox._connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert outbox._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_failure_in_the_middle_changes_nothing(outbox: Outbox) -> None:
+    outbox.add(records(1))
+    broken = Refusal(1, 400, None, 0.0)  # type: ignore[arg-type]
+    with pytest.raises(sqlite3.IntegrityError):
+        outbox.apply([Settlement(refused=(broken,))])
+    assert outbox.count().waiting == 1
+    outbox.add(records(2))
+    assert outbox.count().waiting == 2
+
+
+def test_a_file_that_is_not_to_be_made_is_not(path: Path) -> None:
+    with pytest.raises(sqlite3.OperationalError):
+        Outbox(path, create=False)
     assert not path.exists()
 
 
-def test_beyond_its_rows_the_newest_are_dropped_and_counted(outbox: Outbox) -> None:
-    put(outbox, *range(150))
-    assert outbox.write() == 100
-    assert outbox.take_dropped() == 50
-    assert outbox.take_dropped() == 0
-    assert numbers(outbox.peek(200)) == list(range(100))
-    outbox.remove(outbox.peek(10))
-    put(outbox, 7)
-    assert outbox.write() == 1
+def test_the_space_of_a_drained_file_is_given_back(outbox: Outbox, path: Path) -> None:
+    outbox.add([b'{"n":"%d"}' % (10**2_000) for _ in range(2_000)])
+    outbox.drop_oldest(2_000)
+    assert outbox.size().free > 4_000_000
+    outbox.shrink()
+    assert outbox.size().free == 0
+    outbox._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert path.stat().st_size < 100_000
 
 
-def test_rows_of_an_earlier_process_count_towards_the_bound(outbox: Outbox, path: Path) -> None:
-    put(outbox, *range(90))
-    outbox.write()
-    outbox.close()
-    later = Outbox(path, max_rows=100)
-    put(later, *range(20))
-    assert later.write() == 10
-    assert later.take_dropped() == 10
-    later.close()
+def test_the_path_is_compared_with_the_file_that_is_open(outbox: Outbox, path: Path) -> None:
+    assert outbox.is_in_place
+    path.rename(path.with_name("elsewhere"))
+    assert not outbox.is_in_place
+    path.write_bytes(b"")
+    assert not outbox.is_in_place
 
 
-def test_memory_is_bounded_too(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MEMORY_ROWS", 3)
-    small = Outbox(Path("never-opened"), max_rows=10)
-    assert [small.put({"n": n}) for n in range(5)] == [True, True, True, False, False]
-    assert small.take_dropped() == 2
-    assert small.backlog == 3
-
-
-def test_a_disk_that_fails_costs_neither_predictions_nor_their_order(
-    outbox: Outbox, path: Path
-) -> None:
-    put(outbox, 1, 2)
-    path.mkdir()  # as unusable as a disk that is gone
-    for _ in range(3):
-        with pytest.raises(sqlite3.OperationalError):
-            outbox.write()
-    put(outbox, 3)
-    assert outbox.backlog == 3
-    path.rmdir()
-    while outbox.write():
-        pass
-    assert on_disk(path) == [1, 2, 3]
-    assert outbox.take_dropped() == 0
-
-
-def test_a_file_that_another_process_holds_is_waited_for(
-    outbox: Outbox, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put(outbox, 1)
-    outbox.write()
-    other = sqlite3.connect(path, isolation_level=None)
-    other.execute("BEGIN EXCLUSIVE")
-    outbox._open().execute("PRAGMA busy_timeout = 10")
-    put(outbox, 2)
-    with pytest.raises(sqlite3.OperationalError, match="locked"):
-        outbox.write()
-    other.execute("ROLLBACK")
-    other.close()
-    outbox.write()
-    assert on_disk(path) == [1, 2]
-
-
-def test_a_record_that_is_no_json_is_written_as_text(outbox: Outbox, path: Path) -> None:
-    outbox.put({"n": 1, "image_id": "\udc80", "path": Path("/a")})
-    assert outbox.write() == 1
-    assert on_disk(path) == [1]
-
-
-def test_a_dropped_batch_is_gone_and_counted(outbox: Outbox, path: Path) -> None:
-    put(outbox, 1, 2, 3)
-    outbox.write()
-    outbox.drop(outbox.peek(2))
-    assert outbox.take_dropped() == 2
-    assert on_disk(path) == [3]
-
-
-def test_halves_keep_the_order() -> None:
-    whole = Waiting((1, 2, 3), (b"a", b"b", b"c"))
-    assert whole.halves() == (Waiting((1,), (b"a",)), Waiting((2, 3), (b"b", b"c")))
-
-
-def test_a_workers_rows_are_adopted_and_its_file_removed(outbox: Outbox, path: Path) -> None:
-    gone = path.with_name("outbox-2.db")
-    other = Outbox(gone, max_rows=100)
-    put(other, 8, 9)
-    other.write()
-    put(outbox, 1)
-    outbox.write()
-    assert outbox.adopt(gone) == 2
-    other.close()
-    assert on_disk(path) == [1, 8, 9]
-    assert outbox.backlog == 3
-    assert [file.name for file in path.parent.iterdir() if "-2" in file.name] == []
-
-
-def test_files_of_workers_that_the_pod_no_longer_has_are_abandoned(tmp_path: Path) -> None:
-    for worker in (1, 2, 3, 12):
-        outbox_path(tmp_path, worker).touch()
-    (tmp_path / "outbox-1.db.damaged-5").touch()
-    names = [path.name for path in abandoned_paths(tmp_path, workers=2)]
-    assert names == ["outbox-12.db", "outbox-3.db"]
-
-
-def test_a_damaged_file_is_kept_whole_and_out_of_the_way(path: Path) -> None:
+def test_a_damaged_file_is_kept_whole_and_out_of_the_way(tmp_path: Path) -> None:
+    path = outbox_path(tmp_path, 1)
     path.write_bytes(b"damaged")
     path.with_name(path.name + "-wal").write_bytes(b"what was not yet in it")
     path.with_name(path.name + "-shm").write_bytes(b"index")
-    aside = set_aside(path)
+    aside = set_aside(path, 5)
     assert aside.read_bytes() == b"damaged"
     assert aside.with_name(aside.name + "-wal").read_bytes() == b"what was not yet in it"
-    assert list(path.parent.glob("outbox-*.db*")) != []
-    assert not path.exists()
-    assert not path.with_name(path.name + "-wal").exists()
-    assert not path.with_name(path.name + "-shm").exists()
+    assert list(tmp_path.glob("outbox-1.db*")) == [aside, aside.with_name(aside.name + "-wal")]
+
+
+def test_a_worker_takes_over_what_is_left_of_its_own_and_the_first_one_of_those_gone(
+    tmp_path: Path,
+) -> None:
+    for name in (
+        *("outbox-1.db", "outbox-2.db", "outbox-3.db", "outbox-12.db", "outbox-12.db-wal"),
+        *("outbox-1.recovered-5.db", "outbox-2.db.damaged-6", "outbox-2.recovered-7.db.partial"),
+        *("outbox-2.db.damaged-8-wal", "outbox-1.db.unreadable-9", "something-else.db"),
+    ):
+        (tmp_path / name).touch()
+    first = [path.name for path in files_to_adopt(tmp_path, worker=1, workers=2)]
+    assert first == ["outbox-1.recovered-5.db", "outbox-12.db", "outbox-3.db"]
+    second = [path.name for path in files_to_adopt(tmp_path, worker=2, workers=2)]
+    assert second == ["outbox-2.db.damaged-6", "outbox-2.db.damaged-8"]
+    assert list(outboxes_in(tmp_path)) == [1, 2, 3, 12]

@@ -1,0 +1,96 @@
+"""A small TCP proxy that cuts, slows and breaks what goes through it."""
+
+import asyncio
+import random
+import threading
+from collections.abc import Coroutine
+from typing import Any, Literal
+
+Mode = Literal["pass", "cut", "slow", "break", "swallow"]
+
+_CHUNK = 65_536
+_SLOW_CHUNK = 2_048
+_SLOW_SECONDS = 0.02
+
+
+class Proxy:
+    """Listens on a port of its own and forwards to another one, as `mode` says.
+
+    `cut` closes every connection at once, `slow` forwards little at a time, `break` closes after
+    a part of the answer, `swallow` lets requests through and no answer back.
+    """
+
+    def __init__(self, target_port: int, *, seed: int = 1) -> None:
+        self._target_port = target_port
+        self._chance = random.Random(seed)
+        self._connections: set[asyncio.StreamWriter] = set()
+        self._mode: Mode = "pass"
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self.broken = 0
+        self._server = self._run(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        self.port: int = self._server.sockets[0].getsockname()[1]
+
+    def become(self, mode: Mode) -> None:
+        """Treat what comes from now on like this; connections that are open are closed."""
+
+        async def change() -> None:
+            self._mode = mode
+            for writer in self._connections:
+                writer.transport.abort()
+
+        self._run(change())
+
+    def close(self) -> None:
+        """Listen no more."""
+        self.become("cut")
+
+        async def stop() -> None:
+            self._server.close()
+
+        self._run(stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._mode == "cut":
+            writer.transport.abort()
+            return
+        try:
+            there, back = await asyncio.open_connection("127.0.0.1", self._target_port)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._connections |= {writer, back}
+        try:
+            await asyncio.gather(
+                self._forward(reader, back, answers=False),
+                self._forward(there, writer, answers=True),
+            )
+        except OSError:
+            pass
+        finally:
+            self._connections -= {writer, back}
+            writer.transport.abort()
+            back.transport.abort()
+
+    async def _forward(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool
+    ) -> None:
+        while data := await reader.read(_SLOW_CHUNK if self._mode == "slow" else _CHUNK):
+            if self._mode == "slow":
+                await asyncio.sleep(_SLOW_SECONDS)
+            if answers and self._mode in ("break", "swallow"):
+                kept = self._chance.randrange(len(data)) if self._mode == "break" else 0
+                writer.write(data[:kept])
+                await asyncio.sleep(0.01)
+                self.broken += 1
+                raise ConnectionResetError
+            writer.write(data)
+            await writer.drain()
+        raise ConnectionResetError
