@@ -65,11 +65,11 @@ def probed(server: Server) -> Iterator[None]:
         for path in ("/health", "/ready")
     ]
     with probing(schedules) as answers:
-        time.sleep(0.3)
+        time.sleep(1.5)  # the prober is a process of its own, which has to start
         yield
-        time.sleep(0.3)
+        time.sleep(0.5)
     sent = [answer for answer in answers if answer.error != "missed"]
-    assert len(sent) > 5
+    assert len(sent) >= len(schedules)
     assert [answer for answer in sent if answer.status != 200] == []
     slowest: Answer = max(sent, key=lambda answer: answer.latency)
     median = statistics.median(answer.latency for answer in sent)
