@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bentos.inference.model.spec import (
-    MAX_CLASS_NAME,
+    MAX_NAME_CHARACTERS,
     MAX_CLASSES,
     Metadata,
     ModelIdentity,
@@ -131,9 +131,9 @@ def test_classes_and_their_names_are_bounded_when_the_model_loads() -> None:
     assert len(names) == MAX_CLASSES
     with pytest.raises(UnusableModel, match="at most 65536 are served"):
         name_classes(MAX_CLASSES + 1, Metadata())
-    assert Metadata.read({"class_names": ["x" * MAX_CLASS_NAME]}).class_names
+    assert Metadata.read({"class_names": ["x" * MAX_NAME_CHARACTERS]}).class_names
     with pytest.raises(UnusableModel, match="<= 512"):
-        Metadata.read({"class_names": ["x" * (MAX_CLASS_NAME + 1)]})
+        Metadata.read({"class_names": ["x" * (MAX_NAME_CHARACTERS + 1)]})
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,13 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-# The logging service stores a score for each class and the class's name: it takes at least these.
-MAX_CLASSES = 65_536
-MAX_CLASS_NAME = 512
+from bentos.messages import MAX_CLASSES, MAX_NAME_CHARACTERS
 
 _BINARY_CLASSES = 2
 _PIXEL_VALUES = 256
 
 Output: TypeAlias = Literal["logits", "probabilities"]
-Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_CLASS_NAME)]
+Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARACTERS)]
 Names: TypeAlias = Annotated[tuple[Name, ...], Meta(max_length=MAX_CLASSES)]
 Numbers: TypeAlias = float | Annotated[tuple[float, ...], Meta(min_length=1, max_length=3)]
 
