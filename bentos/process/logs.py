@@ -103,22 +103,25 @@ class BackgroundHandler(logging.Handler):
         self._limit = limit
         self._waiting = 0
         self._lost = 0
-        # A signal's handler may log while its thread is in `put`, which this queue allows.
+        # Not the handler's own lock, which logging.shutdown holds while it waits for `flush`. A
+        # signal's handler may log while its thread does: this lock and this queue allow it.
+        self._counting = threading.RLock()
         self._queue: SimpleQueue[str | threading.Event | None] = SimpleQueue()
         threading.Thread(target=self._run, name="log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take a record's line, or count it as lost; called under the handler's lock."""
+        """Take a record's line, or count it as lost."""
         try:
             line = redact(self.format(record)) + "\n"
         except Exception:  # as logging's own handlers do: the work matters more than its log
             self.handleError(record)
             return
-        if self._waiting + len(line) > self._limit:
-            self._lost += 1
-        else:
+        with self._counting:
+            if self._waiting + len(line) > self._limit:
+                self._lost += 1
+                return
             self._waiting += len(line)
-            self._queue.put(line)
+        self._queue.put(line)
 
     def flush(self) -> None:
         """Wait until everything is written, but not long for a reader that is gone."""
@@ -151,10 +154,9 @@ class BackgroundHandler(logging.Handler):
 
     def _report_lost(self, taken: int) -> str:
         """Free the memory of what is about to be written; return a line where some was lost."""
-        self.acquire()
-        lost, self._lost = self._lost, 0
-        self._waiting -= taken
-        self.release()
+        with self._counting:
+            lost, self._lost = self._lost, 0
+            self._waiting -= taken
         if not lost:
             return ""
         record = logging.LogRecord(

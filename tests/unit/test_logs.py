@@ -4,6 +4,8 @@ import io
 import json
 import logging
 import os
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -14,6 +16,7 @@ from typing import Any, TextIO
 import pytest
 
 from bentos.process.logs import BackgroundHandler, configure_logging, event, get_logger
+from tests.support.servers import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -178,6 +181,17 @@ class TestBackgroundHandler:
         started = time.monotonic()
         handler.flush()
         assert 1 < time.monotonic() - started < 30
+
+    def test_the_last_line_of_a_process_is_written(self) -> None:
+        program = (
+            "from bentos.process.logs import configure_logging, event, get_logger\n"
+            "configure_logging(level='INFO', form='plain', service='svc', worker=1)\n"
+            "event(get_logger('test'), 40, 'the last words')\n"
+        )
+        ended = subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert ended.stderr.count("the last words") == 1
 
     def test_a_reader_that_left_ends_nothing(self, pipe: Pipe) -> None:
         handler = BackgroundHandler(Lines(), pipe.stream)
