@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -122,9 +123,9 @@ print(child.pid, flush=True)
 time.sleep(600)
 """
 CHILD = """
-import signal, time
+import os, signal, time
 from bentos.process.lifecycle import end_with_parent
-end_with_parent(signal.SIGTERM)
+end_with_parent(signal.SIGTERM, os.getppid())
 print("asked", flush=True)
 time.sleep(600)
 """
@@ -142,10 +143,16 @@ def test_a_process_ends_with_its_parent_however_that_ends(tmp_path: Path) -> Non
     ) as parent:
         assert parent.stdout is not None
         child = psutil.Process(int(parent.stdout.readline()))
-        assert child.is_running()
+        assert child.status() != psutil.STATUS_ZOMBIE
         parent.kill()
     wait_until(
         lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE,
         "the child ends",
         seconds=30,
     )
+
+
+def test_a_process_whose_parent_is_gone_already_ends_at_once() -> None:
+    gone = CHILD.replace("os.getppid()", "os.getppid() + 1")
+    ended = subprocess.run([sys.executable, "-c", gone], cwd=ROOT, check=False, timeout=60)
+    assert ended.returncode == -signal.SIGTERM

@@ -223,7 +223,7 @@ def test_a_container_whose_liveness_failed_ends_with_a_status(
     worker.set("heartbeat", time.monotonic() - 100)
     wait_until(message.read_text, "the message", seconds=30)
     assert container.end() == 1
-    assert not runs(container.worker)
+    wait_until(lambda: not runs(container.worker), "its worker ends", seconds=30)
 
 
 def test_a_container_that_was_well_ends_with_status_0(container: Container) -> None:
