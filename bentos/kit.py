@@ -153,8 +153,11 @@ class Kit:
         return kit
 
     def add_routes(self, routes: Sequence[Route]) -> None:
-        """Answer these routes from now on, beside those there are."""
-        self._routes += routes
+        """Answer these routes from now on, beside the probes and those that were added before.
+
+        Raises ValueError where two routes share a path.
+        """
+        self._routes = [*self._routes, *routes]
         self.door = self._door()
 
     def start(self) -> None:

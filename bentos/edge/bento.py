@@ -4,6 +4,8 @@ Everything here that is no public API of BentoML is listed in `tests/unit/test_b
 fails with a clear message when an upgrade changes it.
 """
 
+import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -19,6 +21,7 @@ from bentos.edge.door import Door, FrontDoor, Route
 from bentos.edge.http import AsgiApp, Receive, Request, Scope, Send
 from bentos.edge.openapi import ApiPage
 from bentos.health.probes import HEALTH_PATH, READY_PATH, Probes
+from bentos.process.lifecycle import end_with_parent
 from bentos.process.logs import configure_logging
 from bentos.process.probe_process import ProbePlan
 from bentos.process.settings import ServiceSettings
@@ -33,6 +36,8 @@ from bentos.process.supervisor import (
 # that show an API page.
 _BENTOML_PATHS = frozenset({"/schema.json", "/livez", "/readyz", "/healthz"})
 _BENTOML_FOLDERS = ("/static_content/", "/assets/")
+# The environment variable with the process id of `bentoml serve`, for its workers.
+_SUPERVISOR = "POD_SUPERVISOR"
 _PICKLE = b"application/vnd.bentoml+pickle"
 
 
@@ -93,6 +98,7 @@ class FrontedInstance:
         """Make what the workers share and start the probe process, in `bentoml serve` itself."""
         cls._configure_logging(worker=0)
         raise_descriptor_limit()
+        os.environ[_SUPERVISOR] = str(os.getpid())
         Supervisor(cls.make_plan(make_pod_directory(cls.service))).start()
 
     @classmethod
@@ -104,6 +110,9 @@ class FrontedInstance:
     @bentoml.on_startup  # type: ignore[untyped-decorator]  # BentoML ships no types
     async def start(self) -> None:
         """Start the background parts; the port answers at once."""
+        supervisor = os.environ.get(_SUPERVISOR)
+        if supervisor is not None:
+            end_with_parent(signal.SIGTERM, int(supervisor))
         self.app.start()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]  # BentoML ships no types

@@ -168,8 +168,9 @@ class ServiceState:
 
     @property
     def shutting_down(self) -> bool:
-        """Whether any live worker was told to stop."""
-        return any(row.get("shutting_down") for row in self.pod.live_workers())
+        """Whether any live worker, or the last one that lived, was told to stop."""
+        rows = self.pod.live_workers() or self.pod.workers
+        return any(row.get("shutting_down") for row in rows)
 
     @property
     def outcomes(self) -> Outcomes:

@@ -82,7 +82,6 @@ class Lifecycle:
         if self._server is None:
             self._state.serving.set(1)  # not served by uvicorn, as in a test: its owner stops it
             return
-        end_with_parent(signal.SIGTERM)
         if self._server.config.timeout_graceful_shutdown is None:
             # Without a bound one hanging client keeps the pod until it is killed.
             self._server.config.timeout_graceful_shutdown = self._shutdown_seconds
@@ -162,7 +161,7 @@ def running_server() -> uvicorn.Server | None:
     return server if isinstance(server, uvicorn.Server) else None
 
 
-def end_with_parent(number: signal.Signals) -> None:
+def end_with_parent(number: signal.Signals, parent: int) -> None:
     """Have the kernel send this process a signal when its parent ends, however it ends.
 
     A supervisor that is killed would leave workers behind that keep the port. Linux only:
@@ -171,5 +170,5 @@ def end_with_parent(number: signal.Signals) -> None:
     if sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
-    if os.getppid() == 1 and os.environ.get("BENTOML_CONTAINERIZED") is None:
-        os.kill(os.getpid(), number)  # it ended before it was asked for
+    if os.getppid() != parent:
+        os.kill(os.getpid(), number)  # it ended before the kernel was asked

@@ -1,17 +1,22 @@
 """Structured logs: one JSON object, or one plain line, an event, on standard error."""
 
+import contextlib
 import logging
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from queue import SimpleQueue
+from typing import TextIO
 
 from bentos.health.encoding import encode_json
-from bentos.process.line_writer import LineWriter
 from bentos.process.secrets import redact
 
 _LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40}
 ROOT = "bentos"
+_GATHER_SECONDS = 0.01
 # At the end of a process: as long as a reader that is only slow may take.
 _FLUSH_SECONDS = 2.0
 
@@ -82,35 +87,83 @@ def _plain(value: object) -> str:
 
 
 class BackgroundHandler(logging.Handler):
-    """Writes records to standard error without ever keeping waiting whoever logs."""
+    """Writes records to a stream from a thread of its own, so that no caller waits for the stream.
 
-    def __init__(self, formatter: logging.Formatter) -> None:
+    Standard error of a container is a pipe. When its reader stops, because a node's disk is full
+    for example, a write to it blocks for ever. Then `limit` characters wait at most; lines beyond
+    them are lost, and a line says how many.
+    """
+
+    def __init__(
+        self, formatter: logging.Formatter, stream: TextIO | None = None, *, limit: int = 4_194_304
+    ) -> None:
         super().__init__()
         self.setFormatter(formatter)
-        self._writer = LineWriter(sys.stderr, self._lost)
+        self._stream = stream or sys.stderr
+        self._limit = limit
+        self._waiting = 0
+        self._lost = 0
+        # Not the handler's own lock, which logging.shutdown holds while it waits for `flush`. A
+        # signal's handler may log while its thread does: this lock and this queue allow it.
+        self._counting = threading.RLock()
+        self._queue: SimpleQueue[str | threading.Event | None] = SimpleQueue()
+        threading.Thread(target=self._run, name="log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hand a record's line on."""
+        """Take a record's line, or count it as lost."""
         try:
-            self._writer.put(redact(self.format(record)))
-        except Exception:  # as logging's own handlers do: what is said matters less than the work
+            line = redact(self.format(record)) + "\n"
+        except Exception:  # as logging's own handlers do: the work matters more than its log
             self.handleError(record)
+            return
+        with self._counting:
+            if self._waiting + len(line) > self._limit:
+                self._lost += 1
+                return
+            self._waiting += len(line)
+        self._queue.put(line)
 
     def flush(self) -> None:
-        """Wait until everything is written, but for no reader that is gone."""
-        self._writer.flush(_FLUSH_SECONDS)
+        """Wait until everything is written, but not long for a reader that is gone."""
+        written = threading.Event()
+        self._queue.put(written)
+        written.wait(_FLUSH_SECONDS)
 
     def close(self) -> None:
-        """Write what is left and end."""
-        self._writer.close()
+        """Let the thread end when it has written what is left."""
+        self._queue.put(None)
         super().close()
 
-    def _lost(self, lines: int) -> str:
+    def _run(self) -> None:
+        open_ = True
+        while open_:
+            taken = [self._queue.get()]
+            # A thread that woke for each line would take the interpreter from the event loop.
+            time.sleep(_GATHER_SECONDS)
+            while not self._queue.empty():
+                taken.append(self._queue.get())
+            text = "".join(one for one in taken if isinstance(one, str))
+            # Who closed the stream reads nothing any more.
+            with contextlib.suppress(OSError, ValueError):
+                self._stream.write(text + self._report_lost(len(text)))
+                self._stream.flush()
+            for one in taken:
+                if isinstance(one, threading.Event):
+                    one.set()
+            open_ = None not in taken
+
+    def _report_lost(self, taken: int) -> str:
+        """Free the memory of what is about to be written; return a line where some was lost."""
+        with self._counting:
+            lost, self._lost = self._lost, 0
+            self._waiting -= taken
+        if not lost:
+            return ""
         record = logging.LogRecord(
             f"{ROOT}.logs", logging.ERROR, "", 0, "log lines lost: nobody read them", None, None
         )
-        record.__dict__["fields"] = {"lines": lines}
-        return self.format(record)
+        record.__dict__["fields"] = {"lines": lost}
+        return self.format(record) + "\n"
 
 
 def configure_logging(*, level: str, form: str, service: str, worker: int) -> None:

@@ -190,6 +190,25 @@ def test_answers_during_the_drain_close_their_connection_and_are_whole(slow: Ser
     assert slow.wait() in ENDED
 
 
+def test_a_lone_service_outlives_the_shell_that_started_it(tmp_path: Path) -> None:
+    """It may also be the child of process 1, as under an init or systemd."""
+    (tmp_path / "my_service.py").write_text(SLOW, encoding="utf-8")
+    port = free_port()
+    command = [*(sys.executable, "-m", "uvicorn", "--app-dir", str(tmp_path), "my_service:app")]
+    shell = ["sh", "-c", '"$@" >"$LOG" 2>&1 & echo $!', "sh", *command, "--port", str(port)]
+    environment = {**os.environ, "HOST": "127.0.0.1", "LOG": str(tmp_path / "log")}
+    started = subprocess.run(
+        shell, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+    service = psutil.Process(int(started.stdout))
+    try:
+        ready = f"http://127.0.0.1:{port}/ready"
+        wait_until(lambda: httpx.get(ready).status_code == 200, "ready")
+        assert service.ppid() != os.getpid()
+    finally:
+        service.kill()
+
+
 def test_a_second_ctrl_c_does_not_wait(slow: Server) -> None:
     with Connection(slow.port) as working:
         working.send(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -1,15 +1,22 @@
-"""Structured logs, in JSON and in plain lines."""
+"""Structured logs, in JSON and in plain lines, to a stream that may not be read at all."""
 
+import io
 import json
 import logging
+import os
+import subprocess
+import sys
+import threading
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 
-from bentos.process.logs import configure_logging, event, get_logger
+from bentos.process.logs import BackgroundHandler, configure_logging, event, get_logger
+from tests.support.servers import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -106,3 +113,101 @@ def test_a_warning_of_pythons_own_is_a_line_like_any_other(written: Written) -> 
     (line,) = lines(written)
     assert "beware" in line["message"]
     assert line["level"] == "warning"
+
+
+class Lines(logging.Formatter):
+    """A record as its message; that lines were lost as their number."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        lost = getattr(record, "fields", {}).get("lines")
+        return record.getMessage() if lost is None else f"{lost} lost"
+
+
+def write(handler: BackgroundHandler, line: str) -> None:
+    handler.handle(logging.LogRecord("test", logging.INFO, "", 0, line, None, None))
+
+
+class Pipe:
+    """A stream that ends in a pipe, which holds what is not read."""
+
+    def __init__(self) -> None:
+        self.reader, writer = os.pipe()
+        self.stream: TextIO = os.fdopen(writer, "w")
+
+    def read_until(self, text: str) -> str:
+        """Wait for a line that ends with a text; return everything up to it."""
+        found = ""
+        while f"{text}\n" not in found:
+            found += os.read(self.reader, 1 << 20).decode()
+        return found
+
+
+class TestBackgroundHandler:
+    @pytest.fixture
+    def pipe(self) -> Iterator[Pipe]:
+        one = Pipe()
+        yield one
+        os.closerange(one.reader, one.reader + 1)
+
+    def test_lines_come_in_their_order(self) -> None:
+        stream = io.StringIO()
+        handler = BackgroundHandler(Lines(), stream)
+        for number in range(100):
+            write(handler, str(number))
+        handler.flush()
+        assert stream.getvalue().splitlines() == [str(number) for number in range(100)]
+
+    def test_nobody_waits_for_a_reader_that_does_not_read_and_the_loss_is_told(
+        self, pipe: Pipe
+    ) -> None:
+        handler = BackgroundHandler(Lines(), pipe.stream, limit=1 << 20)
+        started = time.monotonic()
+        for _ in range(4_096):  # 4 MiB: more than the pipe and the handler hold
+            write(handler, "x" * 1023)
+        assert time.monotonic() - started < 30
+        found = pipe.read_until("lost")
+        lost = int(found.splitlines()[-1].removesuffix(" lost"))
+        assert lost > 2_000
+        write(handler, "again")
+        found += pipe.read_until("again")
+        assert found.count("x" * 1023) == 4_096 - lost
+
+    def test_the_end_of_a_process_does_not_wait_long_for_a_reader_that_is_gone(
+        self, pipe: Pipe
+    ) -> None:
+        handler = BackgroundHandler(Lines(), pipe.stream)
+        write(handler, "x" * 1_000_000)
+        started = time.monotonic()
+        handler.flush()
+        assert 1 < time.monotonic() - started < 30
+
+    def test_the_last_line_of_a_process_is_written(self) -> None:
+        program = (
+            "from bentos.process.logs import configure_logging, event, get_logger\n"
+            "configure_logging(level='INFO', form='plain', service='svc', worker=1)\n"
+            "event(get_logger('test'), 40, 'the last words')\n"
+        )
+        ended = subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert ended.stderr.count("the last words") == 1
+
+    def test_a_reader_that_left_ends_nothing(self, pipe: Pipe) -> None:
+        handler = BackgroundHandler(Lines(), pipe.stream)
+        os.close(pipe.reader)
+        pipe.reader = os.open(os.devnull, os.O_RDONLY)
+        for _ in range(3):
+            write(handler, "x")
+            handler.flush()
+
+    def test_after_the_close_what_waited_is_written_and_the_thread_ends(self) -> None:
+        stream = io.StringIO()
+        before = set(threading.enumerate())
+        handler = BackgroundHandler(Lines(), stream)
+        (thread,) = set(threading.enumerate()) - before
+        write(handler, "last")
+        handler.close()
+        thread.join(30)
+        assert not thread.is_alive()
+        assert stream.getvalue() == "last\n"

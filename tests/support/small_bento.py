@@ -1,0 +1,85 @@
+"""A Bento as small as one can be on the kit: what every service has, and no part of its own."""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+import bentoml
+
+from bentos.edge.bento import FrontedInstance, FrontedService, service_config
+from bentos.edge.door import Door, Route
+from bentos.edge.http import Request, Response, json_response
+from bentos.health.probes import Probes
+from bentos.kit import Kit
+from bentos.process.probe_process import ProbePlan
+from bentos.process.settings import ServiceSettings, load_settings
+from tests.support.small_state import SERVICE_NAME, small_probes
+
+settings = load_settings(ServiceSettings)
+
+
+class SmallApp:
+    """One worker's parts."""
+
+    def __init__(self, plan: ProbePlan, worker: int) -> None:
+        self._kit = Kit(plan, settings, worker=worker)
+        self._kit.add_routes([Route("POST", "/work", self._work)])
+
+    @property
+    def door(self) -> Door:
+        """What answers the service's own routes."""
+        return self._kit.door
+
+    @property
+    def probes(self) -> Probes:
+        """What the service's probes answer."""
+        return self._kit.probes
+
+    def start(self) -> None:
+        """Start, and be warm."""
+        self._kit.start()
+        self._kit.state.warm.set(1)
+
+    async def stop(self) -> None:
+        """End."""
+        await self._kit.stop()
+
+    async def _work(self, request: Request) -> Response:
+        body = await request.body(settings.max_body_bytes)
+        await asyncio.sleep(float(body or 0))
+        return json_response({"pid": os.getpid()})
+
+
+class Small(FrontedInstance):
+    """Answers `/work`."""
+
+    service = SERVICE_NAME
+    settings = settings
+    app: ClassVar[SmallApp]
+
+    @classmethod
+    def make_plan(cls, directory: Path) -> ProbePlan:
+        """Return what the probes are made of."""
+        return small_probes(settings, directory)
+
+    @classmethod
+    def make_app(cls, plan: ProbePlan, worker: int) -> Any:
+        """Return the app of a worker."""
+        return SmallApp(plan, worker)
+
+    @bentoml.on_deployment  # type: ignore[untyped-decorator]  # BentoML ships no types
+    @staticmethod
+    def prepare() -> None:
+        """Make what the workers share."""
+        Small.supervise()
+
+    @bentoml.api(route="/guarded")  # type: ignore[untyped-decorator]  # BentoML ships no types
+    async def guarded(self, text: str) -> str:
+        """Answer as BentoML's own route would, if the front door let it."""
+        return text
+
+
+SmallService = FrontedService(
+    name="small_service", config=service_config(settings, port=3000), inner=Small
+)
