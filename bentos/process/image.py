@@ -17,9 +17,12 @@ DEFAULT_TORCH_WHEELS = "https://download.pytorch.org/whl/cpu/torch/"
 _UV = "uv==0.13.9"
 
 
-def service_image(*, writable: Sequence[str] = (), find_links: str = "") -> Image:
+def service_image(
+    *, ports: Sequence[int] = (), writable: Sequence[str] = (), find_links: str = ""
+) -> Image:
     """Return an image of Python, the locked packages and the service, and nothing to build with.
 
+    `ports` are those that it says it listens on, beside BentoML's own two, 3000 and 3001.
     `writable` are directories for volumes; one that is made there takes over that the image's
     user and group 0, the group of an arbitrary user, may write. `find_links` is a page or a
     directory of wheels that are looked at beside the package index.
@@ -37,6 +40,9 @@ def service_image(*, writable: Sequence[str] = (), find_links: str = "") -> Imag
         image.run(f'install -d -o "$BENTO_USER_UID" -g 0 -m 0775 {directory}')
     # BentoML would take the newest.
     image.run(f"command -v uv >/dev/null || python -m pip install --no-cache-dir {_UV}")
+    if ports:
+        # BentoML has no option for it; a command goes into the Dockerfile as it is.
+        image.run(f"true\nEXPOSE {' '.join(map(str, ports))}")
     if find_links:
         image.python_packages(f"--find-links {find_links}")
     return image
