@@ -5,7 +5,6 @@ changed here: it has no StatefulSet, gives no names to Services, and would publi
 machine.
 """
 
-import base64
 import copy
 import json
 from collections.abc import Iterator
@@ -74,6 +73,9 @@ def play(
     container.pop("ports")
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         container.pop(probe)  # podman would run them inside, and they name the port
+    for volume in pod["volumes"]:
+        if "secret" in volume:
+            volume["secret"]["optional"] = False  # podman reads the field without its default
     pod["hostAliases"] = [{"ip": ip, "hostnames": [host]} for host, ip in hosts.items()]
     settings = {source["configMapRef"]["name"] for source in container["envFrom"]}
     claims = {
@@ -103,9 +105,11 @@ def play(
 def directory(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where the played manifests lie; the Secret that they refer to is there."""
     made = tmp_path_factory.mktemp("played")
-    secret = made / "logging-tokens.json"
-    tokens = base64.b64encode(f"{TOKEN}\nanother-token\n".encode()).decode()
-    secret.write_text(json.dumps({"tokens": tokens}))
+    secret = made / "logging-tokens.yaml"
+    document = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "logging-tokens"}}
+    # podman 4 writes the data to the volume as they are, without decoding them.
+    data = {"tokens": f"{TOKEN}\nanother-token\n"}
+    secret.write_text(yaml.safe_dump({**document, "data": data}))
     engine.run("secret", "create", "logging-tokens", str(secret))
     yield made
     engine.run("pod", "rm", "--all", "--force", "--time=0")

@@ -1,13 +1,13 @@
 """The rotation of docs/operations.md, run command by command with both services and predictions.
 
-The Secret is a file that this test changes as the kubelet changes a mounted one. Of kubectl's
-commands those that need a cluster are answered here; the others are the real ones.
+kubectl is the real one, and so are the services. The Secret lies in an API of the tests' own.
 """
 
+import base64
+import itertools
 import os
 import re
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from k8s.render import kubectl
+from tests.k8s.api_server import Cluster, api_server
+from tests.k8s.manifests import Object
 from tests.k8s.test_operations_page import TEXT
 from tests.support.models import COLOUR_SHAPE, COLOURS, ModelStore
 from tests.support.predictions import batch, prediction
@@ -27,24 +28,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.case(16)]
 INFERENCE = "bentos.inference.service:InferenceService"
 LOGGING = "bentos.logging.service:LoggingService"
 OLD = "the-token-from-before"
-# `kubectl get secret` and `kubectl replace`; what it replaces is mounted as the kubelet mounts it:
-# a new folder, and a link that is moved to it.
-_KUBECTL = """
-import base64, os, pathlib, subprocess, sys, time, yaml
-mount = pathlib.Path(os.environ["MOUNT"])
-if sys.argv[1] == "get":
-    print(base64.b64encode((mount / "tokens").read_bytes()).decode(), end="")
-elif sys.argv[1] == "replace":
-    made = mount / f"..{time.time_ns()}"
-    made.mkdir()
-    secret = yaml.safe_load(sys.stdin)
-    assert secret["kind"] == "Secret" and secret["metadata"]["namespace"] == "mlops"
-    (made / "tokens").write_bytes(base64.b64decode(secret["data"]["tokens"]))
-    (mount / "..next").symlink_to(made.name)
-    os.replace(mount / "..next", mount / "..data")
-else:
-    sys.exit(subprocess.run([os.environ["REAL_KUBECTL"], *sys.argv[1:]]).returncode)
-"""
 
 
 def page_commands(heading: str) -> str:
@@ -53,41 +36,47 @@ def page_commands(heading: str) -> str:
     return "\n".join(re.findall(r"^ *\$ (.+)$", section, re.MULTILINE))
 
 
+class MountedSecret:
+    """A Secret in a cluster, and the folder where the kubelet keeps it up to date in a pod."""
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        self.file = folder / "tokens"
+        self._folder = folder
+        self._numbers = itertools.count()
+        self._cluster = cluster
+        folder.mkdir()
+        self.file.symlink_to("..data/tokens")
+        cluster.changed = self._project
+        data = {"tokens": base64.b64encode(OLD.encode()).decode()}
+        metadata = {"name": "logging-tokens", "namespace": "mlops"}
+        cluster.put({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data})
+
+    def _project(self, item: Object) -> None:
+        """Write a new folder and move a link to it, as the kubelet does."""
+        made = self._folder / f"..{next(self._numbers)}"
+        made.mkdir()
+        (made / "tokens").write_bytes(base64.b64decode(item["data"]["tokens"]))
+        (self._folder / "..next").symlink_to(made.name)
+        (self._folder / "..next").rename(self._folder / "..data")
+
+    def run(self, script: str) -> None:
+        """Run commands of the page; where it waits for minutes, two seconds pass."""
+        finished = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", f"sleep() {{ command sleep 2; }}\n{script}"],
+            env={**os.environ, "KUBECONFIG": str(self._cluster.config)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert finished.returncode == 0, finished.stderr
+
+
 @pytest.fixture
-def mount(tmp_path: Path) -> Path:
+def secret(tmp_path: Path) -> Iterator[MountedSecret]:
     """A mounted Secret with the old token."""
-    folder = tmp_path / "logging-tokens"
-    (folder / "..first").mkdir(parents=True)
-    (folder / "..first" / "tokens").write_text(OLD)
-    (folder / "..data").symlink_to("..first")
-    (folder / "tokens").symlink_to("..data/tokens")
-    return folder
-
-
-def run_page(script: str, mount: Path, programs: Path) -> None:
-    """Run the page's commands with this Secret; the waits are two seconds instead of minutes."""
-    programs.mkdir()
-    for name, content in {
-        "kubectl": f"#!{sys.executable}\n{_KUBECTL}",
-        "sleep": "#!/bin/sh\nexec /bin/sleep 2\n",
-    }.items():
-        (programs / name).write_text(content)
-        (programs / name).chmod(0o755)
-    environment = {
-        "PATH": f"{programs}:{os.environ['PATH']}",
-        "HOME": str(programs),
-        "MOUNT": str(mount),
-        "REAL_KUBECTL": kubectl(),
-    }
-    finished = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
+    with api_server(tmp_path) as cluster:
+        yield MountedSecret(cluster, tmp_path / "logging-tokens")
 
 
 @contextmanager
@@ -129,7 +118,7 @@ def start_inference(
 
 
 def test_a_rotation_in_the_pages_order_loses_no_prediction(
-    model_store: ModelStore, mount: Path, tmp_path: Path
+    model_store: ModelStore, secret: MountedSecret, tmp_path: Path
 ) -> None:
     """The token is rotated by the page's commands during predictions: each of them is stored.
 
@@ -137,19 +126,19 @@ def test_a_rotation_in_the_pages_order_loses_no_prediction(
     """
     environment = {
         "DATABASE_PATH": str(tmp_path / "predictions.db"),
-        "LOGGING_TOKENS_FILE": str(mount / "tokens"),
+        "LOGGING_TOKENS_FILE": str(secret.file),
     }
     with (
         start_service(LOGGING, tmp_path, env=environment) as logging,
-        start_inference(model_store, tmp_path, logging.url, mount / "tokens") as inference,
+        start_inference(model_store, tmp_path, logging.url, secret.file) as inference,
     ):
         logging.wait_until_ready()
         inference.wait_until_ready()
         with predicting(inference) as acknowledged:
-            run_page(page_commands("Rotate the token"), mount, tmp_path / "programs")
+            secret.run(page_commands("Rotate the token"))
             after = len(acknowledged)
             inference.wait_until(lambda: len(acknowledged) > after + 20, "more predictions")
-        (new,) = (mount / "tokens").read_text().split()
+        (new,) = secret.file.read_text().split()
         assert new != OLD
         bearer = {"Authorization": f"Bearer {new}"}
 
@@ -168,24 +157,23 @@ def test_a_rotation_in_the_pages_order_loses_no_prediction(
 
 
 def test_a_pod_with_its_predecessors_claim_delivers_what_that_could_not(
-    model_store: ModelStore, mount: Path, tmp_path: Path
+    model_store: ModelStore, secret: MountedSecret, tmp_path: Path
 ) -> None:
     """A pod ends while the logging service is away: the next one with its claim delivers all."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    token_file = mount / "tokens"
-    with start_inference(model_store, tmp_path, url, token_file) as inference:
+    with start_inference(model_store, tmp_path, url, secret.file) as inference:
         inference.wait_until_ready()
         with predicting(inference) as acknowledged:
             inference.wait_until(lambda: len(acknowledged) >= 30, "predictions")
         assert inference.stop(seconds=60) == 0
     environment = {
         "DATABASE_PATH": str(tmp_path / "predictions.db"),
-        "LOGGING_TOKENS_FILE": str(token_file),
+        "LOGGING_TOKENS_FILE": str(secret.file),
     }
     with (
         start_service(LOGGING, tmp_path, env=environment, port=port) as logging,
-        start_inference(model_store, tmp_path, url, token_file) as inference,
+        start_inference(model_store, tmp_path, url, secret.file) as inference,
     ):
         logging.wait_until_ready()
         bearer = {"Authorization": f"Bearer {OLD}"}
