@@ -55,6 +55,7 @@ def containerize(engine: Engine, home: Path, name: str, *, backend: str) -> Buil
         check=False,
     )
     assert finished.returncode == 0, finished.stderr[-5_000:]
+    print(finished.stdout)
     image, size, unit = finished.stdout.split()
     assert (image, unit) == (f"{name}:{VERSION}", "MB")
     return BuiltImage(
