@@ -1,7 +1,7 @@
 """Makes OCI images of the two Bentos: what `make containerize` runs.
 
 An image has its Bento's tag as its name, and is made by docker, podman or buildah through
-BentoML's own `containerize`.
+BentoML's own `containerize`. Its bill of materials is written to a folder.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 from bentos.process.image import TORCH_WHEELS_VARIABLE
@@ -23,6 +24,7 @@ from images.bentos import (
     BuildOptions,
 )
 from images.build import ensure, say, torch_default
+from images.sbom import FOLDER, write
 
 Backend = Literal["docker", "podman", "buildah"]
 BACKENDS: tuple[Backend, ...] = ("docker", "podman", "buildah")
@@ -142,18 +144,19 @@ def main() -> int:
     parser.add_argument("--torch", choices=("cpu", "cuda"), default=torch_default())
     names = [source.name for source in SOURCES]
     parser.add_argument("--only", choices=names, help="one of them")
+    parser.add_argument(
+        "--sbom", type=Path, default=FOLDER, help="folder for the bills of materials"
+    )
     arguments = parser.parse_args()
     try:
         options = BuildOptions.from_environment(os.environ, torch=arguments.torch)
         require(arguments.backend)
         _show_progress()
-        images = [
-            containerize(source, options, arguments.backend)
-            for source in SOURCES
-            if arguments.only in (None, source.name)
-        ]
-        for image in images:
-            print(f"{image}  {size_of(image, arguments.backend) / 1e6:,.0f} MB")
+        for source in SOURCES:
+            if arguments.only in (None, source.name):
+                image = containerize(source, options, arguments.backend)
+                say(f"bill of materials: {write(source, options, arguments.sbom)}")
+                print(f"{image}  {size_of(image, arguments.backend) / 1e6:,.0f} MB")
     except BuildError as error:
         say(f"error: {error}")
         return 1

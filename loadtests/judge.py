@@ -132,13 +132,13 @@ def _failures(
     )
     missed = sum(one.missed for one in samples)
     yield Judgement(
-        f"{service} missed ticks",
-        settings.max_missed_ticks,
+        f"{service} missed probes",
+        settings.max_missed_probes,
         float(missed) if samples else None,
         "",
         len(samples),
         ": the prober could not send them in time, so the machine was too busy to tell"
-        if missed > settings.max_missed_ticks
+        if missed > settings.max_missed_probes
         else "",
     )
 

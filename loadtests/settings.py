@@ -118,7 +118,7 @@ class LoadTestSettings(BaseSettings):
         default=250.0, gt=0, description="Limit of /metrics' 99th percentile under load."
     )
     max_failed_probes: int = Field(default=0, ge=0, description="Probes and scrapes that may fail.")
-    max_missed_ticks: int = Field(
+    max_missed_probes: int = Field(
         default=0, ge=0, description="Probes that may not be sent in their time."
     )
     max_readiness_flaps: int = Field(

@@ -151,5 +151,9 @@ InferenceService = FrontedService(
     name="inference_service",
     config=service_config(settings, port=settings.inference_port),
     inner=Inference,
-    image=service_image(writable=["/var/lib/outbox"], find_links=torch_wheels()),
+    image=service_image(
+        ports=(settings.inference_port, settings.probe_port),
+        writable=["/var/lib/outbox"],
+        find_links=torch_wheels(),
+    ),
 )

@@ -195,5 +195,7 @@ LoggingService = FrontedService(
     name="logging_service",
     config=service_config(settings, port=settings.logging_port),
     inner=Logging,
-    image=service_image(writable=["/var/lib/predictions"]),
+    image=service_image(
+        ports=(settings.logging_port, settings.probe_port), writable=["/var/lib/predictions"]
+    ),
 )

@@ -23,6 +23,7 @@ class BuiltImage:
 
     name: str
     megabytes: float
+    bill_of_materials: Path
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class BuiltImages:
 def containerize(engine: Engine, home: Path, name: str, *, backend: str) -> BuiltImage:
     """Make one image with a backend; `home` takes the Bentos."""
     command = [sys.executable, "-m", "images.containerize", "--only", name, "--backend", backend]
+    command += ["--sbom", str(home / "sbom")]
     environment = os.environ | engine.environment(build=True) | _SHELL | _torch_wheels()
     environment |= {
         "BENTOML_HOME": str(home),
@@ -53,9 +55,14 @@ def containerize(engine: Engine, home: Path, name: str, *, backend: str) -> Buil
         check=False,
     )
     assert finished.returncode == 0, finished.stderr[-5_000:]
+    print(finished.stdout)
     image, size, unit = finished.stdout.split()
     assert (image, unit) == (f"{name}:{VERSION}", "MB")
-    return BuiltImage(name=image, megabytes=float(size.replace(",", "")))
+    return BuiltImage(
+        name=image,
+        megabytes=float(size.replace(",", "")),
+        bill_of_materials=home / "sbom" / f"{name}-{VERSION}.cdx.json",
+    )
 
 
 def _torch_wheels() -> dict[str, str]:

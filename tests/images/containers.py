@@ -3,14 +3,14 @@
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from bentos.health.probes import METRICS_PATH, READY_PATH
+from bentos.health.probes import HEALTH_PATH, METRICS_PATH, READY_PATH
 from bentos.inference.settings import InferenceSettings
 from bentos.logging.settings import LoggingSettings
 from tests.images.engine import NETWORK, Engine
@@ -18,6 +18,11 @@ from tests.support.servers import wait_until
 
 INFERENCE_PORT = int(InferenceSettings.model_fields["inference_port"].default)
 LOGGING_PORT = int(LoggingSettings.model_fields["logging_port"].default)
+_PROBE_PORTS = {
+    INFERENCE_PORT: int(InferenceSettings.model_fields["probe_port"].default),
+    LOGGING_PORT: int(LoggingSettings.model_fields["probe_port"].default),
+}
+_PROBE_PATHS = (HEALTH_PATH, READY_PATH, METRICS_PATH)
 # What the kernel lets any process write to.
 KERNEL_DIRECTORIES = frozenset({"/dev/shm", "/dev/mqueue"})
 # No user of the image, and of no group but 0, as clusters that give out user ids do it.
@@ -65,9 +70,15 @@ class Container:
             raise httpx.ConnectError(f"{self.name} has no address")
         return str(address)
 
+    @property
+    def probe_url(self) -> str:
+        """Where its probe process is."""
+        return f"http://{self.address}:{_PROBE_PORTS[self._port]}"
+
     def get(self, path: str) -> httpx.Response:
-        """Send a GET request."""
-        return self.http.get(self.url + path)
+        """Send a GET request: a probe to the probe port, as the kubelet does."""
+        base = self.probe_url if path in _PROBE_PATHS else self.url
+        return self.http.get(base + path)
 
     @property
     def log(self) -> str:
@@ -155,10 +166,12 @@ class Container:
         self._engine.remove(self.name)
 
 
-def start_logging(engine: Engine, image: str, *, name: str = "logging") -> Container:
+def start_logging(
+    engine: Engine, image: str, *, name: str = "logging", more_volumes: Sequence[str] = ()
+) -> Container:
     """Start the logging service; its database is on a volume."""
-    volume = f"{name}-predictions:/var/lib/predictions"
-    engine.start(name, image, user=ARBITRARY_USER, env=_HOMES, volumes=[volume])
+    volumes = [f"{name}-predictions:/var/lib/predictions", *more_volumes]
+    engine.start(name, image, user=ARBITRARY_USER, env=_HOMES, volumes=volumes)
     return Container(engine, name, port=LOGGING_PORT)
 
 

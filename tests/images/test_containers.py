@@ -6,12 +6,14 @@ stands only where one is named. A real MLflow server is on the machine.
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from bentos.health.probes import HEALTH_PATH, READY_PATH
 from bentos.inference.state import PREDICT_IMAGE_PATH, PREDICT_PATH
 from bentos.logging.state import LOG_PATH, PREDICTIONS_PATH
+from bentos.process.supervisor import TERMINATION_MESSAGE
 from tests.images.building import BuiltImages
 from tests.images.containers import (
     ARBITRARY_USER,
@@ -144,6 +146,28 @@ def test_a_dead_worker_of_two_makes_the_container_unready_and_then_not_alive(
         container.wait_for(READY_PATH, 503, "worker_missing")
         container.wait_for(HEALTH_PATH, 500, "worker_dead")
         assert container.state["Running"]
+    finally:
+        container.close()
+
+
+@pytest.mark.case(52)
+def test_a_container_whose_worker_died_says_so_and_ends_with_a_failure(
+    engine: Engine, images: BuiltImages, tmp_path: Path
+) -> None:
+    """The worker dies: the container ends with status 1 and its message in the termination file.
+
+    Kubernetes makes the file, writable by any user, and `kubectl describe pod` shows it.
+    """
+    message = tmp_path / "termination-log"
+    message.touch()
+    message.chmod(0o666)
+    volume = f"{message}:{TERMINATION_MESSAGE}"
+    container = start_logging(engine, images.logging.name, name="dying", more_volumes=[volume])
+    try:
+        container.wait_for(READY_PATH, 200)
+        container.kill_a_worker()
+        assert container.wait(seconds=GRACE_SECONDS) == 1
+        assert "worker_dead" in message.read_text()
     finally:
         container.close()
 

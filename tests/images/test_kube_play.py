@@ -1,11 +1,10 @@
-"""The rendered manifest, played by podman: what it sets holds for the images.
+"""The rendered manifest, played by podman: the images work with all that it sets.
 
-podman plays the pods with their users, limits, volumes, settings and secrets. What it cannot
-carry is changed here: it knows no StatefulSet, gives no names to services, and would publish
-the ports on the machine.
+podman plays the pods with their users, limits, volumes, settings and secrets. What it cannot do is
+changed here: it has no StatefulSet, gives no names to Services, and would publish the ports on the
+machine.
 """
 
-import base64
 import copy
 import json
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from mlflow import MlflowClient
 from bentos.health.probes import READY_PATH
 from bentos.inference.state import PREDICT_IMAGE_PATH
 from bentos.logging.state import LOG_PATH, PREDICTIONS_PATH
-from k8s.render import PRODUCTION_MANIFEST
+from k8s.render import render_overlay
 from tests.images.building import BuiltImages
 from tests.images.containers import (
     INFERENCE_PORT,
@@ -42,8 +41,8 @@ Manifest = list[dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def manifest() -> Manifest:
-    """The objects of `kubectl apply -f`."""
-    return [item for item in yaml.safe_load_all(PRODUCTION_MANIFEST.read_text()) if item]
+    """The objects of the production overlay."""
+    return [item for item in yaml.safe_load_all(render_overlay("production")) if item]
 
 
 def workload(manifest: Manifest, name: str) -> dict[str, Any]:
@@ -74,6 +73,9 @@ def play(
     container.pop("ports")
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         container.pop(probe)  # podman would run them inside, and they name the port
+    for volume in pod["volumes"]:
+        if "secret" in volume:
+            volume["secret"]["optional"] = False  # podman reads the field without its default
     pod["hostAliases"] = [{"ip": ip, "hostnames": [host]} for host, ip in hosts.items()]
     settings = {source["configMapRef"]["name"] for source in container["envFrom"]}
     claims = {
@@ -103,9 +105,12 @@ def play(
 def directory(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where the played manifests lie; the Secret that they refer to is there."""
     made = tmp_path_factory.mktemp("played")
-    secret = made / "logging-token.json"
-    secret.write_text(json.dumps({"token": base64.b64encode(TOKEN.encode()).decode()}))
-    engine.run("secret", "create", "logging-token", str(secret))
+    secret = made / "logging-tokens.yaml"
+    document = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "logging-tokens"}}
+    # podman 4 writes the data to the volume as they are, without decoding them.
+    data = {"tokens": f"{TOKEN}\nanother-token\n"}
+    secret.write_text(yaml.safe_dump({**document, "data": data}))
+    engine.run("secret", "create", "logging-tokens", str(secret))
     yield made
     engine.run("pod", "rm", "--all", "--force", "--time=0")
 
@@ -194,7 +199,8 @@ def test_pods_of_the_manifest_predict_and_log(
     wanted = answer.json()["prediction_id"]
 
     def stored() -> bool:
-        page = logging_pod.get(PREDICTIONS_PATH).json()
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        page = logging_pod.http.get(logging_pod.url + PREDICTIONS_PATH, headers=headers).json()
         return wanted in [row["prediction_id"] for row in page["predictions"]]
 
     logging_pod.wait_until(stored, "the prediction in the database")
@@ -203,8 +209,9 @@ def test_pods_of_the_manifest_predict_and_log(
 def test_the_manifests_secret_guards_the_logging_pod(logging_pod: Container) -> None:
     url, body = logging_pod.url + LOG_PATH, batch(prediction())
     assert logging_pod.http.post(url, json=body).status_code == 401
-    headers = {"Authorization": f"Bearer {TOKEN}"}
-    assert logging_pod.http.post(url, json=body, headers=headers).status_code == 200
+    for token in (TOKEN, "another-token"):
+        headers = {"Authorization": f"Bearer {token}"}
+        assert logging_pod.http.post(url, json=body, headers=headers).status_code == 200
 
 
 def test_a_pod_has_the_manifests_user_and_no_rights(
@@ -222,7 +229,9 @@ def test_a_pod_writes_to_the_manifests_volumes_and_nowhere_else(
     pod: Container, manifest: Manifest, name: str
 ) -> None:
     (container,) = workload(manifest, name)["spec"]["template"]["spec"]["containers"]
-    volumes = {mount["mountPath"] for mount in container["volumeMounts"]}
+    volumes = {
+        mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")
+    }
     assert pod.writable_directories() - KERNEL_DIRECTORIES == volumes
 
 

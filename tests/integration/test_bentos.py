@@ -1,5 +1,6 @@
 """`make build`: two Bentos of the checkout that hold what they serve and nothing else."""
 
+import json
 import os
 import re
 import subprocess
@@ -10,9 +11,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from bentos.health.probes import HEALTH_PATH, METRICS_PATH
 from images.bentos import ROOT, SOURCES, BentoSource, BuildError, BuildOptions, fingerprint
+from images.sbom import write
 from tests.support.models import COLOUR_SHAPE, COLOURS, ModelStore
 from tests.support.servers import Server, free_port
 
@@ -95,7 +99,8 @@ def test_a_bento_holds_its_package_and_the_kit_and_nothing_else(
         for package in PACKAGES[source.name]
         for path in (ROOT / package).rglob("*.py")
     }
-    expected = {f"src/{module}" for module in modules | {"bentos/__init__.py"}}
+    modules |= {str(path.relative_to(ROOT)) for path in (ROOT / "bentos").glob("*.py")}
+    expected = {f"src/{module}" for module in modules}
     made_by_bentoml = {
         "README.md",
         "apis/openapi.yaml",
@@ -108,6 +113,35 @@ def test_a_bento_holds_its_package_and_the_kit_and_nothing_else(
         "src/bentofile.yaml",
     }
     assert files_of(bento) == expected | made_by_bentoml
+
+
+def test_an_image_says_on_which_ports_it_listens(bento: Path, source: BentoSource) -> None:
+    ports = {"inference_service": "8000 8010", "logging_service": "8001 8011"}
+    dockerfile = (bento / "env" / "docker" / "Dockerfile").read_text()
+    assert f"\nEXPOSE {ports[source.name]}\n" in dockerfile
+
+
+def test_a_bill_of_materials_lists_the_locked_packages_and_the_base_image(
+    source: BentoSource, tmp_path: Path
+) -> None:
+    options = BuildOptions.from_environment({}, torch="cpu")
+    path = write(source, options, tmp_path / "sbom")
+    assert path.name == f"{source.name}-{options.version}.cdx.json"
+    text = path.read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    document = json.loads(text)
+    assert document["metadata"]["component"]["type"] == "container"
+    base, *packages = sorted(document["components"], key=lambda item: item["type"])
+    assert (base["type"], base["name"]) == ("container", options.base_image)
+    assert all(item["purl"].endswith(f"@{item['version']}") for item in packages)
+    listed = {f"{item['name'].lower()}=={item['version']}" for item in packages}
+    # A pin with a condition is for other systems or other Pythons.
+    pins = re.findall(r"^([\w.-]+==[\w.+]+)( ;)?", source.requirements.read_text(), re.MULTILINE)
+    lock = {pin.lower(): bool(condition) for pin, condition in pins}
+    assert listed <= set(lock)
+    assert {pin for pin, conditional in lock.items() if not conditional} <= listed
+    licensed = [item for item in packages if item.get("licenses")]
+    assert len(licensed) > 0.8 * len(packages)
 
 
 def test_a_bento_has_no_setting_and_no_secret_of_its_builder(bento: Path) -> None:

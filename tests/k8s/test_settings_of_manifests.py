@@ -1,6 +1,7 @@
 """The environment in the manifests is one that the services' settings classes know and take."""
 
 import os
+import tempfile
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import PurePosixPath
@@ -48,12 +49,17 @@ def unknown_variables(variables: Mapping[str, str], kind: type[ServiceSettings])
 
 
 def settings_from(variables: Mapping[str, str], kind: type[SettingsT]) -> SettingsT:
-    """Return what the service would be set to by these variables and no others."""
-    with pytest.MonkeyPatch.context() as patch:
+    """Return what the service would be set to by these variables and no others.
+
+    A file that a Secret brings is there, as a pod does not start without it.
+    """
+    with pytest.MonkeyPatch.context() as patch, tempfile.NamedTemporaryFile("w") as secret:
+        secret.write("a-token\n")
+        secret.flush()
         for name in list(os.environ):
             patch.delenv(name)
         for name, value in variables.items():
-            patch.setenv(name, value)
+            patch.setenv(name, secret.name if name.endswith("_FILE") else value)
         return kind()
 
 

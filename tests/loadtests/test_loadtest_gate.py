@@ -46,7 +46,7 @@ PATIENT = {
     "max_health_p99_ms": "5000",
     "max_ready_p99_ms": "5000",
     "max_metrics_p99_ms": "5000",
-    "max_missed_ticks": "1000",
+    "max_missed_probes": "1000",
     "max_failed_probes": "1000",
     "max_restarts": "1000",
     "max_readiness_flaps": "1000",

@@ -143,7 +143,7 @@ def test_a_readiness_that_goes_and_comes_back_flaps_once() -> None:
 
 def test_a_tick_that_was_missed_is_no_flap_but_breaks_its_own_limit() -> None:
     samples = [*sound(), probe(20, status=0, error="missed"), probe(21)]
-    assert broken(judged(samples)) == {"missed ticks"}
+    assert broken(judged(samples)) == {"missed probes"}
 
 
 def test_what_the_kubelet_would_have_done_is_judged() -> None:
