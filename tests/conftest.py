@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,12 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from tests.support.models import ModelStore
 
+_TESTS = Path(__file__).parent
 _WITHOUT_TORCH = "TESTS_WITHOUT_TORCH"
-# Whatever stands in these starts a service or builds something.
-_SLOW_FOLDERS = ("images", "integration")
+# All tests in these folders start services or build something.
+_SLOW_FOLDERS = ("chaos", "compose", "crash", "images", "integration")
+# The tests in these share what takes long to make, so one process runs all of them.
+_GROUPED_FOLDERS = ("compose", "images")
 
 # A busy machine is no reason to fail, and failing inputs belong in the tests, not in a cache.
 settings.register_profile("project", deadline=None, database=None)
@@ -44,16 +48,17 @@ if os.environ.get(_WITHOUT_TORCH) and importlib.util.find_spec("torch") is None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the slow folders, and give a file's tests to one process, where they share servers.
 
-    A test that names a group of its own keeps it. Slow files come first: all other processes would
-    wait for one that starts last.
+    A test that names a group of its own keeps it. Slow files come first, since all other processes
+    would wait for one that starts last.
     """
     for item in items:
-        if item.path.parent.name in _SLOW_FOLDERS:
+        folder = item.path.relative_to(_TESTS).parts[0]
+        if folder in _SLOW_FOLDERS:
             item.add_marker(pytest.mark.slow)
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    for item in items:
         if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+            group = folder if folder in _GROUPED_FOLDERS else str(item.path)
+            item.add_marker(pytest.mark.xdist_group(group))
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
 

@@ -16,7 +16,8 @@ from loadtests.settings import PREFIX
 from monitoring.timings import INFERENCE_SERVICE
 from tests.support.servers import ROOT, Server, free_port, wait_until
 
-pytestmark = pytest.mark.slow
+# A verdict on latencies is one on this machine as well, so nothing else may run.
+pytestmark = [pytest.mark.slow, pytest.mark.serial]
 
 PASSED, BREACH, BROKEN = 0, 1, 2
 
