@@ -39,9 +39,9 @@ train: $(STAMP) ## Train on DATA=folder/<class>/*.png|jpg|bmp and register the m
 ##@ Check it
 .PHONY: test test-fast test-pythons lint format lock pins
 # The tests wait for servers more than they compute, so there are more processes than cores. Those
-# of a file, or of a group, share one. The tests marked `serial` come afterwards, one by one.
+# of a file share one: see tests/conftest.py. Those marked `serial` come afterwards, one by one.
 JOBS ?= 4
-PARALLEL := --numprocesses $(JOBS) --dist loadgroup --no-loadscope-reorder
+PARALLEL := --numprocesses $(JOBS) --no-loadscope-reorder
 test: $(STAMP) ## Run all tests (JOBS=processes; TESTS=path for some, OPTIONS=... for pytest)
 ifdef TESTS
 	$(BIN)/python -m pytest $(TESTS) $(OPTIONS)

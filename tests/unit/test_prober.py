@@ -229,6 +229,15 @@ def test_a_schedule_that_cannot_be_kept_is_refused(wrong: dict[str, float]) -> N
         Schedule(**{**sound, **wrong})  # type: ignore[arg-type]
 
 
+def test_a_prober_process_with_many_answers_is_not_held_up_by_writing_them() -> None:
+    nobody = f"http://127.0.0.1:{free_port()}/"
+    schedule = Schedule(nobody, interval_seconds=0.0005, timeout_seconds=5)
+    with probing([schedule]) as answers:
+        threading.Event().wait(1.5)
+    written = sum(len(f"{answer.intended} {answer.delay} {answer.latency}") for answer in answers)
+    assert written > 65_536, "no more than a pipe holds"
+
+
 def test_a_prober_process_probes_while_the_block_runs() -> None:
     with listening(says(OK)) as listener:
         schedule = Schedule(listener.url, interval_seconds=0.02, timeout_seconds=5)
