@@ -22,6 +22,9 @@ OVERLAY ?= local
 
 export BENTOML_DO_NOT_TRACK := True
 export MLFLOW_DISABLE_TELEMETRY := true
+# Threads of PyTorch that wait for each other sleep. Spinning, the default, made a training on two
+# busy cores take 64 s of processor time instead of 11.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 STAMP := $(VENV)/.installed-$(TORCH)
 
