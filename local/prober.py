@@ -11,7 +11,8 @@ one was due is reported as missed and not made up for.
     assert all(answer.status == 200 for answer in answers)
 
 `probing` runs `python -m local.prober`, which reads a JSON list of schedules from the first line
-of its standard input, writes one JSON line an answer, and ends when that input is closed.
+of its standard input, writes an empty line when it begins and a JSON line for each answer, and ends
+when that input is closed.
 """
 
 import contextlib
@@ -282,7 +283,15 @@ class ProberProcess:
     def answers(self) -> Iterator[Answer]:
         """Yield the answers as they come, until it has ended."""
         assert self._process.stdout is not None  # noqa: S101 - it is a pipe
-        return map(_decode, self._process.stdout)
+        return _decode(self._process.stdout)
+
+    def wait_until_begun(self, output: IO[bytes], *, seconds: float = 30.0) -> None:
+        """Return once it probes, or has ended; `output` is the file that it writes to."""
+        ends = time.monotonic() + seconds
+        while self.is_running and time.monotonic() < ends:
+            if os.fstat(output.fileno()).st_size:
+                return
+            time.sleep(0.005)
 
     def close(self) -> None:
         """Let it send no further probe; it ends once those under way are answered or timed out."""
@@ -308,16 +317,16 @@ def probing(schedules: Sequence[Schedule]) -> Iterator[list[Answer]]:
     with tempfile.TemporaryFile() as output:
         prober = ProberProcess(schedules, output)
         try:
+            prober.wait_until_begun(output)
             yield answers
         finally:
             prober.stop(seconds=2 * max(schedule.timeout_seconds for schedule in schedules))
         output.seek(0)
-        answers += map(_decode, output)
+        answers += _decode(output)
 
 
-def _decode(line: bytes) -> Answer:
-    schedule, intended, delay, latency, status, error = json.loads(line)
-    return Answer(schedule, intended, delay, latency, status, error)
+def _decode(lines: Iterable[bytes]) -> Iterator[Answer]:
+    return (Answer(*json.loads(line)) for line in lines if line.strip())
 
 
 def main() -> int:
@@ -329,7 +338,9 @@ def main() -> int:
         print(json.dumps([*fields, answer.status, answer.error]), flush=True)
 
     with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
-        Prober(schedules, emit).run(until_closed=sys.stdin.buffer)
+        prober = Prober(schedules, emit)
+        print(flush=True)
+        prober.run(until_closed=sys.stdin.buffer)
     return 0
 
 

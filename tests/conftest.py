@@ -7,18 +7,24 @@ import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 if TYPE_CHECKING:
     from tests.support.models import ModelStore
 
+_TESTS = Path(__file__).parent
 _WITHOUT_TORCH = "TESTS_WITHOUT_TORCH"
-# Whatever stands in these starts a service or builds something.
-_SLOW_FOLDERS = ("images", "integration")
+# All tests in these folders start services or build something.
+_SLOW_FOLDERS = ("chaos", "compose", "crash", "images", "integration")
+# The tests in these share what takes long to make, so one process runs all of them.
+_GROUPED_FOLDERS = ("compose", "images")
 
 # A busy machine is no reason to fail, and failing inputs belong in the tests, not in a cache.
 settings.register_profile("project", deadline=None, database=None)
@@ -40,21 +46,33 @@ if os.environ.get(_WITHOUT_TORCH) and importlib.util.find_spec("torch") is None:
     sys.meta_path.insert(0, _SkippedImport())
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the slow folders, and give a file's tests to one process, where they share servers.
+    """Mark the slow folders, and put the files with slow tests first.
 
-    A test that names a group of its own keeps it. Slow files come first: all other processes would
-    wait for one that starts last.
+    In a parallel run all other processes would wait for one that starts last.
     """
     for item in items:
-        if item.path.parent.name in _SLOW_FOLDERS:
+        if item.path.relative_to(_TESTS).parts[0] in _SLOW_FOLDERS:
             item.add_marker(pytest.mark.slow)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
     items.sort(key=lambda item: item.path not in slow)
+
+
+class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types
+    """Gives the tests of a file to one process, where they share servers."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        """Return what a test is grouped by; pytest-xdist keeps the tests of a group together."""
+        file = Path(nodeid.partition("::")[0])
+        return file.parent.name if file.parent.name in _GROUPED_FOLDERS else str(file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Distribute the tests of a parallel run by file.
+
+    The `xdist_group` marker would say the same, but pytest-xdist 3.8 loses it with pytest 9.2.
+    """
+    return _ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

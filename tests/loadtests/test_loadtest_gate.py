@@ -16,7 +16,8 @@ from loadtests.settings import PREFIX
 from monitoring.timings import INFERENCE_SERVICE
 from tests.support.servers import ROOT, Server, free_port, wait_until
 
-pytestmark = pytest.mark.slow
+# A verdict on latencies is one on this machine as well, so nothing else may run.
+pytestmark = [pytest.mark.slow, pytest.mark.serial]
 
 PASSED, BREACH, BROKEN = 0, 1, 2
 
@@ -213,9 +214,7 @@ def test_a_limiter_that_answers_probes_with_429_breaks_the_gate_and_only_there(
     ("options", "said"),
     [
         ({"logging_url": "http://127.0.0.1:9"}, "does not answer"),
-        ({"max_error_ratio": "2"}, "max-error-ratio"),
         ({"inference_manifest": "missing.yaml"}, "missing.yaml cannot be read"),
-        ({"inference_url": "https://127.0.0.1"}, "http://"),
         ({"inference_probe_url": "http://127.0.0.1:9"}, "does not answer"),
     ],
 )

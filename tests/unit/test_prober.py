@@ -76,19 +76,24 @@ def probed(
     return answers
 
 
+def sent(answers: list[Answer]) -> list[Answer]:
+    """Return those of the ticks that a busy machine let the prober send."""
+    return [answer for answer in answers if answer.error != MISSED]
+
+
 def test_an_answer_has_its_status_and_times_that_are_not_rounded() -> None:
     with listening(says(OK)) as listener:
         answers = probed(listener.url)
     assert len(answers) >= 2
-    assert {answer.status for answer in answers} == {200}
-    assert all(answer.latency > 0 and answer.delay >= 0 for answer in answers)
-    assert any(answer.latency != round(answer.latency, 4) for answer in answers)
+    assert {answer.status for answer in sent(answers)} == {200}
+    assert all(answer.latency > 0 and answer.delay >= 0 for answer in sent(answers))
+    assert any(answer.latency != round(answer.latency, 4) for answer in sent(answers))
 
 
 def test_every_probe_has_a_connection_of_its_own_and_says_so() -> None:
     with listening(says(OK)) as listener:
         answers = probed(listener.url)
-        assert len(listener.requests) == len(answers)
+        assert len(listener.requests) == len(sent(answers))
     assert all(request.startswith(b"GET /ready HTTP/1.1\r\n") for request in listener.requests)
     assert all(b"Connection: close\r\n" in request for request in listener.requests)
 
@@ -108,7 +113,7 @@ def test_a_stalled_server_is_asked_as_often_as_a_quick_one() -> None:
         thread = threading.Thread(target=prober.run, kwargs={"seconds": 0.4})
         thread.start()
         wait_until(lambda: len(listener.requests) >= 5, "probes sent while none was answered")
-        assert answers == [] or {answer.error for answer in answers} == {MISSED}
+        assert sent(answers) == []
         released.set()
         thread.join(10)
     assert sum(answer.status == 200 for answer in answers) >= 5
@@ -149,13 +154,15 @@ def test_no_answer_in_time_is_a_timeout_of_that_length() -> None:
     with listening(keep_silent) as listener:
         answers = probed(listener.url, timeout=0.05)
         never.set()
-    assert {(answer.status, answer.error) for answer in answers} == {(0, TIMED_OUT)}
-    assert all(answer.latency >= 0.05 for answer in answers)
+    assert {(answer.status, answer.error) for answer in sent(answers)} == {(0, TIMED_OUT)}
+    assert all(answer.latency >= 0.05 for answer in sent(answers))
 
 
 def test_nobody_listening_is_a_failure_with_its_reason() -> None:
     answers = probed(f"http://127.0.0.1:{free_port()}/ready")
-    assert {(answer.status, answer.error) for answer in answers} == {(0, "Connection refused")}
+    assert {(answer.status, answer.error) for answer in sent(answers)} == {
+        (0, "Connection refused")
+    }
 
 
 @pytest.mark.parametrize(
@@ -171,7 +178,7 @@ def test_nobody_listening_is_a_failure_with_its_reason() -> None:
 def test_an_answer_is_read_however_it_ends(conversation: Conversation, status: int) -> None:
     with listening(conversation) as listener:
         answers = probed(listener.url)
-    assert {answer.status for answer in answers} == {status}
+    assert {answer.status for answer in sent(answers)} == {status}
 
 
 def test_an_answer_is_whole_with_its_last_byte_and_not_before() -> None:
@@ -182,8 +189,8 @@ def test_an_answer_is_whole_with_its_last_byte_and_not_before() -> None:
 
     with listening(dawdle) as listener:
         answers = probed(listener.url)
-    assert {answer.status for answer in answers} == {200}
-    assert all(answer.latency >= 0.1 for answer in answers)
+    assert {answer.status for answer in sent(answers)} == {200}
+    assert all(answer.latency >= 0.1 for answer in sent(answers))
 
 
 def test_an_answer_is_whole_though_the_server_keeps_the_connection() -> None:
@@ -196,14 +203,14 @@ def test_an_answer_is_whole_though_the_server_keeps_the_connection() -> None:
     with listening(keep) as listener:
         answers = probed(listener.url)
         released.set()
-    assert {answer.status for answer in answers} == {200}
+    assert {answer.status for answer in sent(answers)} == {200}
 
 
 @pytest.mark.parametrize("garbage", [b"", b"SSH-2.0-x\r\n", b"HTTP/1.1 okay\r\n\r\n"])
 def test_what_is_no_http_is_no_answer(garbage: bytes) -> None:
     with listening(says(garbage)) as listener:
         answers = probed(listener.url)
-    assert {(answer.status, answer.error) for answer in answers} == {(0, "no HTTP answer")}
+    assert {(answer.status, answer.error) for answer in sent(answers)} == {(0, "no HTTP answer")}
 
 
 @pytest.mark.parametrize(
@@ -222,6 +229,15 @@ def test_a_schedule_that_cannot_be_kept_is_refused(wrong: dict[str, float]) -> N
         Schedule(**{**sound, **wrong})  # type: ignore[arg-type]
 
 
+def test_a_prober_process_with_many_answers_is_not_held_up_by_writing_them() -> None:
+    nobody = f"http://127.0.0.1:{free_port()}/"
+    schedule = Schedule(nobody, interval_seconds=0.0005, timeout_seconds=5)
+    with probing([schedule]) as answers:
+        threading.Event().wait(1.5)
+    written = sum(len(f"{answer.intended} {answer.delay} {answer.latency}") for answer in answers)
+    assert written > 65_536, "no more than a pipe holds"
+
+
 def test_a_prober_process_probes_while_the_block_runs() -> None:
     with listening(says(OK)) as listener:
         schedule = Schedule(listener.url, interval_seconds=0.02, timeout_seconds=5)
@@ -230,5 +246,5 @@ def test_a_prober_process_probes_while_the_block_runs() -> None:
             assert answers == []
         asked = len(listener.requests)
     assert len(answers) >= 3
-    assert {answer.status for answer in answers} == {200}
+    assert {answer.status for answer in sent(answers)} == {200}
     assert len([answer for answer in answers if answer.error != MISSED]) == asked

@@ -23,6 +23,8 @@ from examples.training import evaluate, fit
 MODEL = "steel-surface"
 ROOT = Path(__file__).resolve().parents[2]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:
