@@ -87,7 +87,7 @@ def _licences(name: str) -> list[str]:
         found = metadata(name)
     except PackageNotFoundError:
         return []
-    if expression := found.get("License-Expression"):
+    for expression in found.get_all("License-Expression") or []:
         return [str(expression)]
     classifiers = found.get_all("Classifier") or []
     names = [
@@ -96,5 +96,5 @@ def _licences(name: str) -> list[str]:
         if classifier.startswith("License :: ") and classifier != "License :: OSI Approved"
     ]
     # An older field, in which some have the whole text of their licence.
-    text = str(found.get("License") or "")
+    text = "".join(found.get_all("License") or [])
     return names or ([text] if text and len(text) < _NAME_CHARACTERS else [])

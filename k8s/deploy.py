@@ -151,7 +151,8 @@ def serving_first(
     First come the inference service's pods with their autoscaler. The network policies by which
     they reach the logging service stay until they have ended.
     """
-    first, rest = [], []
+    first: list[Any] = []
+    rest: list[Any] = []
     for item in objects:
         serves = item["kind"] in (*_WORKLOADS, _AUTOSCALER)
         serves = serves and item["metadata"]["name"] == INFERENCE

@@ -206,9 +206,7 @@ def test_a_registry_that_goes_takes_readiness_only_where_that_is_asked_and_gives
 
 @pytest.mark.case(32)
 @pytest.mark.case(35)
-def test_ready_says_what_the_registry_lacks_and_no_password(
-    world: World, tmp_path: Path
-) -> None:
+def test_ready_says_what_the_registry_lacks_and_no_password(world: World, tmp_path: Path) -> None:
     """A misspelt MODEL_NAME and a password in MLFLOW_TRACKING_URI: the first is named only."""
     world.mlflow.start()
     uri = world.mlflow.tracking_uri.replace("http://", "http://bob:secretpw@")

@@ -114,7 +114,7 @@ def test_liveness_of_inference_depends_on_no_dependency(tmp_path: Path) -> None:
     """
     probes = inference_probes(InferenceSettings(), tmp_path).probes(worker=1)
     for _ in range(100):
-        probes.state.record_error("model_failure")
+        probes.state.row.record(errors=1)
     probes.state.begin_shutdown()
     assert set(probes.is_ready().reasons) >= {
         "model_not_loaded",
@@ -136,7 +136,7 @@ def test_liveness_of_logging_depends_on_no_database(tmp_path: Path) -> None:
     """The same for the database: away, failing, refusing."""
     probes = logging_probes(LoggingSettings(), tmp_path).probes(worker=1)
     for _ in range(100):
-        probes.state.record_error("store_failure")
+        probes.state.row.record(errors=1)
     probes.state.begin_shutdown()
     assert set(probes.is_ready().reasons) >= {
         "database_not_initialized",

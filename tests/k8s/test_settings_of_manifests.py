@@ -155,6 +155,7 @@ def volume_named(name: str, item: Workload) -> Object:
     templates = [claim["metadata"]["name"] for claim in item.spec.get("volumeClaimTemplates", ())]
     if name in templates:
         return {"name": name, "persistentVolumeClaim": {"claimName": name}}
+    volume: Object
     (volume,) = [volume for volume in item.pod["volumes"] if volume["name"] == name]
     return volume
 

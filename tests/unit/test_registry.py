@@ -189,7 +189,7 @@ def test_no_secret_stands_in_what_the_registry_says(server: Server) -> None:
     for address in (server.address, "127.0.0.1:9"):
         uri = f"http://bob:secretpw@{address}"
         registry = Registry(tracking_uri=uri, name=COLOURS, stage=ALIAS)
-        for ask in (registry.resolve, lambda registry=registry: registry.tags("1")):  # type: ignore[misc]
+        for ask in (registry.resolve, lambda registry=registry: registry.tags("1")):
             with pytest.raises(RegistryUnavailable) as failed:
                 ask()
             assert "secretpw" not in str(failed.value)

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bentos.inference.model.spec import (
-    MAX_NAME_CHARACTERS,
-    MAX_CLASSES,
     Metadata,
     ModelIdentity,
     UnusableModel,
@@ -26,6 +24,7 @@ from bentos.inference.model.warm_up import (
     to_probabilities,
     warm_up,
 )
+from bentos.messages import MAX_CLASSES, MAX_NAME_CHARACTERS
 
 IDENTITY = ModelIdentity("model", "production", "1")
 Forward = Callable[[NDArray[Any]], NDArray[np.float32]]
