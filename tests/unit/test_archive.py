@@ -93,6 +93,56 @@ def test_so_does_one_with_shared_weights_constants_and_shapes_that_are_computed(
     torch.testing.assert_close(read(inputs), model(inputs))
 
 
+class _Residual(torch.nn.Module):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 8, 3, padding=1),
+            torch.nn.BatchNorm2d(8),
+            torch.nn.SiLU(),
+            torch.nn.Conv2d(8, 8, 3, padding=1, groups=8),
+            torch.nn.GroupNorm(2, 8),
+        )
+        self.skip = torch.nn.Conv2d(3, 8, 1)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        features = torch.relu(self.body(pixels) + self.skip(pixels))
+        smaller = torch.nn.functional.interpolate(features, scale_factor=0.5, mode="bilinear")
+        kept = (smaller > 0.1) & (smaller < 5)
+        return torch.where(kept, smaller, 0.0).mean(dim=(2, 3))
+
+
+class _Transformer(torch.nn.Module):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = torch.nn.Conv2d(3, 16, 4, 4)
+        layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.encoder = torch.nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.encoder(self.patches(pixels).flatten(2).transpose(1, 2)).mean(1).softmax(-1)
+
+
+class _Branch(torch.nn.Module):  # type: ignore[misc]
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            mean = torch.matmul(pixels, pixels.transpose(2, 3)).float().mean(dim=(2, 3))
+        return torch.cond(mean.sum() > 0, lambda one: one + 1, lambda one: one - 1, (mean,))
+
+
+@pytest.mark.parametrize("kind", [_Residual, _Transformer, _Branch])
+def test_models_as_people_build_them_are_read(tmp_path: Path, kind: type[torch.nn.Module]) -> None:
+    torch.manual_seed(0)
+    model, example = kind().eval(), torch.randn(2, 3, 16, 16)
+    shapes = ({0: torch.export.Dim("batch")},)
+    torch.export.save(
+        torch.export.export(model, (example,), dynamic_shapes=shapes), str(tmp_path / EXPORTED)
+    )
+    inputs = torch.randn(5, 3, 16, 16)
+    read = read_program(tmp_path / EXPORTED).module()
+    torch.testing.assert_close(read(inputs), model(inputs), atol=1e-4, rtol=1e-3)
+
+
 def _graph(edit: Callable[[dict[str, Any], Path], None]) -> Edit:
     def apply(archive: Archive, marker: Path) -> None:
         graph = archive.json(GRAPH)
@@ -116,6 +166,15 @@ def _operator(graph: dict[str, Any], marker: Path) -> None:
         "name": "run",
     }
     graph["graph_module"]["graph"]["nodes"].insert(0, call)
+
+
+def _attribute(graph: dict[str, Any], _: Path) -> None:
+    node = graph["graph_module"]["graph"]["nodes"][0]
+    node["target"] = "torch.ops.aten.__class__.__subclasses__"
+
+
+def _endless_count(graph: dict[str, Any], _: Path) -> None:
+    graph["range_constraints"]["u99999999999"] = {"min_val": 0, "max_val": 9}
 
 
 def _operator_argument(graph: dict[str, Any], _: Path) -> None:
@@ -205,6 +264,8 @@ def _weight_beyond_its_file(archive: Archive, _: Path) -> None:
 REFUSED: dict[str, Edit] = {
     "an expression that is evaluated": _graph(_expression),
     "any callable below torch as an operator": _graph(_operator),
+    "an attribute as an operator": _graph(_attribute),
+    "a count without end": _graph(_endless_count),
     "any callable as an argument": _graph(_operator_argument),
     "an operator that opens files": _graph(_file_operator),
     "a parameter's name that becomes code": _graph(_parameter_name),

@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,7 @@ def test_no_secret_stands_in_what_the_registry_says(server: Server) -> None:
     for address in (server.address, "127.0.0.1:9"):
         uri = f"http://bob:secretpw@{address}"
         registry = Registry(tracking_uri=uri, name=COLOURS, stage=ALIAS)
-        for ask in (registry.resolve, lambda registry=registry: registry.tags("1")):
+        for ask in (registry.resolve, partial(registry.tags, "1")):
             with pytest.raises(RegistryUnavailable) as failed:
                 ask()
             assert "secretpw" not in str(failed.value)
@@ -247,8 +248,6 @@ def test_a_check_that_hangs_counts_as_failed_and_others_follow_it(slow: Slow) ->
 @pytest.mark.case(30)
 def test_a_download_may_take_longer_than_a_check(server: Server, tmp_path: Path) -> None:
     """The first byte of an artifact comes after the time-out of checks: it is waited for."""
-    seconds = Registry(tracking_uri="http://x", name="model", stage="x")
-    assert seconds is not None
 
     def late(handler: http.server.BaseHTTPRequestHandler) -> None:
         time.sleep(1.5)

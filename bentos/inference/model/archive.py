@@ -48,6 +48,7 @@ _OPERATORS = re.compile(
     r"|math\.(ceil|floor|trunc)",
     re.ASCII,
 )
+_SYMBOL = re.compile(r"[a-z]{1,8}\d{1,6}", re.ASCII)  # PyTorch counts up to some of their numbers
 _REFUSED_FIELDS = frozenset({"as_operator", "as_custom_obj", "custom_obj", "class_fqn"})
 _EXPRESSIONS = re.compile(
     "Integer|Rational|Add|Mul|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv|CeilToInt"
@@ -178,6 +179,9 @@ def _checked_graph(document: dict[str, Any]) -> dict[str, Any]:
         for node in nodes:
             node["metadata"] = {}  # stack traces, and names that would be resolved
     _check(kept)
+    for name in kept["range_constraints"]:
+        if not _SYMBOL.fullmatch(name):
+            raise _refused("symbol", name)
     return kept
 
 
@@ -201,6 +205,19 @@ def _check(value: Any, field: str = "") -> None:
             _check(inner, field)
     elif isinstance(value, str) and not _CHECKS.get(field, _PATH.fullmatch)(value):
         raise _refused(field, value)
+
+
+def _is_operator(target: str) -> bool:
+    if not _OPERATORS.fullmatch(target):
+        return False
+    if not target.startswith("torch.ops."):
+        return True
+    import torch
+
+    found: Any = torch
+    for name in target.split(".")[1:]:
+        found = getattr(found, name, None)
+    return isinstance(found, torch._ops.OpOverload | torch._ops.HigherOrderOperator)
 
 
 def _is_expression(text: str) -> bool:
@@ -256,7 +273,7 @@ def _is_branch(tree: dict[str, Any]) -> bool:
 
 
 _CHECKS: dict[str, Callable[[str], object]] = {
-    "target": _OPERATORS.fullmatch,
+    "target": _is_operator,
     "name": _NAME.fullmatch,
     "as_name": _NAME.fullmatch,
     "as_string": _TEXT.fullmatch,
