@@ -63,7 +63,7 @@ crash-test: $(STAMP) ## Rebuild the files of 10,000 power cuts and check what wa
 	$(BIN)/python -m tests.crash $(OPTIONS)
 
 chaos: $(STAMP) ## Kill, cut and fill what there is, and count every prediction; writes docs/chaos.md
-	$(BIN)/python -m tests.chaos $(OPTIONS)
+	$(BIN)/python -m tests.chaos --page docs/chaos.md $(OPTIONS)
 
 simulate: $(STAMP) ## Run the delivery's protocol in virtual time, 100,000 schedules of faults
 	$(BIN)/python -m tests.simulation $(OPTIONS)
