@@ -104,7 +104,7 @@ class InferenceSettings(ServiceSettings):
     )
     logging_token_file: Path | None = Field(
         default=None,
-        description="File with that token instead, read again for each request as it may change.",
+        description="File with that token in its first line instead, read again as it may change.",
     )
     predict_tokens_file: TokensFile | None = Field(
         default=None,

@@ -170,7 +170,7 @@ def test_the_numbers_are_the_manifests() -> None:
     assert f"daily at {int(hour):02}:{int(minute):02} UTC" in TEXT
     keep = environment(workload("logging-backup", objects).container, objects)["KEEP"]
     assert keep == "7"
-    assert "keeps the newest seven" in " ".join(TEXT.split())
+    assert "the newest seven are kept" in " ".join(TEXT.split())
     assert backup["jobTemplate"]["spec"]["ttlSecondsAfterFinished"] == 7 * 24 * 3600
 
 

@@ -266,11 +266,11 @@ class HttpTransport:
         self._client.close()
 
     def _read_token(self) -> str | None:
-        """Return the token, from its file where there is one: it may have changed since."""
+        """Return the token: the first line of its file, where there is one, as it is now."""
         file = self._destination.token_file
         if file is not None:
             try:
-                token = file.read_text().strip()
+                token = file.read_text().strip().partition("\n")[0].strip()
             except (OSError, UnicodeDecodeError) as error:
                 self._complain(type(error).__name__)
             else:
