@@ -158,7 +158,7 @@ def volume_named(name: str, item: Workload) -> Object:
         return {"name": name, "persistentVolumeClaim": {"claimName": name}}
     volume: Object
     (volume,) = [volume for volume in item.pod["volumes"] if volume["name"] == name]
-    return volume
+    return dict(volume)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
