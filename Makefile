@@ -40,7 +40,7 @@ train: $(STAMP) ## Train on DATA=folder/<class>/*.png|jpg|bmp and register the m
 	$(BIN)/python -m examples.train --data "$(or $(DATA),$(error name a folder: make train DATA=folder))" $(TRAIN_OPTIONS)
 
 ##@ Check it
-.PHONY: test test-fast test-pythons lint format lock pins
+.PHONY: test test-fast test-pythons crash-test chaos simulation lint format lock pins
 # The tests wait for servers more than they compute, so there are more processes than cores. Those
 # of a file share one: see tests/conftest.py. Those marked `serial` come afterwards, one by one.
 JOBS ?= 4
@@ -58,6 +58,15 @@ test-fast: $(STAMP) ## Run the tests that start no service, in under a minute
 
 test-pythons: $(STAMP) ## Run those that need no torch on every other Python that is installed
 	@.ci/pythons
+
+crash-test: $(STAMP) ## Cut the power at every moment of a recording (OPTIONS=... of tests.crash)
+	$(BIN)/python -m tests.crash $(OPTIONS)
+
+chaos: $(STAMP) ## Break everything between a prediction and the database (OPTIONS=... of tests.chaos)
+	$(BIN)/python -m tests.chaos $(OPTIONS)
+
+simulation: $(STAMP) ## 100,000 schedules of faults in virtual time (OPTIONS=... of tests.simulation)
+	$(BIN)/python -m tests.simulation $(OPTIONS)
 
 lint: $(STAMP) ## Check style and types
 	$(BIN)/ruff check .
