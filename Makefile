@@ -40,7 +40,7 @@ train: $(STAMP) ## Train on DATA=folder/<class>/*.png|jpg|bmp and register the m
 	$(BIN)/python -m examples.train --data "$(or $(DATA),$(error name a folder: make train DATA=folder))" $(TRAIN_OPTIONS)
 
 ##@ Check it
-.PHONY: test test-fast test-pythons crash-test chaos simulate lint format lock pins
+.PHONY: test test-fast test-pythons crash-test chaos simulation lint format lock pins
 # The tests wait for servers more than they compute, so there are more processes than cores. Those
 # of a file share one: see tests/conftest.py. Those marked `serial` come afterwards, one by one.
 JOBS ?= 4
@@ -65,7 +65,7 @@ crash-test: $(STAMP) ## Rebuild the files of 10,000 power cuts and check what wa
 chaos: $(STAMP) ## Kill, cut and fill what there is, and count every prediction; writes docs/chaos.md
 	$(BIN)/python -m tests.chaos --page docs/chaos.md $(OPTIONS)
 
-simulate: $(STAMP) ## Run the delivery's protocol in virtual time, 100,000 schedules of faults
+simulation: $(STAMP) ## Run the delivery's protocol in virtual time, 100,000 schedules of faults
 	$(BIN)/python -m tests.simulation $(OPTIONS)
 
 lint: $(STAMP) ## Check style and types

@@ -45,6 +45,10 @@ HTTPServer(address, Health).serve_forever()
 """
 
 
+# All but the last few start Prometheus and Alertmanager.
+pytestmark = pytest.mark.slow
+
+
 class RunningStack(Process):
     """`python -m monitoring.stack` on free ports."""
 

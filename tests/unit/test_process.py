@@ -20,6 +20,9 @@ from bentos.inference.state import InferenceState
 from tests.support.model_server import Model, make_state
 from tests.support.servers import wait_until
 
+# Each test starts model processes, and each of them imports torch.
+pytestmark = pytest.mark.slow
+
 WAIT_SECONDS = 60.0
 
 
