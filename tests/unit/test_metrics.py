@@ -109,11 +109,17 @@ def test_the_errors_of_every_reason_stand_at_zero_from_the_start(inference: Prob
         assert found["inference_errors_total", frozenset(labels.items())] == 0.0
 
 
+def test_no_series_comes_twice(probes: Probes) -> None:
+    lines = [line for line in probes.metrics().body.decode().splitlines() if line[0] != "#"]
+    series = [line.rpartition(" ")[0] for line in lines]
+    assert len(set(series)) == len(series)
+
+
 def test_promtool_finds_nothing(probes: Probes) -> None:
     state = probes.state
     if isinstance(state, InferenceState):
         state.confidence['a "quoted"\nname\\'].observe(0.5)
-        state.model_is("steel", "production", "7")
+        state.model_version.set(7)
     text = probes.metrics().body
     exposed = {one.name for one in text_string_to_metric_families(text.decode())}
     assert {family.name.removesuffix("_total") for family in probes.state.families()} == exposed

@@ -7,6 +7,8 @@ import pytest
 
 from bentos.health.state import ServiceState
 from bentos.health.values import OTHER
+from bentos.inference.channel import RegistryChecked
+from bentos.inference.model.spec import ModelIdentity, ModelSpec, ServedModel
 from bentos.inference.state import MODEL, InferenceState
 from tests.support.processes import child
 
@@ -107,11 +109,16 @@ def inference_state(directory: Path, worker: int = 1, workers: int = 1) -> Infer
     return InferenceState(directory, labels=labels, worker=worker, workers=workers)
 
 
+def served(version: str) -> ServedModel:
+    spec = ModelSpec((4,), "float32", ("good", "bad"), (False, True))
+    return ServedModel(ModelIdentity("m", "production", version), spec)
+
+
 def test_a_model_is_loaded_only_when_every_worker_has_it(tmp_path: Path) -> None:
     first, second = inference_state(tmp_path, 1, 2), inference_state(tmp_path, 2, 2)
-    first.model_is("m", "production", "7")
+    first.model_is(served("7"))
     assert not first.model_loaded.value
-    second.model_is("m", "production", "8")
+    second.model_is(served("8"))
     assert first.model_loaded.value
     assert first.served_versions == [7, 8]
     assert first.lowest_version == 7
@@ -120,11 +127,11 @@ def test_a_model_is_loaded_only_when_every_worker_has_it(tmp_path: Path) -> None
 
 def test_mlflow_is_accessible_only_when_every_worker_found_it(tmp_path: Path) -> None:
     first, second = inference_state(tmp_path, 1, 2), inference_state(tmp_path, 2, 2)
-    first.registry_checked(accessible=True, version="7")
+    first.registry_checked(RegistryChecked(True, "7"))
     assert not first.mlflow_accessible.value
-    second.registry_checked(accessible=True, version="7")
+    second.registry_checked(RegistryChecked(True, "7"))
     assert second.mlflow_accessible.value
-    first.registry_checked(accessible=False, version=None)
+    first.registry_checked(RegistryChecked(False, None))
     assert not second.mlflow_accessible.value
 
 
@@ -133,16 +140,16 @@ def test_the_age_of_the_check_is_that_of_the_worker_that_checked_longest_ago(
 ) -> None:
     first, second = inference_state(tmp_path, 1, 2), inference_state(tmp_path, 2, 2)
     first.row.set("mlflow_checked_at", first.row.get("claimed_at") - 500)
-    second.registry_checked(accessible=True, version=None)
+    second.registry_checked(RegistryChecked(True, None))
     assert second.mlflow_check_age_seconds >= 500
-    first.registry_checked(accessible=True, version=None)
+    first.registry_checked(RegistryChecked(True, None))
     assert second.mlflow_check_age_seconds < 400
 
 
 def test_a_version_that_is_no_number_counts_as_zero(tmp_path: Path) -> None:
     state = inference_state(tmp_path)
     for version, number in (("seven", 0), ("7", 7), (None, 0)):
-        state.registry_checked(accessible=True, version=version)
+        state.registry_checked(RegistryChecked(True, version))
         assert state.registry_version.value == number
 
 
