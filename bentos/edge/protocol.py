@@ -121,7 +121,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a new connection."""
-        self._joined = JoinedWrites(transport)
+        self._joined = JoinedWrites(transport, self.loop)
         super().connection_made(cast("asyncio.Transport", self._joined))
         self.flow = _Flow(transport)
         self._wait_for_head()
@@ -336,14 +336,15 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 class JoinedWrites:
-    """A transport that sends the head of an answer together with the body that follows.
+    """A transport that sends the head of an answer together with a body that follows at once.
 
     Uvicorn writes the two one after the other. Each of two system calls wakes the client, and a
     client on the same core then takes turns with the worker, twice for each answer.
     """
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
+        self._loop = loop
         self._head = b""
 
     def __getattr__(self, name: str) -> Any:
@@ -355,6 +356,7 @@ class JoinedWrites:
             data, self._head = self._head + data, b""
         elif data.startswith(_FINAL_HEAD):
             self._head = data
+            self._loop.call_soon(self.flush)  # a body that comes later, as a stream's
             return
         self._transport.write(data)
 

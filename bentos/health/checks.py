@@ -56,7 +56,7 @@ def judge(checks: Sequence[Check], state: ServiceState) -> Verdict:
         except Exception as error:
             failure = {"error": f"{type(error).__name__}: {error}"}
         if failure is not None:
-            reasons.append(check.reason)
+            reasons += [] if check.reason in reasons else [check.reason]
             # What the first cause says is not written over by those that follow from it.
             details = {**failure, **details}
     return Verdict(reasons=tuple(reasons), details=details)

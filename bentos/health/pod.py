@@ -23,7 +23,7 @@ Clock = Callable[[], float]
 
 _CELL_BYTES = 8
 # Each row has two places of this size for its text.
-TEXT_BYTES = 32_768
+TEXT_BYTES = 65_536
 _ALIVE_CACHE_SECONDS = 0.25
 # Cells that every row has: whose it is, since when, its last sign of life, how often its text was
 # written, and the lengths of its last two texts.

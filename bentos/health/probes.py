@@ -100,9 +100,9 @@ class Probes:
     def _verdict_samples(self) -> list[tuple[Family, Samples]]:
         verdict = self.is_ready()
         ready, unready = verdict_families(type(self.state))
-        by_reason = [
-            ((check.reason,), float(check.reason in verdict.reasons)) for check in self.readiness
-        ]
+        # Several checks may have one reason.
+        reasons = dict.fromkeys(check.reason for check in self.readiness)
+        by_reason = [((reason,), float(reason in verdict.reasons)) for reason in reasons]
         return [(ready, [((), float(verdict.passed))]), (unready, by_reason)]
 
 

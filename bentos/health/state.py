@@ -38,7 +38,7 @@ from bentos.health.window import WINDOW_SECONDS, Outcomes, sum_outcomes
 
 _NAME_CHARACTERS = 100
 # Of a row's text: the names of places in histograms together, and each section.
-_NAMES_BYTES = TEXT_BYTES // 2
+_NAMES_BYTES = TEXT_BYTES // 4
 _SECTION_BYTES = TEXT_BYTES // 8
 PROBES = ("health", "ready", "metrics")
 _STATUSES = (
@@ -193,7 +193,7 @@ class ServiceState:
     def write_text(self, section: str, content: object) -> None:
         """Say something that is no number, as JSON, to all processes of the pod.
 
-        Content of more than 4 kB is replaced by its size.
+        Content of more than 8 kB is replaced by its size.
         """
         size = len(encode_text(content))
         if size > _SECTION_BYTES:

@@ -145,18 +145,19 @@ class BackgroundHandler(logging.Handler):
             text = "".join(one for one in taken if isinstance(one, str))
             # Who closed the stream reads nothing any more.
             with contextlib.suppress(OSError, ValueError):
-                self._stream.write(text + self._report_lost(len(text)))
+                self._stream.write(text + self._report_lost())
                 self._stream.flush()
+            with self._counting:
+                self._waiting -= len(text)
             for one in taken:
                 if isinstance(one, threading.Event):
                     one.set()
             open_ = None not in taken
 
-    def _report_lost(self, taken: int) -> str:
-        """Free the memory of what is about to be written; return a line where some was lost."""
+    def _report_lost(self) -> str:
+        """Return a line that says how many were lost, empty where none was."""
         with self._counting:
             lost, self._lost = self._lost, 0
-            self._waiting -= taken
         if not lost:
             return ""
         record = logging.LogRecord(

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ import bentoml
 from bentos.edge.bento import FrontedInstance, FrontedService, service_config
 from bentos.edge.door import Door, Route
 from bentos.edge.http import Request, Response, json_response
+from bentos.edge.openapi import ApiPage
 from bentos.health.probes import Probes
 from bentos.kit import Kit
 from bentos.process.probe_process import ProbePlan
@@ -36,6 +38,10 @@ class SmallApp:
         """What the service's probes answer."""
         return self._kit.probes
 
+    def add_routes(self, routes: Sequence[Route]) -> None:
+        """Answer these routes as well."""
+        self._kit.add_routes(routes)
+
     def start(self) -> None:
         """Start, and be warm."""
         self._kit.start()
@@ -56,6 +62,7 @@ class Small(FrontedInstance):
 
     service = SERVICE_NAME
     settings = settings
+    api = ApiPage("Small service", "1.0.0", "As small as one can be.", [])
     app: ClassVar[SmallApp]
 
     @classmethod

@@ -70,6 +70,12 @@ def test_the_first_failing_check_leads_and_all_are_named(state: BakeryState) -> 
     assert verdict.details == {"x": 1, "y": 2}
 
 
+def test_two_checks_may_have_one_reason(state: BakeryState) -> None:
+    verdict = judge([Check("a", fails_x), Check("b", holds), Check("a", fails_xy)], state)
+    assert verdict.reasons == ("a",)
+    assert verdict.details == {"x": 1, "y": 2}
+
+
 def test_an_exception_in_a_check_is_its_failure(state: BakeryState) -> None:
     verdict = judge([Check("disk", raises), Check("other", holds)], state)
     assert verdict.reasons == ("disk",)

@@ -249,13 +249,19 @@ def test_a_server_that_cannot_be_bounded_ends_with_the_remedy(tmp_path: Path) ->
         assert "install httptools" in server.log
 
 
-def test_a_unix_socket_is_served_and_not_checked_by_the_probe_process(tmp_path: Path) -> None:
+def test_a_unix_socket_is_served_and_checked_by_the_probe_process(tmp_path: Path) -> None:
     probe_port, path = free_port(), tmp_path / "socket"
     with serve(SLOW, tmp_path, "--uds", str(path), probe_port=probe_port) as server:
         ready = f"http://127.0.0.1:{probe_port}/ready"
         server.wait_until(lambda: httpx.get(ready).status_code == 200, "ready")
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as client:
             assert client.get("http://x/slow").text == "done"
+        server.process.send_signal(signal.SIGSTOP)
+        server.wait_until(
+            lambda: httpx.get(ready).json().get("reason") == "port_not_answering", "unready"
+        )
+        server.process.send_signal(signal.SIGCONT)
+        server.wait_until(lambda: httpx.get(ready).status_code == 200, "ready again")
 
 
 class Lifespan:

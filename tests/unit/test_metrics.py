@@ -11,7 +11,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bentos.health.probes import Probes
 from bentos.health.values import Family
-from bentos.inference.model.spec import ModelIdentity, ModelSpec, ServedModel
 from bentos.inference.settings import InferenceSettings
 from bentos.inference.state import InferenceState, inference_probes
 from bentos.logging.settings import LoggingSettings
@@ -110,12 +109,17 @@ def test_the_errors_of_every_reason_stand_at_zero_from_the_start(inference: Prob
         assert found["inference_errors_total", frozenset(labels.items())] == 0.0
 
 
+def test_no_series_comes_twice(probes: Probes) -> None:
+    lines = [line for line in probes.metrics().body.decode().splitlines() if line[0] != "#"]
+    series = [line.rpartition(" ")[0] for line in lines]
+    assert len(set(series)) == len(series)
+
+
 def test_promtool_finds_nothing(probes: Probes) -> None:
     state = probes.state
     if isinstance(state, InferenceState):
         state.confidence['a "quoted"\nname\\'].observe(0.5)
-        spec = ModelSpec((2,), "float32", ("good", "bad"), (False, True))
-        state.model_is(ServedModel(ModelIdentity("steel", "production", "7"), spec))
+        state.model_version.set(7)
     text = probes.metrics().body
     exposed = {one.name for one in text_string_to_metric_families(text.decode())}
     assert {family.name.removesuffix("_total") for family in probes.state.families()} == exposed

@@ -24,6 +24,7 @@ from bentos.process import probe_process as probe_process_module
 from bentos.process.lifecycle import LISTENING
 from bentos.process.probe_process import PortCheck, ProbePlan, ProbeProcess
 from bentos.process.settings import ServiceSettings
+from tests.support.certificates import make_certificates
 from tests.support.servers import ROOT, Server, free_port, start_service, wait_until
 from tests.support.small_state import SmallState, small_probes
 from tests.unit.test_kit import SLOW, serve
@@ -186,8 +187,10 @@ class TestPortCheck:
         self, slow: Callable[..., tuple[Server, str]], tmp_path: Path
     ) -> None:
         """The service speaks TLS on its port: the probe process does too, and it stays ready."""
-        certificate, key = certificate_of(tmp_path)
-        server, probes = slow("--ssl-certfile", str(certificate), "--ssl-keyfile", str(key))
+        made = make_certificates(tmp_path)
+        server, probes = slow(
+            *("--ssl-certfile", str(made.certificate)), *("--ssl-keyfile", str(made.key))
+        )
         server.wait_until(lambda: count(probes, "http_requests_total", route="/health") >= 2, "two")
         assert httpx.get(f"{probes}/ready").status_code == 200
         assert httpx.get(f"https://127.0.0.1:{server.port}/ready", verify=False).status_code == 200
@@ -199,7 +202,7 @@ class TestPortCheck:
     ) -> None:
         monkeypatch.setattr(probe_process_module, "CHECK_SECONDS", 0.2)
         worker = SmallState(tmp_path, worker=1)
-        worker.write_text(LISTENING, {"host": "127.0.0.1", "port": free_port(), "tls": False})
+        worker.write_text(LISTENING, {"address": ["127.0.0.1", free_port()], "tls": False})
         state = SmallState(tmp_path, worker=0)
 
         async def scenario() -> list[float]:
@@ -214,19 +217,6 @@ class TestPortCheck:
         seen = asyncio.run(scenario())
         assert len(seen) > 10  # the first check failed meanwhile
         assert time.monotonic() - seen[-1] >= 0.2
-
-
-def certificate_of(directory: Path) -> tuple[Path, Path]:
-    certificate, key = directory / "cert.pem", directory / "key.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-            *("-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate)),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return certificate, key
 
 
 @pytest.fixture

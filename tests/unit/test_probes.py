@@ -142,15 +142,19 @@ def test_ready_says_whether_the_probe_process_runs(tmp_path: Path) -> None:
 
 
 def test_metrics_are_plain_text_with_the_verdict_and_every_reason(tmp_path: Path) -> None:
-    probes = make(tmp_path, readiness=[Check("one", lambda _: None), fails("two")])
+    # Two checks may have one reason; Prometheus refuses a series that comes twice.
+    readiness = [Check("one", lambda _: None), fails("two"), Check("two", lambda _: None)]
+    probes = make(tmp_path, readiness=readiness)
     answer = probes.metrics()
     assert answer.status == 200
     assert answer.content_type.startswith("text/plain; version=0.0.4")
-    found = {
-        (sample.name, sample.labels.get("reason")): sample.value
+    samples = [
+        (sample.name, sample.labels.get("reason"), sample.value)
         for family in text_string_to_metric_families(answer.body.decode())
         for sample in family.samples
-    }
+    ]
+    found = {(name, reason): value for name, reason, value in samples}
+    assert [name for name, _, _ in samples].count("service_unready") == 2
     assert found["service_ready", None] == 0
     assert found["service_unready", "one"] == 0
     assert found["service_unready", "two"] == 1

@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import itertools
 import json
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -63,6 +64,7 @@ class App:
     seen: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     answer_bytes: int = 0
+    go_on: threading.Event = field(default_factory=threading.Event)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Read the body where the path asks for it, and answer."""
@@ -81,6 +83,12 @@ class App:
             asyncio.get_running_loop().call_soon(self.seen.append, "other")
         if scope["path"] == "/slow":
             await asyncio.sleep(0.2)
+        if scope["path"] == "/stream":
+            headers = [(b"content-length", b"4")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await asyncio.to_thread(self.go_on.wait, SECONDS)
+            await send({"type": "http.response.body", "body": b"late"})
+            return
         content: dict[str, object] = {
             "method": scope["method"],
             "path": scope["path"],
@@ -487,6 +495,28 @@ class TestAnswers:
         assert service.answers_others()
 
 
+class TestJoinedWrites:
+    def test_a_head_goes_out_together_with_a_body_that_follows_at_once(self) -> None:
+        async def run() -> list[bytes]:
+            link = Link(BoundedProtocol, open_connections=Connections(10))
+            link.receive(GET)
+            while not link.answers:  # noqa: ASYNC110 - a turn of the loop is what counts
+                await asyncio.sleep(0)
+            return link.writes
+
+        (written,) = asyncio.run(run())
+        assert written.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert written.endswith(b"\r\n\r\n1")
+
+    def test_a_head_does_not_wait_for_a_body_that_comes_later(self, service: Service) -> None:
+        with service.connect() as client:
+            client.send(GET.replace(b"/ready", b"/stream"))
+            assert client.read_head().headers["content-length"] == "4"
+            assert service.app.seen == ["/stream"]
+            service.app.go_on.set()
+            assert client.socket.recv(4) == b"late"
+
+
 class TestConnections:
     @pytest.mark.case(11)
     def test_beyond_the_limit_the_longest_idle_connection_gives_way(self) -> None:
@@ -572,6 +602,11 @@ class Link:
     @property
     def answers(self) -> bytes:
         return b"".join(self._transport.written)
+
+    @property
+    def writes(self) -> list[bytes]:
+        """What was written, each call for itself."""
+        return self._transport.written
 
     @property
     def closed(self) -> bool:
