@@ -19,6 +19,7 @@ from bentos.process.logs import event, get_logger
 HEARTBEAT_SECONDS = 0.5
 LISTENING = "listening"
 
+_START_SECONDS = 0.02
 _PR_SET_PDEATHSIG = 1
 _logger = get_logger("lifecycle")
 
@@ -105,8 +106,10 @@ class Lifecycle:
             self._on_beat()
             if self._state.probe_process != "running":
                 self._verdicts.note()  # the probe process does where there is one
-            due = time.monotonic() + HEARTBEAT_SECONDS
-            await asyncio.sleep(HEARTBEAT_SECONDS)
+            # The server takes connections soon after this has begun, and says so in no other way.
+            pause = HEARTBEAT_SECONDS if self._state.serving.get() else _START_SECONDS
+            due = time.monotonic() + pause
+            await asyncio.sleep(pause)
 
     def _note_listening(self) -> None:
         server = self._server

@@ -98,7 +98,7 @@ def test_a_bento_holds_its_package_and_the_kit_and_nothing_else(
         str(path.relative_to(ROOT))
         for package in PACKAGES[source.name]
         for path in (ROOT / package).rglob("*.py")
-    }
+    } | {str(path.relative_to(ROOT)) for path in (ROOT / "bentos").glob("*.py")}
     modules |= {str(path.relative_to(ROOT)) for path in (ROOT / "bentos").glob("*.py")}
     expected = {f"src/{module}" for module in modules}
     made_by_bentoml = {
