@@ -35,3 +35,9 @@ def small_probes(settings: ServiceSettings, directory: Path) -> ProbePlan:
         readiness=[required("cold", "warm")],
         describe=describe,
     )
+
+
+def plan_of(directory: Path, **settings: object) -> ProbePlan:
+    """Return the probes of a pod on loopback that stalls soon."""
+    named = {"host": "127.0.0.1", "stall_seconds": 3, "worker_grace_seconds": 1, **settings}
+    return small_probes(ServiceSettings.model_validate(named), directory)

@@ -230,6 +230,7 @@ def run(
     return json.loads(ended.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_bentomls_cors_setting_holds_for_the_services_own_routes(tmp_path: Path) -> None:
     origin = {"Origin": "https://a.example"}
     preflight = origin | {"Access-Control-Request-Method": "POST"}
@@ -247,6 +248,7 @@ def test_bentomls_cors_setting_holds_for_the_services_own_routes(tmp_path: Path)
     assert CORSMiddleware.__name__ in [name for name, _ in found["middleware"]]
 
 
+@pytest.mark.slow
 def test_a_request_is_traced_with_its_id_where_tracing_is_on(tmp_path: Path) -> None:
     found = run(
         {"tracing": {"sample_rate": 1.0, "exporter_type": "in_memory"}},
@@ -264,6 +266,7 @@ def test_a_request_is_traced_with_its_id_where_tracing_is_on(tmp_path: Path) -> 
     assert second["request_id"] == found["answers"][1][1]["x-request-id"]
 
 
+@pytest.mark.slow
 def test_pickles_are_read_from_services_of_the_same_bento_only(tmp_path: Path) -> None:
     content = pickle.dumps({"text": "hello"}, protocol=5).decode("latin-1")
     call = ("POST", "/guarded", {"Content-Type": PickleSerde.media_type}, content)

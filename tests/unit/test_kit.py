@@ -7,7 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,29 +19,9 @@ import pytest
 from bentos.kit import Kit, ServiceState, required
 from bentos.process.probe_process import ProbePlan
 from bentos.process.settings import ServiceSettings
+from tests.support.lone_service import ENDED, SLOW, children, serve
 from tests.support.servers import ROOT, Server, free_port, wait_until
 from tests.support.sockets import Connection
-
-# Uvicorn ends with the signal that it was sent, after it has shut down.
-ENDED = (0, -signal.SIGTERM)
-
-# A service that is ready at once and answers slowly where it is asked to.
-SLOW = """
-import asyncio
-from bentos.kit import Kit, ServiceState
-
-kit = Kit.alone(ServiceState, "slow-service")
-
-async def answer(scope, receive, send):
-    if scope["type"] != "http":
-        raise RuntimeError("this app has no lifespan")
-    if scope["path"] == "/slow":
-        await asyncio.sleep(1.5)
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": b"done"})
-
-app = kit.asgi(answer)
-"""
 
 
 def readme_example() -> str:
@@ -51,38 +31,7 @@ def readme_example() -> str:
     return str(example)
 
 
-def serve(
-    program: str,
-    directory: Path,
-    *options: str,
-    probe_port: int = 0,
-    env: Mapping[str, str] | None = None,
-    before: Callable[[], None] | None = None,
-) -> Server:
-    """Serve the app of a program with uvicorn."""
-    (directory / "my_service.py").write_text(program, encoding="utf-8")
-    port = free_port()
-    environment = {
-        **{name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ},
-        "HOST": "127.0.0.1",
-        "PROBE_PORT": str(probe_port),
-        "DRAIN_SECONDS": "0.2",
-        "LOG_LEVEL": "INFO",
-        **(env or {}),
-    }
-    command = [sys.executable, "-m", "uvicorn", "--app-dir", str(directory), "my_service:app"]
-    return Server(
-        [*command, "--port", str(port), *options],
-        port=port,
-        environment=environment,
-        log_path=directory / "log",
-    )
-
-
-def children(server: Server) -> list[psutil.Process]:
-    return psutil.Process(server.process.pid).children(recursive=True)
-
-
+@pytest.mark.slow
 class TestReadmeExample:
     @pytest.fixture(scope="class")
     @classmethod
@@ -170,6 +119,7 @@ def slow(tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
+@pytest.mark.slow
 @pytest.mark.case(48)
 def test_answers_during_the_drain_close_their_connection_and_are_whole(slow: Server) -> None:
     """SIGTERM with a pooled connection open and a request in work: both get their answer."""
@@ -190,6 +140,7 @@ def test_answers_during_the_drain_close_their_connection_and_are_whole(slow: Ser
     assert slow.wait() in ENDED
 
 
+@pytest.mark.slow
 def test_a_lone_service_outlives_the_shell_that_started_it(tmp_path: Path) -> None:
     """It may also be the child of process 1, as under an init or systemd."""
     (tmp_path / "my_service.py").write_text(SLOW, encoding="utf-8")
@@ -209,6 +160,7 @@ def test_a_lone_service_outlives_the_shell_that_started_it(tmp_path: Path) -> No
         service.kill()
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_does_not_wait(slow: Server) -> None:
     with Connection(slow.port) as working:
         working.send(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -217,6 +169,7 @@ def test_a_second_ctrl_c_does_not_wait(slow: Server) -> None:
         slow.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.case(11)
 def test_more_connections_than_descriptors_keep_no_probe_out(tmp_path: Path) -> None:
     """400 idle connections with `ulimit -n 128`, 300 of them allowed: both ports answer."""
@@ -243,12 +196,14 @@ def test_more_connections_than_descriptors_keep_no_probe_out(tmp_path: Path) -> 
                 assert httpx.get(f"http://127.0.0.1:{port}{path}").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_server_that_cannot_be_bounded_ends_with_the_remedy(tmp_path: Path) -> None:
     with serve(SLOW, tmp_path, "--http", "h11") as server:
         assert server.wait() != 0
         assert "install httptools" in server.log
 
 
+@pytest.mark.slow
 def test_a_unix_socket_is_served_and_checked_by_the_probe_process(tmp_path: Path) -> None:
     probe_port, path = free_port(), tmp_path / "socket"
     with serve(SLOW, tmp_path, "--uds", str(path), probe_port=probe_port) as server:

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bentos.health.probes import Probes
 from bentos.health.values import Family
+from bentos.inference.model.spec import ModelIdentity, ModelSpec, ServedModel
 from bentos.inference.settings import InferenceSettings
 from bentos.inference.state import InferenceState, inference_probes
 from bentos.logging.settings import LoggingSettings
@@ -119,7 +120,8 @@ def test_promtool_finds_nothing(probes: Probes) -> None:
     state = probes.state
     if isinstance(state, InferenceState):
         state.confidence['a "quoted"\nname\\'].observe(0.5)
-        state.model_version.set(7)
+        spec = ModelSpec((2,), "float32", ("good", "bad"), (False, True))
+        state.model_is(ServedModel(ModelIdentity("steel", "production", "7"), spec))
     text = probes.metrics().body
     exposed = {one.name for one in text_string_to_metric_families(text.decode())}
     assert {family.name.removesuffix("_total") for family in probes.state.families()} == exposed

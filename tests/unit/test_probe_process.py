@@ -25,9 +25,11 @@ from bentos.process.lifecycle import LISTENING
 from bentos.process.probe_process import PortCheck, ProbePlan, ProbeProcess
 from bentos.process.settings import ServiceSettings
 from tests.support.certificates import make_certificates
+from tests.support.lone_service import SLOW, serve
 from tests.support.servers import ROOT, Server, free_port, start_service, wait_until
 from tests.support.small_state import SmallState, small_probes
-from tests.unit.test_kit import SLOW, serve
+
+pytestmark = pytest.mark.slow
 
 SMALL = "tests.support.small_bento:SmallService"
 # What a probe process has no use for; each takes seconds, memory or a thread.
@@ -238,7 +240,6 @@ def answer(url: str, path: str) -> tuple[int, Mapping[str, Any]]:
     return found.status_code, found.json()
 
 
-@pytest.mark.slow
 def test_a_worker_that_is_stopped_is_unready_then_not_live_and_recovers(
     small: tuple[Server, str],
 ) -> None:
@@ -269,7 +270,6 @@ def test_a_worker_that_is_stopped_is_unready_then_not_live_and_recovers(
     assert server.get("/ready").json()["probe_process"] == "running"
 
 
-@pytest.mark.slow
 def test_both_ports_of_a_bento_tell_the_same_and_bentomls_own_probes_agree(
     small: tuple[Server, str],
 ) -> None:

@@ -136,7 +136,7 @@ class Service:
         return bool(self.ask(GET)["path"] == "/ready")
 
 
-@pytest.fixture(params=["uvloop", "asyncio"])
+@pytest.fixture(params=["uvloop", pytest.param("asyncio", marks=pytest.mark.slow)])
 def service(request: pytest.FixtureRequest) -> Iterator[Service]:
     app = App()
     with served(app, loop=request.param) as port:

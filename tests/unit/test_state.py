@@ -7,9 +7,9 @@ import pytest
 
 from bentos.health.state import ServiceState
 from bentos.health.values import OTHER
-from bentos.inference.channel import RegistryChecked
+from bentos.inference.channel import LoadChanged, RegistryChecked
 from bentos.inference.model.spec import ModelIdentity, ModelSpec, ServedModel
-from bentos.inference.state import MODEL, InferenceState
+from bentos.inference.state import LOAD, MODEL, REGISTRY, InferenceState, _model_stuck
 from tests.support.processes import child
 
 
@@ -110,7 +110,7 @@ def inference_state(directory: Path, worker: int = 1, workers: int = 1) -> Infer
 
 
 def served(version: str) -> ServedModel:
-    spec = ModelSpec((4,), "float32", ("good", "bad"), (False, True))
+    spec = ModelSpec((2,), "float32", ("good", "bad"), (False, True))
     return ServedModel(ModelIdentity("m", "production", version), spec)
 
 
@@ -127,11 +127,11 @@ def test_a_model_is_loaded_only_when_every_worker_has_it(tmp_path: Path) -> None
 
 def test_mlflow_is_accessible_only_when_every_worker_found_it(tmp_path: Path) -> None:
     first, second = inference_state(tmp_path, 1, 2), inference_state(tmp_path, 2, 2)
-    first.registry_checked(RegistryChecked(True, "7"))
+    first.registry_checked(RegistryChecked(accessible=True, version="7"))
     assert not first.mlflow_accessible.value
-    second.registry_checked(RegistryChecked(True, "7"))
+    second.registry_checked(RegistryChecked(accessible=True, version="7"))
     assert second.mlflow_accessible.value
-    first.registry_checked(RegistryChecked(False, None))
+    first.registry_checked(RegistryChecked(accessible=False, version=None))
     assert not second.mlflow_accessible.value
 
 
@@ -140,17 +140,51 @@ def test_the_age_of_the_check_is_that_of_the_worker_that_checked_longest_ago(
 ) -> None:
     first, second = inference_state(tmp_path, 1, 2), inference_state(tmp_path, 2, 2)
     first.row.set("mlflow_checked_at", first.row.get("claimed_at") - 500)
-    second.registry_checked(RegistryChecked(True, None))
+    second.registry_checked(RegistryChecked(accessible=True, version=None))
     assert second.mlflow_check_age_seconds >= 500
-    first.registry_checked(RegistryChecked(True, None))
+    first.registry_checked(RegistryChecked(accessible=True, version=None))
     assert second.mlflow_check_age_seconds < 400
 
 
 def test_a_version_that_is_no_number_counts_as_zero(tmp_path: Path) -> None:
     state = inference_state(tmp_path)
     for version, number in (("seven", 0), ("7", 7), (None, 0)):
-        state.registry_checked(RegistryChecked(True, version))
+        state.registry_checked(RegistryChecked(accessible=True, version=version))
         assert state.registry_version.value == number
+
+
+@pytest.mark.case(32)
+def test_what_the_registry_lacks_is_said_until_it_is_there(tmp_path: Path) -> None:
+    """MODEL_STAGE is misspelt: `/ready` says what there is, and nothing once the alias is there."""
+    state = inference_state(tmp_path)
+    state.registry_checked(RegistryChecked(accessible=True, note="no alias 'prod'; " + "x" * 9_000))
+    assert state.text(REGISTRY).startswith("no alias 'prod'")
+    assert len(state.text(REGISTRY)) < 1_000
+    state.registry_checked(RegistryChecked(accessible=True, version="7"))
+    assert state.text(REGISTRY) is None
+
+
+def test_an_attempt_to_load_is_counted_once_it_ended(tmp_path: Path) -> None:
+    state = inference_state(tmp_path)
+    state.loading(LoadChanged("loading", "7", 1))
+    assert state.loads.value == 0
+    state.loading(LoadChanged("failed", "7", 1, "e" * 9_000, 12.5, succeeded=False, seconds=3))
+    assert state.loads["failure"].value == 1
+    assert state.text(LOAD)["phase"] == "failed"
+    assert len(state.text(LOAD)["error"]) < 1_000
+
+
+@pytest.mark.case(51)
+def test_a_model_process_that_falls_silent_is_found_by_readiness(tmp_path: Path) -> None:
+    """`kill -STOP` of the model process: it says nothing any more, and readiness names it."""
+    state = inference_state(tmp_path)
+    assert _model_stuck(30.0, state) is None  # not started yet
+    state.model_heard_at.set(time.monotonic())
+    assert _model_stuck(30.0, state) is None
+    state.model_heard_at.set(time.monotonic() - 60)
+    assert _model_stuck(30.0, state) is not None
+    state.model_is_gone()
+    assert _model_stuck(30.0, state) is None  # which is another reason
 
 
 def test_a_refusal_whose_reason_is_not_declared_counts_as_other(tmp_path: Path) -> None:

@@ -13,18 +13,13 @@ import httpx
 import psutil
 import pytest
 
-from bentos.process.probe_process import ProbePlan
-from bentos.process.settings import ServiceSettings
 from bentos.process.supervisor import Supervisor
 from tests.support.servers import ROOT, Server, free_port, start_service, wait_until
-from tests.support.small_state import SmallState, small_probes
+from tests.support.small_state import SmallState, plan_of
+
+pytestmark = pytest.mark.slow
 
 SMALL = "tests.support.small_bento:SmallService"
-
-
-def plan_of(directory: Path, **settings: object) -> ProbePlan:
-    named = {"host": "127.0.0.1", "stall_seconds": 3, "worker_grace_seconds": 1, **settings}
-    return small_probes(ServiceSettings.model_validate(named), directory)
 
 
 def status_of(port: int, path: str = "/health") -> int:
@@ -147,7 +142,7 @@ CONTAINER = """
 import subprocess, sys
 from pathlib import Path
 from bentos.process.supervisor import Supervisor
-from tests.unit.test_supervisor import plan_of
+from tests.support.small_state import plan_of
 directory, message = Path(sys.argv[1]), Path(sys.argv[2])
 Supervisor(plan_of(directory), containerized=True, termination_message=message).start()
 worker = subprocess.Popen([sys.executable, "-c", sys.argv[3], str(directory)])
@@ -157,7 +152,7 @@ sys.stdin.read()
 WORKER = """
 import sys, time
 from pathlib import Path
-from tests.unit.test_supervisor import plan_of
+from tests.support.small_state import plan_of
 state = plan_of(Path(sys.argv[1])).probes(worker=1).state
 state.row.set("heartbeat", time.monotonic() + float(sys.argv[2] if len(sys.argv) > 2 else 600))
 {}
@@ -282,7 +277,6 @@ def small(tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
-@pytest.mark.slow
 @pytest.mark.case(57)
 def test_workers_end_when_bentoml_serve_gets_sigkill(small: Server) -> None:
     """SIGKILL of `bentoml serve`: its workers and the probe process end and leave both ports."""
@@ -304,7 +298,6 @@ def test_workers_end_when_bentoml_serve_gets_sigkill(small: Server) -> None:
         httpx.get(f"{small.url}/health")
 
 
-@pytest.mark.slow
 @pytest.mark.case(49)
 def test_bentoml_serve_in_an_image_ends_at_once_when_its_worker_is_killed(tmp_path: Path) -> None:
     """SIGKILL of the worker of `bentoml serve` in an image: it ends with status 1 in seconds."""
