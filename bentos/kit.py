@@ -86,6 +86,8 @@ def probe_plan(
     )
 
 
+# What a worker has open beside its connections: files, pipes, a database and its log.
+_OTHER_DESCRIPTORS = 128
 _LIFESPAN_ENDS = frozenset(
     ("lifespan.startup.failed", "lifespan.shutdown.complete", "lifespan.shutdown.failed")
 )
@@ -162,14 +164,15 @@ class Kit:
 
     def start(self) -> None:
         """Begin to beat, and bound what clients may do where uvicorn serves."""
-        raise_descriptor_limit()
         # What was imported is not garbage: a full collection over it stops everything for 100 ms.
         gc.collect()
         gc.freeze()
         server = running_server()
         if server is not None:
             server.config.timeout_keep_alive = self._settings.keep_alive_seconds
-            use_bounded_protocol(server, max_connections=self._settings.max_connections)
+            descriptors = raise_descriptor_limit() - _OTHER_DESCRIPTORS
+            most = max(1, min(self._settings.max_connections, descriptors))
+            use_bounded_protocol(server, max_connections=most)
         self._lifecycle.start()
         if self._supervisor is not None:
             self._supervisor.start()

@@ -115,7 +115,7 @@ class Door:
         return response
 
     def nothing_here(self, request: Request) -> Response:
-        """Return the 404 for a path that nobody has."""
+        """Return the 404 for a path that is no route."""
         self.state.http_requests[OTHER, "404"].add()
         routes = ", ".join(self.routes)
         return ServiceError(
@@ -193,7 +193,7 @@ def probe_routes(probes: Probes) -> list[Route]:
 class FrontDoor:
     """Wraps an ASGI app; `door` returns the running service's Door, None before it is up.
 
-    `passes` tells whether a path is the app's own, given the path exactly as it was sent.
+    `passes` gets a decoded path and returns whether it is the app's own.
     """
 
     def __init__(

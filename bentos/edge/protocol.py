@@ -100,7 +100,10 @@ class _Flow(FlowControl):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Collects a request's head, parses one request at a time, cuts off who does not read."""
+    """Collects a request's head, parses one request at a time, cuts off clients that do not read.
+
+    `_parse_more` does the work: it takes from `_unparsed` what may be parsed now.
+    """
 
     flow: _Flow
 
@@ -143,7 +146,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._parse_more()
 
     def on_response_complete(self) -> None:
-        """End an answer, and turn to what was sent ahead of it."""
+        """End an answer, and begin with a request that was sent ahead."""
         self._joined.flush()
         super().on_response_complete()
         self._open.waiting(self)
@@ -228,7 +231,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _parse_chunks(self) -> bool:
         """Parse of a chunked body what is there, at most CHUNKS; return whether to go on now.
 
-        Where it ends is found here, since the parser does not tell (RFC 9112, 7.1).
+        Where the body ends is found here, since the parser does not report it (RFC 9112, 7.1).
         """
         data, position = self._unparsed, 0
         for _ in range(CHUNKS):
@@ -284,7 +287,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._open.busy(self)
 
     def _schedule(self) -> None:
-        """Parse more after other connections had their turn; what comes meanwhile waits."""
+        """Parse more once the event loop has served other connections; read nothing until then."""
         self.flow.hold()
         if not self._scheduled:
             self._scheduled = True

@@ -1,8 +1,8 @@
-"""Checks behind `/ready` and `/health`: each has a reason and tells from the state if it fails.
+"""Checks behind `/ready` and `/health`: each has a reason and a function that looks at the state.
 
-A check reads the state, which is the pod's shared memory; none waits for the network, a disk or a
-model. It is a function of the state and of nothing else, so that the probe process, which has
-the same state and no other part of the service, judges as the workers do.
+The state is the pod's shared memory, so no check waits for the network, a disk or a model. A check
+depends on nothing else, so the probe process, which has the same state and no other part of the
+service, comes to the same verdict as the workers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -57,7 +57,7 @@ def judge(checks: Sequence[Check], state: ServiceState) -> Verdict:
             failure = {"error": f"{type(error).__name__}: {error}"}
         if failure is not None:
             reasons += [] if check.reason in reasons else [check.reason]
-            # What the first cause says is not written over by those that follow from it.
+            # Later failures often follow from the first one, so its details are kept.
             details = {**failure, **details}
     return Verdict(reasons=tuple(reasons), details=details)
 
@@ -72,7 +72,7 @@ def _is_not_one(gauge: str, state: ServiceState) -> Details | None:
 
 
 def shutting_down() -> Check:
-    """Fail once any worker of the pod was told to stop."""
+    """Fail once any worker of the pod was asked to stop."""
     return Check("shutting_down", _shutting_down)
 
 
@@ -130,7 +130,7 @@ def _worker_dead(grace_seconds: float, state: ServiceState) -> Details | None:
 
 
 def event_loop_stalled(*, stall_seconds: float) -> Check:
-    """Fail where a live worker's event loop has not beaten for so many seconds."""
+    """Fail where a live worker's last heartbeat is more than `stall_seconds` ago."""
     return stuck("event_loop_stalled", "heartbeat", stall_seconds=stall_seconds)
 
 
@@ -148,12 +148,12 @@ def _stuck(moment: str, stall_seconds: float, state: ServiceState) -> Details | 
 
 
 def port_not_answering(*, grace_seconds: float) -> Check:
-    """Fail where the probe process's own connections to the service's port got no answer."""
+    """Fail where the probe process got no answer on the service's port for `grace_seconds`."""
     return Check("port_not_answering", partial(_port_not_answering, grace_seconds))
 
 
 def _port_not_answering(grace_seconds: float, state: ServiceState) -> Details | None:
     if not state.pod.probe_process.alive:
-        return None  # nobody has asked: what a dead process last saw says nothing any more
+        return None  # what a dead probe process saw last is out of date
     seconds = state.pod.longest_since("port_failing_since", [state.pod.probe_process])
     return {"port_failing_for_seconds": round(seconds, 1)} if seconds > grace_seconds else None

@@ -1,4 +1,4 @@
-"""Values to JSON, whatever they are: an error message must not fail to be told."""
+"""Any values to JSON: encoding an answer or a log line must never fail."""
 
 import json
 
@@ -6,7 +6,7 @@ import orjson
 
 
 def encode_json(content: object) -> bytes:
-    """Return content as JSON; what JSON does not know is told as its text."""
+    """Return content as JSON; a value that JSON cannot hold becomes its text."""
     try:
         return orjson.dumps(content, default=str, option=orjson.OPT_NON_STR_KEYS)
     except TypeError:

@@ -109,8 +109,8 @@ class Row:
     def write_text(self, content: Mapping[str, object]) -> None:
         """Write the row's text, a JSON object; ValueError where it is longer than TEXT_BYTES.
 
-        The new text goes where the last but one was, and the version says which of the two holds.
-        So a process that dies while it writes leaves the last text as it was.
+        There are two places, used in turns; the version shows which one is valid. So a process
+        that dies while it writes leaves the last text as it was.
         """
         encoded = encode_text(content)
         if len(encoded) > TEXT_BYTES:

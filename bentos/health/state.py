@@ -11,7 +11,7 @@ A service derives a class from `ServiceState` and declares its values as class a
     state.hits.add()
     state.warm.set(1)
 
-The values live in the pod's shared memory, so that `/ready` and `/metrics` say the same whichever
+The values live in the pod's shared memory, so `/ready` and `/metrics` are the same whichever
 process of the pod answers.
 """
 
@@ -141,7 +141,7 @@ class ServiceState:
 
     @property
     def service(self) -> str:
-        """The service's name, as probes and metrics say it."""
+        """The service's name, as it stands in probes and metrics."""
         return self.labels["service"]
 
     @computed("{prefix}_start_time_seconds", "When the pod started, Unix seconds.")
@@ -168,7 +168,7 @@ class ServiceState:
 
     @property
     def shutting_down(self) -> bool:
-        """Whether any live worker, or the last one that lived, was told to stop."""
+        """Whether any live worker was asked to stop, or all are gone and one of them was."""
         rows = self.pod.live_workers() or self.pod.workers
         return any(row.get("shutting_down") for row in rows)
 

@@ -22,8 +22,8 @@ StateT = TypeVar("StateT", bound="ServiceState")
 
 _COMBINE: dict[str, Callable[[list[float]], float]] = {"sum": sum, "max": max, "min": min}
 
-# Of what was asked for at a path that nobody has, or answered with a status that is not declared:
-# the values themselves would make series without bound.
+# Label value for a path that is no route, a status or a name that has no place: the values
+# themselves would make series without bound.
 OTHER = "other"
 # Section of a row's text: which names have which places in histograms with `names`.
 NAMES = "names"

@@ -1,4 +1,4 @@
-"""The sliding window of outcomes from which the error rate is told."""
+"""The sliding window of outcomes: successes and errors of the last seconds, and their rate."""
 
 import time
 from collections.abc import Callable, Iterable, MutableSequence
@@ -12,7 +12,7 @@ _CELLS_PER_BUCKET = 3  # the second it stands for, successes, errors
 
 
 def window_cells(seconds: int = WINDOW_SECONDS) -> int:
-    """Return how many float cells a window of so many seconds takes."""
+    """Return how many float cells a window of `seconds` takes."""
     return (seconds + 1) * _CELLS_PER_BUCKET
 
 
@@ -33,7 +33,7 @@ class Outcomes:
         return self.errors / self.requests if self.requests else 0.0
 
     def is_high(self, *, minimum: int = MINIMUM_REQUESTS) -> bool:
-        """Tell whether the rate is above 50% over at least `minimum` requests."""
+        """Return whether the rate is above 50% over at least `minimum` requests."""
         return self.requests >= minimum and self.error_rate > MAXIMUM_ERROR_RATE
 
 

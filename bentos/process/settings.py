@@ -45,7 +45,8 @@ class ServiceSettings(BaseSettings):
     max_connections: int = Field(
         default=4_096,
         ge=16,
-        description="Connections of a worker; beyond, the longest idle one is closed.",
+        description="Connections of a worker; beyond, the one whose client has kept it waiting"
+        " longest is closed.",
     )
     stall_seconds: float = Field(
         default=30.0, gt=0, description="How long work may be stuck before `/health` turns 500."

@@ -1,8 +1,8 @@
 """What runs beside BentoML in the process of `bentoml serve`, before and behind the workers.
 
-It makes the directory that the pod's processes share, keeps the probe process running, and sees
-what nobody inside a container sees: that no worker is left, or that liveness fails. It then says
-so where `kubectl describe pod` shows it, and makes the container end with a status that is not 0.
+It makes the directory that the pod's processes share, keeps the probe process running, and
+notices when no worker is left or liveness fails. It then writes the reason where
+`kubectl describe pod` shows it, and makes the container end with a status that is not 0.
 """
 
 import atexit
@@ -12,6 +12,7 @@ import os
 import resource
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -70,14 +71,16 @@ def _directory(service: str, process: int) -> Path:
     return Path(tempfile.gettempdir()) / f"{service}-{os.getuid()}-{process}"
 
 
-def raise_descriptor_limit() -> None:
-    """Let this process and its children have as many open files as the system allows.
+def raise_descriptor_limit() -> int:
+    """Let this process and its children open as many files as the system allows; return how many.
 
     Every connection takes one, and with none left not even a probe is accepted.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return limit if limit != resource.RLIM_INFINITY else sys.maxsize
 
 
 class Supervisor:

@@ -171,29 +171,25 @@ def test_a_second_ctrl_c_does_not_wait(slow: Server) -> None:
 
 @pytest.mark.slow
 @pytest.mark.case(11)
-def test_more_connections_than_descriptors_keep_no_probe_out(tmp_path: Path) -> None:
-    """400 idle connections with `ulimit -n 128`, 300 of them allowed: both ports answer."""
+@pytest.mark.parametrize("hard", [None, 192], ids=["soft-limit", "hard-limit"])
+def test_more_connections_than_descriptors_keep_no_probe_out(
+    tmp_path: Path, hard: int | None
+) -> None:
+    """400 idle connections with `ulimit -n 128`, and where that cannot be raised: answered."""
     probe_port = free_port()
-
-    def few_descriptors() -> None:
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
-
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    few_descriptors()
-    try:
-        server = serve(SLOW, tmp_path, probe_port=probe_port, env={"MAX_CONNECTIONS": "300"})
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    with server, ExitStack() as idle:
+    with serve(SLOW, tmp_path, probe_port=probe_port, env={"MAX_CONNECTIONS": "300"}) as server:
+        _, allowed = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+        limits = (128, allowed) if hard is None else (hard, hard)
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, limits)
         server.wait_until(lambda: server.get("/ready").status_code == 200, "ready")
         ready = f"http://127.0.0.1:{probe_port}/ready"
         server.wait_until(lambda: httpx.get(ready).status_code == 200, "ready on both ports")
-        for _ in range(400):
-            idle.enter_context(Connection(server.port))
-        for port in (server.port, probe_port):
-            for path in ("/health", "/ready", "/metrics"):
-                assert httpx.get(f"http://127.0.0.1:{port}{path}").status_code == 200
+        with ExitStack() as idle:
+            for _ in range(400):
+                idle.enter_context(Connection(server.port))
+            for port in (server.port, probe_port):
+                for path in ("/health", "/ready", "/metrics"):
+                    assert httpx.get(f"http://127.0.0.1:{port}{path}").status_code == 200
 
 
 @pytest.mark.slow
