@@ -104,7 +104,8 @@ class InferenceSettings(ServiceSettings):
     )
     logging_token_file: Path | None = Field(
         default=None,
-        description="File with that token in its first line instead, read again as it may change.",
+        description="File with that token instead, read again for each request; of several lines "
+        "the first that is accepted.",
     )
     predict_tokens_file: TokensFile | None = Field(
         default=None,

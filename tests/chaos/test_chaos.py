@@ -10,6 +10,7 @@ from tests.support.models import ModelStore
 
 
 @pytest.mark.slow
+@pytest.mark.serial
 @pytest.mark.case(13)
 def test_what_is_acknowledged_is_stored_once_whatever_is_killed_cut_or_full(
     model_store: ModelStore, tmp_path: Path

@@ -8,6 +8,7 @@ from tests.crash.enumeration import Recording
 from tests.crash.recorder import CannotTrace
 from tests.crash.workloads import NO_FSYNC, WORKLOADS
 
+pytestmark = pytest.mark.slow
 STATES = 300
 
 

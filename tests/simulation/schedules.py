@@ -27,8 +27,11 @@ class Result:
     broken: dict[int, str] = field(default_factory=dict)
 
 
-def run(seeds: Iterable[int]) -> Result:
-    """Let each seed's schedule happen, in memory where there is a disk of it."""
+def run(seeds: Iterable[int], *, stop_at_first: bool = False) -> Result:
+    """Let each seed's schedule happen, in memory where there is a disk of it.
+
+    With `stop_at_first`, until one breaks a promise.
+    """
     result = Result()
     # What the services would log is a line for each fault.
     level = logging.getLogger("bentos").level
@@ -49,6 +52,8 @@ def run(seeds: Iterable[int]) -> Result:
                 result.schedules += 1
                 result.counts += world.counts
                 shutil.rmtree(directory)
+                if result.broken and stop_at_first:
+                    break
     finally:
         shutil.rmtree(scratch)
         logging.getLogger("bentos").setLevel(level)

@@ -1,4 +1,4 @@
-"""The promises in virtual time, under faults in any order; at length: `make simulation`."""
+"""The promises in virtual time, under faults in any order; at length: `make simulate`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +10,7 @@ from bentos.inference.delivery.sender import Reply, Sender
 from bentos.inference.delivery.writer import OutboxWriter
 from tests.simulation.schedules import run
 
+pytestmark = pytest.mark.slow
 SCHEDULES = 150
 
 
@@ -37,7 +38,7 @@ def test_a_writer_that_answers_before_it_has_written_is_caught(
         real(self, puts)
 
     monkeypatch.setattr(OutboxWriter, "_store", hasty)
-    assert "answered and lost" in str(run(range(1, SCHEDULES)).broken)
+    assert "answered and lost" in str(run(range(1, SCHEDULES), stop_at_first=True).broken)
 
 
 def test_a_sender_that_gives_up_what_is_refused_is_caught(
@@ -48,7 +49,7 @@ def test_a_sender_that_gives_up_what_is_refused_is_caught(
         return 0.0
 
     monkeypatch.setattr(Sender, "_look_closer", give_up)
-    assert "answered and lost" in str(run(range(1, SCHEDULES)).broken)
+    assert "answered and lost" in str(run(range(1, SCHEDULES), stop_at_first=True).broken)
 
 
 def test_a_sender_that_drops_what_a_wrong_envelope_was_refused_with_is_caught(
@@ -58,4 +59,4 @@ def test_a_sender_that_drops_what_a_wrong_envelope_was_refused_with_is_caught(
         return self._bury(batch, batch.ids[0], reply)
 
     monkeypatch.setattr(Sender, "_look_closer", bury_all)
-    assert "refused without a reason" in str(run(range(1, SCHEDULES)).broken)
+    assert "refused without a reason" in str(run(range(1, SCHEDULES), stop_at_first=True).broken)

@@ -174,6 +174,7 @@ def test_what_is_predicted_while_the_service_hangs_is_on_disk_at_once(
     assert not server.stored
 
 
+@pytest.mark.slow
 @pytest.mark.case(12)
 def test_writing_does_not_wait_for_a_long_drain(worker: Worker, server: LogServer) -> None:
     """30,000 rows wait and the service answers in 20 ms: new ones are on disk when answered."""
@@ -214,6 +215,7 @@ def test_one_refused_prediction_does_not_keep_the_others_back(
     assert set(ids_in(worker.path, "dead_letters")) == bad
 
 
+@pytest.mark.slow
 @pytest.mark.case(14)
 def test_a_backlog_survives_a_service_that_refuses_every_request(
     worker: Worker, server: LogServer
@@ -274,8 +276,26 @@ def test_a_token_that_changes_in_its_file_is_used_at_once(
     assert sorted(server.stored) == made
 
 
+@pytest.mark.case(16)
+def test_of_several_tokens_the_one_that_is_accepted_is_used(
+    worker: Worker, server: LogServer, tmp_path: Path
+) -> None:
+    """Both tokens are in the file while the service accepts one: no request waits for the other."""
+    file = tmp_path / "tokens"
+    file.write_text("new\nold\n")
+    server.authorized = lambda bearer: bearer == "old"
+    worker.start(token_file=file)
+    worker.predict(1)
+    wait_stored(server, 1)
+    server.authorized = lambda bearer: bearer == "new"
+    worker.predict(1)
+    wait_stored(server, 2)
+    assert [headers["authorization"] for headers in server.headers] == ["Bearer old", "Bearer new"]
+    assert worker.count("send_errors") == 0
+
+
 @pytest.mark.case(36)
-@pytest.mark.parametrize("content", ["", "a\x00b", "line\nbreak", b"\xff\xfe"])
+@pytest.mark.parametrize("content", ["", " \n", "a\x00b", b"\xff\xfe"])
 def test_a_token_file_that_cannot_be_used_costs_nothing_and_is_not_logged(
     worker: Worker,
     server: LogServer,
@@ -297,7 +317,25 @@ def test_a_token_file_that_cannot_be_used_costs_nothing_and_is_not_logged(
     worker.predict(1)
     wait_stored(server, 3)
     assert "secret-1" not in caplog.text
-    assert "line" not in caplog.text
+    assert "LOGGING_TOKEN_FILE cannot be used" in caplog.text
+
+
+@pytest.mark.case(35)
+def test_a_password_in_the_url_is_not_logged(
+    tmp_path: Path, server: LogServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """LOGGING_URL has a name and a password, and nothing answers or all is refused: not logged."""
+    logging.getLogger("bentos").propagate = True
+    worker = Worker(tmp_path / "outbox", server.url.replace("//", "//bob:secretpw@"))
+    server.stop()
+    server.behaviour = lambda _: Reply(404, {"error": "not here", "reason": "not_found"})
+    worker.start()
+    worker.predict(1)
+    wait(lambda: "Connection refused" in caplog.text, "no answer")
+    server.start()
+    wait(lambda: "not_found" in caplog.text, "a refusal")
+    worker.close()
+    assert "secretpw" not in caplog.text
 
 
 @pytest.mark.case(36)

@@ -49,7 +49,7 @@ _logger = get_logger("sender")
 
 @dataclass(frozen=True)
 class Destination:
-    """Where predictions go, and as whom: a token, or a file with one that may change."""
+    """Where predictions go, and as whom: a token, or a file of tokens that may change."""
 
     url: str
     edge_device_id: str
@@ -234,7 +234,8 @@ class HttpTransport:
 
     def __init__(self, destination: Destination) -> None:
         self._destination = destination
-        self._token = destination.token
+        self._accepted: str | None = None
+        self._token_trouble = ""
         self._client = httpx.Client(
             base_url=destination.url,
             headers={"Content-Type": "application/json"},
@@ -243,9 +244,25 @@ class HttpTransport:
         )
 
     def post(self, body: bytes, *, seconds: float) -> Reply:
-        """Return the answer; one with status 0 where none came within `seconds`."""
+        """Return the answer; one with status 0 where none came within `seconds`.
+
+        Of several tokens the next is tried where one is not accepted: while a token is being
+        replaced, the services may read the new file at different times.
+        """
+        reply = Reply(401, "there is no token")
+        for token in self._tokens():
+            reply = self._post(body, token, seconds)
+            if reply.status != 401:
+                self._accepted = token
+                break
+        return reply
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def _post(self, body: bytes, token: str | None, seconds: float) -> Reply:
         deadline = time.monotonic() + seconds
-        token = self._read_token()
         headers = {b"Authorization": f"Bearer {token}".encode()} if token else {}
         try:
             with self._client.stream(
@@ -261,28 +278,27 @@ class HttpTransport:
             return Reply(0, f"{type(error).__name__}: {error}")
         return _reply(response, content)
 
-    def close(self) -> None:
-        """Close the connection."""
-        self._client.close()
-
-    def _read_token(self) -> str | None:
-        """Return the token: the first line of its file, where there is one, as it is now."""
+    def _tokens(self) -> list[str | None]:
+        """Return the tokens to try: those of the file now, the one accepted last first."""
         file = self._destination.token_file
-        if file is not None:
-            try:
-                token = file.read_text().strip().partition("\n")[0].strip()
-            except (OSError, UnicodeDecodeError) as error:
-                self._complain(type(error).__name__)
-            else:
-                if token.isprintable():
-                    self._token = token
-                else:
-                    self._complain("it contains control characters")
-        return self._token
-
-    def _complain(self, trouble: str) -> None:
-        message = "LOGGING_TOKEN_FILE cannot be used, the last token is"
-        event(_logger, logging.ERROR, message, {"trouble": trouble})
+        if file is None:
+            return [self._destination.token]
+        try:
+            lines = [line.strip() for line in file.read_text().splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            lines, trouble = [], type(error).__name__
+        else:
+            trouble = "it holds no token"
+        tokens: list[str | None] = [line for line in lines if line and line.isprintable()]
+        if not tokens:
+            if trouble != self._token_trouble:
+                message = "LOGGING_TOKEN_FILE cannot be used, the last token is"
+                event(_logger, logging.ERROR, message, {"trouble": trouble})
+            self._token_trouble = trouble
+            return [self._accepted]
+        self._token_trouble = ""
+        # Sorting keeps the order of the others.
+        return sorted(tokens, key=lambda token: token != self._accepted)
 
 
 def _reply(response: httpx.Response, content: bytes) -> Reply:
