@@ -11,7 +11,7 @@ import numpy as np
 from tests.support.inference import channel
 
 _PAUSE_SECONDS = 0.03
-_BACK_OFF_SECONDS = 0.1
+_BACK_OFF_SECONDS = 0.3
 
 
 @dataclass

@@ -554,6 +554,29 @@ def test_an_outbox_that_is_deleted_under_way_loses_nothing(
     assert list(worker.path.parent.glob("outbox-1.recovered*")) == []
 
 
+def test_a_deleted_outbox_is_kept_open_until_its_content_could_be_copied(
+    worker: Worker, server: LogServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts: list[Path] = []
+    copy = Outbox.copy_to
+
+    def failing(self: Outbox, path: Path) -> None:
+        attempts.append(path)
+        if len(attempts) < 3:
+            raise OSError("the directory is gone")
+        copy(self, path)
+
+    monkeypatch.setattr(Outbox, "copy_to", failing)
+    server.stop()
+    worker.start()
+    made = worker.predict(10)
+    for file in worker.path.parent.glob("outbox-1.db*"):
+        file.unlink()
+    server.start()
+    wait(lambda: set(made) <= set(server.stored), "all stored")
+    assert len(attempts) == 3
+
+
 # Damage
 
 

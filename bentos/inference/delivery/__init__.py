@@ -93,7 +93,8 @@ class Delivery:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(seconds + _CLOSE_SECONDS)
-        self._writer.stop(_CLOSE_SECONDS)
+        # Only a disk that is very slow has not taken everything by now.
+        self._writer.stop(seconds + _CLOSE_SECONDS)
         self._transport.close()
 
     def _run(self) -> None:

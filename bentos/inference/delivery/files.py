@@ -179,7 +179,9 @@ class OutboxFiles:
             fields = {"path": str(self.path), "reason": failure}
             event(_logger, logging.ERROR, f"the outbox cannot be written: {error}", fields)
         self.failure = failure
-        if failure != FULL and _code(error) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        passing = failure == FULL or _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+        # What is open and has lost its name may hold the only copy of what was answered.
+        if not passing and self._outbox is not None and self._outbox.is_in_place:
             self.close()
 
     def _open(self) -> Outbox:

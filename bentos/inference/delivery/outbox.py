@@ -290,7 +290,7 @@ class Outbox:
         """Whether the path still names the file that is open."""
         try:
             return self.path.stat().st_ino == self._inode
-        except FileNotFoundError:
+        except OSError:
             return False
 
     def copy_to(self, path: Path) -> None:
