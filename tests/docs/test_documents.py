@@ -9,7 +9,7 @@ from docs.generate import pages
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-MAKE_TARGETS = set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+MAKE_TARGETS = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
 def _name(path: Path) -> str:
@@ -35,7 +35,7 @@ def test_every_relative_link_leads_to_a_file(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
 def test_every_make_command_named_is_a_target(document: Path) -> None:
-    named = set(re.findall(r"\bmake ([a-z]+)\b", _code(document.read_text(encoding="utf-8"))))
+    named = set(re.findall(r"\bmake ([a-z-]+)", _code(document.read_text(encoding="utf-8"))))
     assert named <= MAKE_TARGETS
 
 
