@@ -29,7 +29,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 STAMP := $(VENV)/.installed-$(TORCH)
 
 ##@ Try it
-.PHONY: demo serve train
+.PHONY: demo serve train up down
 demo: $(STAMP) ## Train, serve, classify real image files, show them in the database, stop
 	$(BIN)/python -m examples.demo
 
@@ -38,6 +38,12 @@ serve: $(STAMP) ## Both services in the foreground, until Ctrl-C
 
 train: $(STAMP) ## Train on DATA=folder/<class>/*.png|jpg|bmp and register the model
 	$(BIN)/python -m examples.train --data "$(or $(DATA),$(error name a folder: make train DATA=folder))" $(TRAIN_OPTIONS)
+
+up: $(STAMP) ## The whole stack in containers: both services, MLflow, Prometheus, Alertmanager, Grafana
+	@$(BIN)/python -m compose.stack up
+
+down: $(STAMP) ## Stop that stack (DATA=1 also forgets what it stored)
+	@$(BIN)/python -m compose.stack down $(if $(DATA),--volumes)
 
 ##@ Check it
 .PHONY: test test-fast test-pythons crash-test chaos simulation lint format lock pins

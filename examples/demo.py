@@ -30,13 +30,7 @@ def main() -> int:
             stack.start()
             stack.wait_until_ready(_say)
             files = random.Random(0).sample(demo_images(), SHOWN)
-            answers = [_predict(stack.inference.url, path) for path in files]
-            _say(f"{len(answers)} images classified; waiting for them in the database")
-            logged = _wait_until_logged(stack.logging.url, answers)
-            _print_table(files, answers, logged)
-            missing = len(answers) - len(logged)
-            if missing:
-                raise StepError(f"{missing} predictions did not arrive in the database")
+            show_predictions(stack.inference.url, stack.logging.url, files)
             urls = (stack.inference.url, stack.logging.url)
     except (StepError, httpx.HTTPError) as error:
         _say(f"error: {error}")
@@ -46,6 +40,20 @@ def main() -> int:
     _say(f"  {urls[0]}  (API page, /predict, /predict_image, /health, /ready, /metrics)")
     _say(f"  {urls[1]}  (/log, /stats, /predictions, /health, /ready, /metrics)")
     return 0
+
+
+def show_predictions(inference: str, logging: str, files: Sequence[Path]) -> None:
+    """Classify image files and print what became of each; both services are named by their URL.
+
+    Raises StepError where one was not classified, or did not arrive in the database.
+    """
+    answers = [_predict(inference, path) for path in files]
+    _say(f"{len(answers)} images classified; waiting for them in the database")
+    logged = _wait_until_logged(logging, answers)
+    _print_table(files, answers, logged)
+    missing = len(answers) - len(logged)
+    if missing:
+        raise StepError(f"{missing} predictions did not arrive in the database")
 
 
 def _predict(url: str, path: Path) -> dict[str, Any]:

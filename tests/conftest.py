@@ -19,12 +19,14 @@ from xdist.scheduler import LoadScopeScheduling
 if TYPE_CHECKING:
     from tests.support.models import ModelStore
 
+pytest_plugins = ["tests.images.fixtures"]
+
 _TESTS = Path(__file__).parent
 _WITHOUT_TORCH = "TESTS_WITHOUT_TORCH"
 # All tests in these folders start services or build something.
 _SLOW_FOLDERS = ("chaos", "compose", "crash", "images", "integration")
-# The tests in these share what takes long to make, so one process runs all of them.
-_GROUPED_FOLDERS = ("compose", "images")
+# The tests in these share the images, which take long to make, so one process runs all of them.
+_CONTAINER_FOLDERS = ("compose", "images")
 
 # A busy machine is no reason to fail, and failing inputs belong in the tests, not in a cache.
 settings.register_profile("project", deadline=None, database=None)
@@ -64,7 +66,7 @@ class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no
     def _split_scope(self, nodeid: str) -> str:
         """Return what a test is grouped by; pytest-xdist keeps the tests of a group together."""
         file = Path(nodeid.partition("::")[0])
-        return file.parent.name if file.parent.name in _GROUPED_FOLDERS else str(file)
+        return "containers" if file.parent.name in _CONTAINER_FOLDERS else str(file)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:

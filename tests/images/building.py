@@ -38,13 +38,8 @@ def containerize(engine: Engine, home: Path, name: str, *, backend: str) -> Buil
     """Make one image with a backend; `home` takes the Bentos."""
     command = [sys.executable, "-m", "images.containerize", "--only", name, "--backend", backend]
     command += ["--sbom", str(home / "sbom")]
-    environment = os.environ | engine.environment(build=True) | _SHELL | _torch_wheels()
-    environment |= {
-        "BENTOML_HOME": str(home),
-        "BENTOML_DO_NOT_TRACK": "True",
-        "BASE_IMAGE": BASE_IMAGE,
-        "VERSION": VERSION,
-    }
+    environment = os.environ | engine.environment(build=True) | _SHELL | build_settings()
+    environment |= {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True"}
     finished = subprocess.run(
         command,
         cwd=ROOT,
@@ -63,6 +58,11 @@ def containerize(engine: Engine, home: Path, name: str, *, backend: str) -> Buil
         megabytes=float(size.replace(",", "")),
         bill_of_materials=home / "sbom" / f"{name}-{VERSION}.cdx.json",
     )
+
+
+def build_settings() -> dict[str, str]:
+    """Return the settings that the images are built with; with others they would be built anew."""
+    return {"BASE_IMAGE": BASE_IMAGE, "VERSION": VERSION, **_torch_wheels()}
 
 
 def _torch_wheels() -> dict[str, str]:

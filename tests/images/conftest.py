@@ -1,45 +1,15 @@
-"""Both images, built from the checkout once a run, and what runs around their containers."""
+"""What runs around the containers of both images, which tests/images/fixtures.py builds."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
 from bentos.health.probes import READY_PATH
-from tests.images.base_image import base_archive
-from tests.images.building import BASE_IMAGE, BuiltImages, containerize
+from tests.images.building import BuiltImages
 from tests.images.containers import Container, start_logging
-from tests.images.engine import PACKAGES, Engine, missing
+from tests.images.engine import Engine
 from tests.images.registry import NetworkRegistry
 from tests.support.models import ModelStore
-
-
-@pytest.fixture(scope="session")
-def engine() -> Iterator[Engine]:
-    """podman and buildah, apart from the machine's own."""
-    lacking = missing()
-    if lacking:
-        words = f"images need {', '.join(lacking)} (Debian: {PACKAGES}; root)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(words)
-        pytest.skip(words)
-    Engine.sweep()
-    made = Engine()
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture(scope="session")
-def images(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> BuiltImages:
-    """Both images, one by each backend that works without a daemon."""
-    engine.import_base(base_archive(), BASE_IMAGE)
-    home = tmp_path_factory.mktemp("bentoml")
-    return BuiltImages(
-        logging=containerize(engine, home, "logging_service", backend="buildah"),
-        inference=containerize(engine, home, "inference_service", backend="podman"),
-    )
 
 
 @pytest.fixture(scope="session")

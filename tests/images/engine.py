@@ -155,7 +155,7 @@ class Engine:
         try:
             self.run("pod", "rm", "--all", "--force", "--time=0", check=False)
             self.run("rm", "--all", "--force", "--time=0", "--volumes", check=False)
-            self.run("network", "rm", "--force", NETWORK, check=False)
+            self.run("network", "prune", "--force", check=False)
         finally:
             for point in reversed(_mounts_below(self.directory)):
                 subprocess.run(["umount", "--lazy", point], check=True)
