@@ -110,6 +110,7 @@ containerize: $(STAMP) ## Two OCI images of them (BACKEND=docker|podman|buildah)
 
 render: $(STAMP) ## Write the generated rules, dashboards and pages anew
 	$(BIN)/python -m monitoring.generate
+	$(BIN)/python -m compose.prometheus
 	$(BIN)/python -m docs.generate
 
 deploy: $(STAMP) ## kubectl apply -k k8s/overlays/OVERLAY, and wait for the rollout
