@@ -1,10 +1,13 @@
 """What the database's files are found to be when they change between two looks."""
 
 import sqlite3
+import struct
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from bentos.logging.store.database import PredictionDatabase
 from bentos.logging.store.errors import StoreError, classify
 from bentos.logging.store.files import DatabaseFiles
 
@@ -52,3 +55,19 @@ def test_a_database_that_sqlite_finds_moved_is_missing(tmp_path: Path) -> None:
     failure = classify(failed.value, path)
     assert failure.reason == "missing"
     assert failure.lost
+
+
+@pytest.mark.case(22)
+def test_a_database_that_a_power_cut_left_half_made_is_made_anew(tmp_path: Path) -> None:
+    """Power is cut while SQLite makes the database: the service opens it afterwards."""
+    path = tmp_path / "predictions.db"
+    path.write_bytes(bytes(3_584))
+    # The header of a journal that takes everything back to an empty file: no pages, of 4096 bytes,
+    # in sectors of 512 (https://www.sqlite.org/fileformat2.html#the_rollback_journal).
+    header = bytes.fromhex("d9d505f920a163d7") + struct.pack(">5I", 0, 1, 0, 512, 4_096)
+    (tmp_path / "predictions.db-journal").write_bytes(header.ljust(512, b"\0"))
+    files = DatabaseFiles(path)
+    PredictionDatabase(files, busy_timeout_seconds=1.0).close()
+    files.close()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM predictions").fetchone() == (0,)

@@ -63,6 +63,7 @@ class DatabaseFiles:
         self.path = path
         self.log_path = path.with_name(f"{path.name}-wal")
         self.shared_memory_path = path.with_name(f"{path.name}-shm")
+        self.rollback_path = path.with_name(f"{path.name}-journal")
         self._descriptor: int | None = None
         self._known: _Inodes | None = None
         self._side_descriptors: dict[Path, int] = {}
@@ -223,6 +224,9 @@ class DatabaseFiles:
         After a change, a log that belongs to the former content is renamed first.
         """
         if not self._suspected and os.pread(descriptor, len(_MAGIC), 0) in (_MAGIC, b""):
+            return
+        if self.rollback_path.exists():
+            # A power cut met SQLite while it made the database; it takes that back as it opens it.
             return
         self._suspected = True
         version = _version(descriptor)
