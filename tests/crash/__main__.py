@@ -18,7 +18,7 @@ from tests.crash.workloads import NO_FSYNC, WORKLOADS
 def main() -> int:
     """Look at so many states of each workload, and at as many as it takes of its broken variant."""
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=main.__doc__)
-    parser.add_argument("--states", type=int, default=10_000, help="of each workload (10000)")
+    parser.add_argument("--states", type=int, default=10_100, help="of each workload (10100)")
     parser.add_argument("--seed", type=int, default=1, help="which of them (1)")
     options = parser.parse_args()
     good = True
