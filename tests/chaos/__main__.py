@@ -5,6 +5,7 @@ the page named by `--page`.
 """
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -53,6 +54,8 @@ def main() -> int:
     parser.add_argument("--away", type=float, default=600.0, help="seconds without logging (600)")
     parser.add_argument("--page", type=Path, help="where the table goes, e.g. docs/chaos.md")
     options = parser.parse_args()
+    # SIGTERM ends the run in order: services are stopped and disks unmounted.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
     print(f"seed {options.seed}", flush=True)
     started = time.monotonic()
     plan = [
