@@ -1,3 +1,3 @@
 """Two BentoML services, and the kit of probes that they stand on."""
 
-__version__ = "0.2.0"
+__version__ = "0.1.0"

@@ -1,6 +1,7 @@
 """Settings that every service has, read once from the environment and validated at start."""
 
 import math
+import re
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -10,6 +11,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bentos.health.window import WINDOW_SECONDS
 
+# An address may hold a password.
+_ADDRESS = re.compile("ur[il]$")
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
@@ -135,7 +138,11 @@ def load_settings(kind: type[SettingsT]) -> SettingsT:
 def _is_secret(kind: type[BaseSettings], location: tuple[int | str, ...]) -> bool:
     """Tell whether a setting may hold a secret, which no message shows."""
     field = kind.model_fields.get(str(location[0])) if location else None
-    return field is None or "Secret" in str(field.annotation) or "uri" in str(location[0])
+    return (
+        field is None
+        or "Secret" in str(field.annotation)
+        or _ADDRESS.search(str(location[0])) is not None
+    )
 
 
 def environment_names(kind: type[BaseSettings]) -> frozenset[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from bentos import __version__
 from docs.generate import pages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,6 +20,10 @@ def _name(path: Path) -> str:
 def test_the_generated_pages_agree_with_the_code() -> None:
     for path, content in pages().items():
         assert path.read_text(encoding="utf-8") == content, "run: python -m docs.generate"
+
+
+def test_the_version_is_the_same_wherever_it_stands() -> None:
+    assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
