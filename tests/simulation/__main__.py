@@ -1,4 +1,4 @@
-"""`make simulate`: schedules of faults by the hundred thousand, in virtual time.
+"""`make simulation`: schedules of faults by the hundred thousand, in virtual time.
 
 Exit status: 0 where every promise was kept in all of them, 1 otherwise; the seeds that broke one
 are printed, and `--only SEED` lets one happen again.

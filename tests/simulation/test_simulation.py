@@ -1,4 +1,4 @@
-"""The promises in virtual time, under faults in any order; at length: `make simulate`."""
+"""The promises in virtual time, under faults in any order; at length: `make simulation`."""
 
 from collections.abc import Sequence
 from typing import Any
