@@ -69,18 +69,22 @@ def _service(kind: str, port: int, defaults: Mapping[str, str]) -> Program:
     home.mkdir(parents=True, exist_ok=True)
     target = f"bentos.{kind}.service:{kind.capitalize()}Service"
     command = [sys.executable, "-m", "bentoml", "serve", target]
+    environment = {
+        "LOG_FORMAT": "plain",
+        "DRAIN_SECONDS": "0",
+        "HOST": HOST,
+        **defaults,
+        **os.environ,
+        "BENTOML_HOME": str(home),
+        "BENTOML_DO_NOT_TRACK": "True",
+    }
+    if environment.get("PROBE_PORT") != "0":
+        environment.pop("PROBE_PORT", None)  # one port cannot be both services'
     return Program(
         name=f"{kind}-service",
         command=[*command, "--host", HOST, "--port", str(port)],
         port=port,
         ready_path=READY_PATH,
         port_setting=f"{kind.upper()}_PORT",
-        environment={
-            "LOG_FORMAT": "plain",
-            "DRAIN_SECONDS": "0",
-            **defaults,
-            **os.environ,
-            "BENTOML_HOME": str(home),
-            "BENTOML_DO_NOT_TRACK": "True",
-        },
+        environment=environment,
     )
