@@ -128,6 +128,7 @@ def test_a_database_that_is_too_large_loses_its_oldest_and_gives_the_space_back(
                 ]
             )
         store.wait_for(lambda: path.stat().st_size < limit + (6 << 20))
+        store.wait_for(lambda: used_bytes(path) <= limit)  # after which nothing is deleted
         left = sorted(store.ids())
         total = store.stats(StatsQuery())["total_predictions"]
 
