@@ -23,7 +23,7 @@ from bentos.edge.http import (
     ServiceError,
 )
 from bentos.edge.limits import BodyMemory
-from bentos.health.probes import Answer, Probes
+from bentos.health.probes import METRICS_PATH, Answer, Probes
 from bentos.health.state import ServiceState
 from bentos.health.values import OTHER
 from bentos.process.logs import event, get_logger
@@ -176,12 +176,40 @@ def route_table(routes: Sequence[Route]) -> dict[str, Route]:
     return table
 
 
+class SharedScrape:
+    """Makes one exposition, on a thread, for all who ask for it at the same time.
+
+    It takes some milliseconds, and any client may ask for it on the service's own port: made for
+    each of many, one after the other, it would keep predictions waiting for all of them.
+    """
+
+    def __init__(self, expose: Callable[[], Answer]) -> None:
+        self._expose = expose
+        self._running: asyncio.Task[Answer] | None = None
+        self._next: asyncio.Task[Answer] | None = None
+
+    async def answer(self) -> Answer:
+        """Return an exposition that was begun after this call."""
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_task(self._run())
+        # A client that gives up leaves it to the others.
+        return await asyncio.shield(self._next)
+
+    async def _run(self) -> Answer:
+        if self._running is not None and not self._running.done():
+            await asyncio.wait([self._running])
+        self._running, self._next = self._next, None
+        return await asyncio.to_thread(self._expose)
+
+
 def probe_routes(probes: Probes) -> list[Route]:
     """Return the probes as routes of the service's own port."""
 
+    scrapes = SharedScrape(probes.metrics)
+
     def route(path: str, answer: Callable[[], Answer]) -> Route:
         async def handler(_: Request) -> Response:
-            found = answer()
+            found = await scrapes.answer() if path == METRICS_PATH else answer()
             log = {"reason": found.reason} if found.reason else {}
             return Response(found.body, found.status, found.content_type.encode(), log=log)
 

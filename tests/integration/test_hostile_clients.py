@@ -252,6 +252,29 @@ def test_idle_connections_leave_probes_and_requests_alone(
                 connection.close()
 
 
+def test_many_scrapes_at_once_keep_no_request_waiting(inference: Server) -> None:
+    """16 clients scrape the service's own port without a pause: another client is answered."""
+    ends = time.monotonic() + 4.0
+
+    def scrape() -> None:
+        with httpx.Client(base_url=inference.url, timeout=30.0, trust_env=False) as client:
+            while time.monotonic() < ends:
+                assert client.get("/metrics").status_code == 200
+
+    threads = [threading.Thread(target=scrape) for _ in range(16)]
+    with bare_server() as bare:
+        schedules = [Schedule(url, 0.1, 10.0) for url in (inference.url + "/ready", bare)]
+        with probing(schedules) as answers:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(30.0)
+    ready = [answer.latency for answer in answers if answer.schedule == 0 and answer.status == 200]
+    machine = max(answer.latency for answer in answers if answer.schedule == 1)
+    assert ready
+    assert max(ready) < machine + 0.5, f"{max(ready):.3f} s; a bare socket: {machine:.3f} s"
+
+
 @pytest.mark.case(1)
 @pytest.mark.parametrize(
     "target",
