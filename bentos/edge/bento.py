@@ -21,8 +21,8 @@ from bentos.edge.door import Door, FrontDoor, Route
 from bentos.edge.http import AsgiApp, Receive, Request, Scope, Send
 from bentos.edge.openapi import ApiPage
 from bentos.health.probes import HEALTH_PATH, READY_PATH, Probes
-from bentos.process.lifecycle import end_with_parent
 from bentos.process.logs import configure_logging
+from bentos.process.parent import end_with_parent
 from bentos.process.probe_process import ProbePlan
 from bentos.process.settings import ServiceSettings
 from bentos.process.supervisor import (

@@ -1,11 +1,8 @@
 """A worker's life: its heartbeat, where it listens, and an orderly end."""
 
 import asyncio
-import ctypes
 import logging
-import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -20,7 +17,6 @@ HEARTBEAT_SECONDS = 0.5
 LISTENING = "listening"
 
 _START_SECONDS = 0.02
-_PR_SET_PDEATHSIG = 1
 _logger = get_logger("lifecycle")
 
 
@@ -162,16 +158,3 @@ def running_server() -> uvicorn.Server | None:
     """Return the server that takes this process's SIGTERM; None where none does, as in a test."""
     server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     return server if isinstance(server, uvicorn.Server) else None
-
-
-def end_with_parent(number: signal.Signals, parent: int) -> None:
-    """Have the kernel send this process a signal when its parent ends, however it ends.
-
-    A supervisor that is killed would leave workers behind that keep the port. Linux only:
-    prctl(2), PR_SET_PDEATHSIG.
-    """
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
-    if os.getppid() != parent:
-        os.kill(os.getpid(), number)  # it ended before the kernel was asked

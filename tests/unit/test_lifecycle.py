@@ -124,7 +124,7 @@ time.sleep(600)
 """
 CHILD = """
 import os, signal, time
-from bentos.process.lifecycle import end_with_parent
+from bentos.process.parent import end_with_parent
 end_with_parent(signal.SIGTERM, os.getppid())
 print("asked", flush=True)
 time.sleep(600)

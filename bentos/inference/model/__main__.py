@@ -4,7 +4,6 @@ A worker starts it with its own process id and the descriptors of a stream and o
 and sends the settings first. It ends when the worker closes the stream, or dies.
 """
 
-import ctypes
 import logging
 import os
 import signal
@@ -15,8 +14,8 @@ import threading
 from bentos.inference.channel import Beat, Connection, Progress
 from bentos.inference.settings import InferenceSettings, ModelProcessSettings
 from bentos.process.logs import configure_logging, event, get_logger
+from bentos.process.parent import end_with_parent
 
-_PR_SET_PDEATHSIG = 1
 # Of two that want a core, the worker comes first: it is the one that answers clients.
 _NICENESS = 5
 _BEAT_SECONDS = 1.0
@@ -25,7 +24,7 @@ _BEAT_SECONDS = 1.0
 def main() -> None:
     """Serve the model until the worker goes."""
     parent, stream, progress = (int(argument) for argument in sys.argv[1:])
-    _die_with(parent)
+    end_with_parent(signal.SIGKILL, parent)
     # The worker decides when to stop, after what is in flight; a terminal's Ctrl-C goes to all.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -119,14 +118,6 @@ def _end(status: int) -> None:
     logging.shutdown()
     # Threads that wait for the network would keep the process alive.
     os._exit(status)
-
-
-def _die_with(parent: int) -> None:
-    """End when the worker does, however it ends and whatever is going on here."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        raise SystemExit("the worker is gone")
 
 
 if __name__ == "__main__":
