@@ -83,6 +83,7 @@ class Prediction(msgspec.Struct, frozen=True, gc=False):
     """One prediction; unknown fields of a sender are ignored.
 
     `edge_device_id` may be left to the batch. A device's `prediction_id` is stored once.
+    `traceparent` names the sampled trace in which the prediction was made, none otherwise.
     """
 
     image_id: Name
@@ -97,6 +98,7 @@ class Prediction(msgspec.Struct, frozen=True, gc=False):
     edge_device_id: Identifier | None = None
     prediction_id: Identifier | None = None
     request_id: Identifier | None = None
+    traceparent: Identifier | None = None
 
 
 class Batch(msgspec.Struct, frozen=True, gc=False):

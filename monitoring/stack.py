@@ -129,6 +129,7 @@ def _prometheus(options: Options) -> Program:
             program,
             f"--config.file={local}",
             f"--storage.tsdb.path={data / 'data'}",
+            "--enable-feature=exemplar-storage",
             f"--storage.tsdb.retention.time={RETENTION}",
             f"--web.listen-address={HOST}:{options.prometheus_port}",
         ),

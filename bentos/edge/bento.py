@@ -13,13 +13,13 @@ from typing import Any, ClassVar, Protocol
 import bentoml
 from _bentoml_sdk import Service
 from bentoml._internal.context import server_context
-from opentelemetry import trace
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from starlette.middleware.cors import CORSMiddleware
 
 from bentos.edge.door import Door, FrontDoor, Route
-from bentos.edge.http import AsgiApp, Receive, Request, Scope, Send
+from bentos.edge.http import AsgiApp, Receive, Scope, Send
 from bentos.edge.openapi import ApiPage
+from bentos.edge.traces import SampledTraces, sample_rate
 from bentos.health.probes import HEALTH_PATH, READY_PATH, Probes
 from bentos.process.logs import configure_logging
 from bentos.process.parent import end_with_parent
@@ -157,8 +157,8 @@ class FrontedService(Service[Any]):  # type: ignore[misc]  # BentoML ships no ty
         for middleware in reversed(app.user_middleware):
             if middleware.cls is CORSMiddleware:
                 fronted = CORSMiddleware(fronted, **middleware.kwargs)
-            if middleware.cls is OpenTelemetryMiddleware and _traces(middleware.kwargs):
-                fronted = OpenTelemetryMiddleware(_SpanWithRequestId(fronted), **middleware.kwargs)
+            if middleware.cls is OpenTelemetryMiddleware and sample_rate(middleware.kwargs) > 0:
+                fronted = SampledTraces(fronted, middleware.kwargs)
         return fronted
 
 
@@ -181,28 +181,8 @@ class _PickledCalls:
         await (self._app if pickled else self._fronted)(scope, receive, send)
 
 
-class _SpanWithRequestId:
-    """Writes the request's id into the span around it."""
-
-    def __init__(self, app: AsgiApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            request_id = Request(scope, receive).request_id
-            trace.get_current_span().set_attribute("request_id", request_id)
-            # Later readers of the request find the same id.
-            scope["headers"] = [*scope["headers"], (b"x-request-id", request_id.encode())]
-        await self._app(scope, receive, send)
-
-
 def _passes(path: str) -> bool:
     return path in _BENTOML_PATHS or path.startswith(_BENTOML_FOLDERS)
-
-
-def _traces(options: Mapping[str, Any]) -> bool:
-    """Tell whether any request is traced: without, spans cost a third of the rate for nothing."""
-    return "TraceIdRatioBased{0.0}" not in options["tracer_provider"].sampler.get_description()
 
 
 def service_config(settings: ServiceSettings, *, port: int) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 
 from bentos.edge.http import (
@@ -23,6 +24,7 @@ from bentos.edge.http import (
     ServiceError,
 )
 from bentos.edge.limits import BodyMemory
+from bentos.health.metrics import wants_openmetrics
 from bentos.health.probes import METRICS_PATH, Answer, Probes
 from bentos.health.state import ServiceState
 from bentos.health.values import OTHER
@@ -205,11 +207,18 @@ class SharedScrape:
 def probe_routes(probes: Probes) -> list[Route]:
     """Return the probes as routes of the service's own port."""
 
-    scrapes = SharedScrape(probes.metrics)
+    scrapes = {
+        openmetrics: SharedScrape(partial(probes.metrics, openmetrics=openmetrics))
+        for openmetrics in (False, True)
+    }
 
-    def route(path: str, answer: Callable[[], Answer]) -> Route:
-        async def handler(_: Request) -> Response:
-            found = await scrapes.answer() if path == METRICS_PATH else answer()
+    def route(path: str, answer: Callable[[str], Answer]) -> Route:
+        async def handler(request: Request) -> Response:
+            accept = (request.header(b"accept") or b"").decode("latin-1")
+            if path == METRICS_PATH:
+                found = await scrapes[wants_openmetrics(accept)].answer()
+            else:
+                found = answer(accept)
             log = {"reason": found.reason} if found.reason else {}
             return Response(found.body, found.status, found.content_type.encode(), log=log)
 

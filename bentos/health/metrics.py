@@ -1,34 +1,50 @@
-"""The Prometheus exposition of a state: every declared value, for the whole pod.
+"""The exposition of a state: every declared value, for the whole pod.
 
-prometheus-client writes the text; the numbers are read from the pod's shared memory, so that
-`/metrics` and `/ready` never disagree and any process of the pod can answer.
+prometheus-client writes it, in the Prometheus text format or, where the scraper asks for it, as
+OpenMetrics, which also names the trace that an observation belongs to. The numbers are read from
+the pod's shared memory, so that `/metrics` and `/ready` never disagree and any process of the pod
+can answer.
 """
 
 from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
 )
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 from bentos.health.state import ServiceState
 from bentos.health.values import Family, HistogramValue, Samples
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+def wants_openmetrics(accept: str) -> bool:
+    """Return whether a scraper's `Accept` header names OpenMetrics."""
+    return "application/openmetrics-text" in accept
 
 
-def exposition(state: ServiceState, more: Iterable[tuple[Family, Samples]] = ()) -> bytes:
-    """Return the pod's metrics in the Prometheus text format, version 0.0.4.
+def exposition(
+    state: ServiceState,
+    more: Iterable[tuple[Family, Samples]] = (),
+    *,
+    openmetrics: bool = False,
+) -> tuple[bytes, str]:
+    """Return the pod's metrics and their content type.
 
     `more` are families that the state does not hold, with their samples.
     """
     registry = CollectorRegistry()
     registry.register(_StateCollector(state, more))
-    return generate_latest(registry)
+    if openmetrics:
+        return generate_openmetrics(registry), OPENMETRICS  # type: ignore[no-untyped-call]
+    return generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4
 
 
 class _StateCollector(Collector):
@@ -50,7 +66,7 @@ class _StateCollector(Collector):
                 bound = state.__dict__[declaration.name]
                 family = declaration.family(owner)
                 if isinstance(bound, HistogramValue):
-                    yield self._histogram(family, bound)
+                    yield self._histogram(family, bound, declaration.name)
                 else:
                     yield self._numbers(family, bound.samples())
         for one in owner.computed_values():
@@ -70,11 +86,19 @@ class _StateCollector(Collector):
             metric.add_metric([*constant, *key], value)
         return metric
 
-    def _histogram(self, family: Family, bound: HistogramValue) -> Metric:
+    def _histogram(self, family: Family, bound: HistogramValue, name: str) -> Metric:
         metric = HistogramMetricFamily(family.name, family.help, labels=family.labels)
         constant = self._constant(family)
+        exemplars = {
+            upper: Exemplar({"trace_id": trace_id}, amount, moment)
+            for upper, (trace_id, amount, moment) in self._state.exemplars(name).items()
+        }
         for key, buckets, total in bound.series():
-            metric.add_metric([*constant, *key], buckets, total)
+            marked = [
+                (upper, count, exemplars[upper]) if upper in exemplars else (upper, count)
+                for upper, count in buckets
+            ]
+            metric.add_metric([*constant, *key], marked, total)
         return metric
 
 

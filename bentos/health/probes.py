@@ -8,7 +8,7 @@ from typing import Any
 
 from bentos.health.checks import Check, Verdict, judge
 from bentos.health.encoding import encode_json
-from bentos.health.metrics import CONTENT_TYPE, exposition
+from bentos.health.metrics import exposition, wants_openmetrics
 from bentos.health.state import ServiceState, verdict_families
 from bentos.health.values import Family, Samples
 
@@ -43,9 +43,13 @@ class Probes:
     readiness: Sequence[Check]
     describe: Callable[[Any], Mapping[str, object]]
 
-    def answers(self) -> dict[str, Callable[[], Answer]]:
-        """Return what makes the answer for each path."""
-        return {HEALTH_PATH: self.health, READY_PATH: self.ready, METRICS_PATH: self.metrics}
+    def answers(self) -> dict[str, Callable[[str], Answer]]:
+        """Return by path what makes the answer for a request's `Accept` header."""
+        return {
+            HEALTH_PATH: lambda _: self.health(),
+            READY_PATH: lambda _: self.ready(),
+            METRICS_PATH: lambda accept: self.metrics(openmetrics=wants_openmetrics(accept)),
+        }
 
     def live(self) -> Verdict:
         """Judge liveness: whether only a restart would help."""
@@ -86,10 +90,11 @@ class Probes:
         content = encode_json({**body, **verdict.details, **described, **body, **end})
         return Answer(200 if verdict.passed else 503, content, reason=verdict.reason)
 
-    def metrics(self) -> Answer:
+    def metrics(self, *, openmetrics: bool = False) -> Answer:
         """Answer a scrape with the pod's metrics; 500 where they cannot be read."""
         try:
-            return Answer(200, exposition(self.state, self._verdict_samples()), CONTENT_TYPE)
+            verdict = self._verdict_samples()
+            return Answer(200, *exposition(self.state, verdict, openmetrics=openmetrics))
         except Exception:
             _logger.exception("the metrics cannot be read")
             body = {"error": "the metrics cannot be read; the log says why"}

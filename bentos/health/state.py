@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Literal
 
 from bentos.health.pod import TEXT_BYTES, Clock, Layout, PodMemory, Row, encode_text
 from bentos.health.values import (
+    EXEMPLARS,
     NAMES,
     OTHER,
     Computed,
@@ -40,6 +41,8 @@ _NAME_CHARACTERS = 100
 # Of a row's text: the names of places in histograms together, and each section.
 _NAMES_BYTES = TEXT_BYTES // 4
 _SECTION_BYTES = TEXT_BYTES // 8
+# A bucket's exemplar is replaced when it is older: every change writes the row's whole text.
+_EXEMPLAR_SECONDS = 1.0
 PROBES = ("health", "ready", "metrics")
 _STATUSES = (
     *("200", "400", "401", "404", "405", "408", "409", "413", "415", "422", "429"),
@@ -115,7 +118,10 @@ class ServiceState:
         self.pod = PodMemory(directory / "pod.state", layout, workers=workers, clock=clock)
         self.row: Row = self.pod.rows[max(worker, 0) - 1]
         # Which name has which place outlives the worker, as the counts do that stand there.
-        self._texts: dict[str, object] = {NAMES: self.row.read_text().get(NAMES) or {}}
+        self._texts: dict[str, object] = {
+            NAMES: self.row.read_text().get(NAMES) or {},
+            EXEMPLARS: {},
+        }
         if worker >= 0:
             self.pod.claim(worker)
             self.row.write_text(self._texts)
@@ -218,6 +224,26 @@ class ServiceState:
             names.append(name)
             self.row.write_text(self._texts)
         return names.index(name)
+
+    def keep_exemplar(self, histogram: str, bound: str, trace_id: str, amount: float) -> None:
+        """Keep an observation of a trace for its bucket, unless that has a recent one."""
+        kept: dict[str, dict[str, list[object]]] = self._texts[EXEMPLARS]  # type: ignore[assignment]
+        by_bound = kept.setdefault(histogram, {})
+        now = time.time()
+        last: Any = by_bound.get(bound)
+        if last is None or abs(now - last[2]) > _EXEMPLAR_SECONDS:
+            by_bound[bound] = [trace_id, amount, now]
+            self.row.write_text(self._texts)
+
+    def exemplars(self, histogram: str) -> dict[str, tuple[str, float, float]]:
+        """Return by upper bound the last trace's id, its observation and when, in Unix seconds."""
+        found: dict[str, tuple[str, float, float]] = {}
+        for row in self.pod.workers:
+            kept: Any = row.read_text().get(EXEMPLARS) or {}
+            for bound, (trace_id, amount, moment) in kept.get(histogram, {}).items():
+                if bound not in found or moment > found[bound][2]:
+                    found[bound] = (trace_id, amount, moment)
+        return found
 
     def count_request(self, route: str, status: str) -> None:
         """Count an answered request, under `other` where its route or status is not declared."""

@@ -25,8 +25,10 @@ _COMBINE: dict[str, Callable[[list[float]], float]] = {"sum": sum, "max": max, "
 # Label value for a path that is no route, a status or a name that has no place: the values
 # themselves would make series without bound.
 OTHER = "other"
-# Section of a row's text: which names have which places in histograms with `names`.
+# Sections of a row's text: which names have which places in histograms with `names`, and by
+# histogram and upper bound the last observation that belongs to a trace.
 NAMES = "names"
+EXEMPLARS = "exemplars"
 
 
 @dataclass(frozen=True)
@@ -240,6 +242,7 @@ class HistogramValue(BoundValue):
         super().__init__(state, declaration)
         self._labelled = bool(declaration.labels) and position is None
         self._buckets = declaration.buckets
+        self._bounds = [*(str(bound) for bound in self._buckets), "+Inf"]
         self._width = declaration.cells_each()
         self._first = self._start + (position or 0) * self._width
         self._children: dict[str | tuple[str, ...], HistogramValue] = {}
@@ -263,16 +266,23 @@ class HistogramValue(BoundValue):
             self._children[key] = child
         return child
 
-    def observe(self, amount: float) -> None:
-        """Count an observation, safely from any thread of this process."""
+    def observe(self, amount: float, trace_id: str | None = None) -> None:
+        """Count an observation, safely from any thread of this process.
+
+        One of a histogram without labels may belong to a trace, whose id (32 hexadecimal digits)
+        is then its bucket's exemplar.
+        """
         if self._labelled:
             raise self._without_labels()
         bucket = bisect_left(self._buckets, amount)
         self._row.add_at((self._first + bucket, 1), (self._first + self._width - 1, amount))
+        if trace_id is not None:
+            self._state.keep_exemplar(
+                self._declaration.name, self._bounds[bucket], trace_id, amount
+            )
 
     def series(self) -> Iterator[tuple[tuple[str, ...], list[tuple[str, float]], float]]:
         """Yield label values, cumulated buckets and the sum of each combination, over the pod."""
-        bounds = [*(str(bound) for bound in self._buckets), "+Inf"]
         sums: dict[tuple[str, ...], list[float]] = {}
         for row in self._state.pod.rows:
             cells = row.values(self._declaration.name)
@@ -284,7 +294,7 @@ class HistogramValue(BoundValue):
                 )
         for key, cells_of_key in sums.items():
             counts = accumulate(cells_of_key[:-1])
-            yield key, list(zip(bounds, counts, strict=True)), cells_of_key[-1]
+            yield key, list(zip(self._bounds, counts, strict=True)), cells_of_key[-1]
 
     def _keys_of(self, row: Row) -> Iterable[tuple[int, tuple[str, ...]]]:
         if not self._histogram.names:

@@ -8,6 +8,7 @@ from functools import partial
 from bentos.edge.door import Door, Route
 from bentos.edge.http import Request, Response, json_response
 from bentos.edge.tokens import Tokens
+from bentos.edge.traces import span, trace_id, traceparent
 from bentos.health.encoding import encode_json
 from bentos.health.probes import Probes
 from bentos.inference.channel import Input, ModelProcess
@@ -134,7 +135,11 @@ class InferenceApp:
     ) -> dict[str, object]:
         if self._delivery is not None:
             self._delivery.check()
-        prediction = await self._engine.predict(given)
+        with span("model") as of_model:
+            prediction = await self._engine.predict(given)
+            of_model.set_attributes(
+                {"batch_size": prediction.batch_size, "model_seconds": prediction.model_seconds}
+            )
         seconds = time.perf_counter() - started
         prediction_id = new_prediction_id()
         if self._delivery is not None:
@@ -144,9 +149,12 @@ class InferenceApp:
                 image_id=image_id or prediction_id,
                 request_id=request_id,
             )
-            await self._delivery.put(encode_json(record))
+            if (parent := traceparent()) is not None:
+                record["traceparent"] = parent
+            with span("outbox"):
+                await self._delivery.put(encode_json(record))
         self.state.record_prediction()
-        self.state.duration.observe(seconds)
+        self.state.duration.observe(seconds, trace_id())
         self.state.confidence[prediction.class_name].observe(prediction.confidence)
         return prediction.answer(prediction_id, seconds * 1000)
 

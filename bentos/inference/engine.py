@@ -34,11 +34,13 @@ _GENERATIONS_KNOWN = 4
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the model said of one input, and which model said it."""
+    """What the model said of one input, which model said it, and in which batch."""
 
     class_index: int
     probabilities: NDArray[np.float32]
     model: ServedModel
+    batch_size: int = 1
+    model_seconds: float = 0.0
 
     @property
     def confidence(self) -> float:
@@ -248,7 +250,7 @@ class Engine:
             return
         numbered = zip(answers.ids, answers.classes, answers.rows(), strict=True)
         done = [
-            (job.answer, Prediction(index, row, model))
+            (job.answer, Prediction(index, row, model, answers.inputs, answers.seconds))
             for identifier, index, row in numbered
             if (job := self._taken_back(identifier)) is not None
         ]

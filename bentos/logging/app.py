@@ -4,10 +4,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 
 from bentos.edge.door import Door, Handler, Route
 from bentos.edge.http import Request, Response, ServiceError, json_response
 from bentos.edge.tokens import Tokens
+from bentos.edge.traces import record_span
 from bentos.health.probes import Probes
 from bentos.kit import Kit
 from bentos.logging.request import BatchParser, parse_page_query, parse_stats_query
@@ -20,9 +22,12 @@ from bentos.logging.state import (
     LoggingState,
 )
 from bentos.logging.store import Retention, Store, StoreError
+from bentos.logging.store.schema import StoredPrediction
 from bentos.process.probe_process import ProbePlan
 
 _SWITCH_INTERVAL_SECONDS = 0.0005
+# Of a batch, this many predictions get a span: a client may say that all of them are sampled.
+_MAX_TRACED = 100
 _DATABASE_REASONS = ("database_not_initialized", "database_not_accessible")
 
 
@@ -84,6 +89,7 @@ class LoggingApp:
         if refusal is not None:
             self.state.record_refusal(refusal.reason)
             raise refusal
+        received = time.time()
         batch = await self._parser.parse(body, request_id=request_id)
         try:
             stored = await self._store.store(batch.rows)
@@ -95,6 +101,7 @@ class LoggingApp:
                 f" {failure.reason}",
                 headers={"Retry-After": "2"},
             ) from failure
+        _trace(batch.rows, received)
         return {
             "status": "success",
             "predictions_stored": stored.predictions,
@@ -169,3 +176,16 @@ class LoggingApp:
         # A batch that the database refused is an error, not a refusal; `log` tells them apart.
         if reason not in _DATABASE_REASONS:
             self.state.record_refusal(reason)
+
+
+def _trace(rows: Sequence[StoredPrediction], received: float) -> None:
+    """Record in the trace of each sampled prediction that it is stored now."""
+    traced = (row for row in rows if row.traceparent is not None)
+    for row in islice(traced, _MAX_TRACED):
+        attributes: dict[str, str | float] = {
+            "prediction_id": row.prediction_id or "",
+            "waited_seconds": round(received - row.timestamp, 6),
+        }
+        record_span(
+            LOG_PATH, str(row.traceparent), start=received, end=time.time(), attributes=attributes
+        )

@@ -131,12 +131,12 @@ def probe_app(probes: Probes) -> Starlette:
     """Return the app that answers the three probes, and counts how it did."""
     state = probes.state
 
-    def route(path: str, answer: Callable[[], Answer]) -> Route:
+    def route(path: str, answer: Callable[[str], Answer]) -> Route:
         probe = path.removeprefix("/")
 
-        async def endpoint(_: Request) -> Response:
+        async def endpoint(request: Request) -> Response:
             started = time.perf_counter()
-            found = answer()
+            found = answer(request.headers.get("accept", ""))
             state.http_requests[path, str(found.status)].add()
             state.probe_duration[probe, str(found.status)].observe(time.perf_counter() - started)
             return Response(found.body, found.status, media_type=found.content_type)

@@ -1,21 +1,17 @@
 """What a user of BentoML expects of a service works for ours as well, front door or not."""
 
 import asyncio
-import json
 import ssl
 import subprocess
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import bentoml
 import httpx
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from tests.support.collector import Collector, bentoml_settings, collecting
 from tests.support.inference import TARGET, channel, start_inference
 from tests.support.models import COLOUR_CLASSES, COLOURS, ModelStore
 from tests.support.servers import ROOT, Server, start_service
@@ -38,53 +34,6 @@ class Caller:
 """
 
 
-class Collector:
-    """An OTLP collector over HTTP that keeps the spans it gets."""
-
-    def __init__(self) -> None:
-        self.spans: list[dict[str, Any]] = []
-        collector = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                content = self.rfile.read(int(self.headers["Content-Length"]))
-                collector.take(ExportTraceServiceRequest.FromString(content))
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                return
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1/traces"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def take(self, request: ExportTraceServiceRequest) -> None:
-        for resource in request.resource_spans:
-            for scope in resource.scope_spans:
-                for span in scope.spans:
-                    attributes = {one.key: one.value.string_value for one in span.attributes}
-                    found = {"name": span.name, "trace": span.trace_id.hex(), **attributes}
-                    self.spans.append(found)
-
-
-@contextmanager
-def collecting() -> Iterator[Collector]:
-    collector = Collector()
-    try:
-        yield collector
-    finally:
-        collector.server.shutdown()
-
-
-def config(directory: Path, **settings: object) -> dict[str, str]:
-    """Write a configuration file of BentoML's and return the variable that names it."""
-    path = directory / "bentoml.yaml"
-    path.write_text(json.dumps({"services": settings}))
-    return {"BENTOML_CONFIG": str(path)}
-
-
 @pytest.fixture(scope="module")
 def inference(
     model_store: ModelStore, tmp_path_factory: pytest.TempPathFactory
@@ -92,13 +41,9 @@ def inference(
     """The inference service with traces and CORS as BentoML's own configuration sets them."""
     directory = tmp_path_factory.mktemp("bentoml-ways")
     with collecting() as collector:
-        env = config(
+        env = bentoml_settings(
             directory,
-            tracing={
-                "exporter_type": "otlp",
-                "sample_rate": 1.0,
-                "otlp": {"protocol": "http", "endpoint": collector.url},
-            },
+            tracing=collector.tracing(sample_rate=1.0),
             http={
                 "cors": {
                     "enabled": True,
@@ -108,9 +53,7 @@ def inference(
             },
         )
         uri = model_store.copy(directory).tracking_uri
-        with start_inference(
-            directory, uri, env={**env, "OTEL_BSP_SCHEDULE_DELAY": "200"}
-        ) as server:
+        with start_inference(directory, uri, env=env) as server:
             server.wait_until_ready()
             yield server, collector
 
@@ -126,13 +69,8 @@ def test_a_request_is_a_span_with_its_id_in_the_trace_of_its_client(
         "X-Request-ID": f"request-of{path}",
     }
     server.post(path, json={"data": channel(1)}, headers=headers)
-    server.wait_until(
-        lambda: any(one.get("request_id") == f"request-of{path}" for one in collector.spans),
-        "the span",
-        seconds=20,
-    )
-    (span,) = [one for one in collector.spans if one.get("request_id") == f"request-of{path}"]
-    assert span["trace"] == trace
+    span = collector.wait_for(lambda one: one.attributes.get("request_id") == f"request-of{path}")
+    assert span.trace_id == trace
 
 
 def test_bentomls_cors_setting_holds_for_the_services_own_routes(

@@ -250,6 +250,7 @@ def _prometheus(directory: Path, targets: Mapping[str, str], alertmanager: int) 
             find_program(PROMETHEUS_PROGRAMS, _GET),
             f"--config.file={path}",
             f"--storage.tsdb.path={directory / 'series'}",
+            "--enable-feature=exemplar-storage",
             f"--web.listen-address=127.0.0.1:{port}",
             # An alert that ended is sent at once, not after the real intervals.
             "--rules.alert.resend-delay=1s",

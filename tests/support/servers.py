@@ -59,9 +59,11 @@ class Server(local.process.Server):
         """Send a GET request."""
         return self.http.get(path, **options)
 
-    def probe(self, path: str, *, seconds: float = 10.0) -> httpx.Response:
+    def probe(
+        self, path: str, *, seconds: float = 10.0, headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
         """Ask the probe process, over a connection of its own as the kubelet does."""
-        return httpx.get(self.probe_url + path, timeout=seconds, trust_env=False)
+        return httpx.get(self.probe_url + path, headers=headers, timeout=seconds, trust_env=False)
 
     def post(self, path: str, **options: Any) -> httpx.Response:
         """Send a POST request."""

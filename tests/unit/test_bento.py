@@ -32,6 +32,7 @@ from uvicorn.server import ServerState
 
 from bentos.edge import bento
 from bentos.edge.bento import worker_index
+from bentos.edge.traces import sample_rate
 from bentos.process.lifecycle import running_server
 from tests.support.servers import ROOT
 
@@ -141,10 +142,9 @@ class TestBentoML:
         assert worker_index() == 1
 
     def test_a_sampler_says_the_share_that_it_takes(self) -> None:
-        for share, traced in ((0.0, False), (0.5, True), (1.0, True)):
-            sampler = ParentBased(TraceIdRatioBased(share))
-            provider = TracerProvider(sampler=sampler)
-            assert bento._traces({"tracer_provider": provider}) is traced
+        for share in (0.0, 1e-7, 0.5, 1.0):
+            provider = TracerProvider(sampler=ParentBased(TraceIdRatioBased(share)))
+            assert sample_rate({"tracer_provider": provider}) == share
 
     def test_calls_between_services_have_the_media_type_that_is_handed_on(self) -> None:
         assert PickleSerde.media_type.encode() == bento._PICKLE, changed(

@@ -126,7 +126,7 @@ def test_a_route_of_the_service_is_answered_at_the_door(house: House) -> None:
 def test_what_is_no_route_goes_through_and_makes_no_series(house: House) -> None:
     for path in ("/", "/task/", "/TASK", "/docs.json", "/zzz123"):
         assert house.ask(path).status == 418
-    assert b"zzz123" not in exposition(house.state)
+    assert b"zzz123" not in exposition(house.state)[0]
 
 
 def test_what_nobody_has_is_a_404_in_the_one_error_shape_under_one_label(house: House) -> None:
@@ -139,7 +139,7 @@ def test_what_nobody_has_is_a_404_in_the_one_error_shape_under_one_label(house: 
         assert "/task" in answer.json["error"]
         assert len(answer.json["error"]) < 200
     assert house.requests("other", 404) == 3
-    assert b"zzz123" not in exposition(house.state)
+    assert b"zzz123" not in exposition(house.state)[0]
     assert (house.failures, house.refusals) == ([], [])
 
 
@@ -271,7 +271,7 @@ def test_a_probe_is_timed_by_the_status_it_got(house: House) -> None:
     house.ask("/ready", method="GET")
     counts = {
         sample.labels["status"]: sample.value
-        for family in text_string_to_metric_families(exposition(house.state).decode())
+        for family in text_string_to_metric_families(exposition(house.state)[0].decode())
         for sample in family.samples
         if sample.name == "probe_duration_seconds_count" and sample.labels["probe"] == "ready"
     }

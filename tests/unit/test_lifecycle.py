@@ -40,7 +40,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixtur
 def delays(state: ServiceState) -> dict[str, float]:
     return {
         sample.labels["le"]: sample.value
-        for family in text_string_to_metric_families(exposition(state).decode())
+        for family in text_string_to_metric_families(exposition(state)[0].decode())
         for sample in family.samples
         if sample.name == "event_loop_delay_seconds_bucket"
     }

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_openmetrics,
+)
 from prometheus_client.parser import text_string_to_metric_families
 
 from bentos.health.probes import Probes
@@ -126,6 +129,23 @@ def test_promtool_finds_nothing(probes: Probes) -> None:
     exposed = {one.name for one in text_string_to_metric_families(text.decode())}
     assert {family.name.removesuffix("_total") for family in probes.state.families()} == exposed
     assert lint(text) == ""
+
+
+def test_openmetrics_says_the_same_and_names_the_trace_of_an_observation(probes: Probes) -> None:
+    state = probes.state
+    if isinstance(state, InferenceState):
+        state.duration.observe(0.003, "0af7651916cd43dd8448eb211c80319c")
+    plain = samples(probes.metrics().body)
+    answer = probes.metrics(openmetrics=True)
+    families = [*parse_openmetrics(answer.body.decode())]  # type: ignore[no-untyped-call]
+    assert answer.content_type.startswith("application/openmetrics-text")
+    found = [one for family in families for one in family.samples]
+    assert {(one.name, frozenset(one.labels.items())) for one in found} == set(plain)
+    exemplars = [(one.labels["le"], one.exemplar) for one in found if one.exemplar]
+    if isinstance(state, InferenceState):
+        ((upper, exemplar),) = exemplars
+        assert (upper, exemplar.value) == ("0.005", 0.003)
+        assert exemplar.labels == {"trace_id": "0af7651916cd43dd8448eb211c80319c"}
 
 
 def test_promtool_would_find_something() -> None:

@@ -75,7 +75,7 @@ def read(state: ServiceState) -> dict[tuple[str, frozenset[tuple[str, str]]], fl
     """Return every sample as Prometheus's own parser reads it."""
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(exposition(state).decode())
+        for family in text_string_to_metric_families(exposition(state)[0].decode())
         for sample in family.samples
     }
 
@@ -170,7 +170,7 @@ class TestGauge:
 
     def test_one_without_a_metric_is_not_exposed(self, state: Factory) -> None:
         state.hidden.set(1)
-        assert "hidden" not in exposition(state).decode()
+        assert "hidden" not in exposition(state)[0].decode()
 
 
 class TestHistogram:

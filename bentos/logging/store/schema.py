@@ -92,8 +92,10 @@ INSERT = (
     f"INSERT INTO predictions ({', '.join(one.name for one in COLUMNS)})"  # noqa: S608 - own names
     f" VALUES ({', '.join('CAST(? AS TEXT)' if one.is_json else '?' for one in COLUMNS)})"
 )
-# What a device sends again when it sends a prediction again; the request is another one.
-_CONTENT = tuple(field for field in Prediction.__struct_fields__ if field != "request_id")
+# What a device sends again when it sends a prediction again; request and trace are other ones.
+_CONTENT = tuple(
+    field for field in Prediction.__struct_fields__ if field not in ("request_id", "traceparent")
+)
 _HELD = {field.name: held_type(field.type) for field in _fields(Prediction)}
 
 
