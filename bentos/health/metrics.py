@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 from bentos.health.state import ServiceState
-from bentos.health.values import Family, HistogramValue, Samples
+from bentos.health.values import Family, Histogram, Samples
 
 
 def wants_openmetrics(accept: str) -> bool:
@@ -61,14 +61,12 @@ class _StateCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield each family with its present samples."""
         state, owner = self._state, type(self._state)
-        for declaration in owner.declarations():
-            if declaration.metric:
-                bound = state.__dict__[declaration.name]
-                family = declaration.family(owner)
-                if isinstance(bound, HistogramValue):
-                    yield self._histogram(family, bound, declaration.name)
-                else:
-                    yield self._numbers(family, bound.samples())
+        for declared in filter(lambda one: one.metric, owner.declarations()):
+            value, family = getattr(state, declared.name), declared.family(owner)
+            if isinstance(value, Histogram):
+                yield self._histogram(family, value)
+            else:
+                yield self._numbers(family, value.samples())
         for one in owner.computed_values():
             found = one.method(state)
             yield self._numbers(one.family(owner), _as_samples(found))
@@ -86,14 +84,14 @@ class _StateCollector(Collector):
             metric.add_metric([*constant, *key], value)
         return metric
 
-    def _histogram(self, family: Family, bound: HistogramValue, name: str) -> Metric:
+    def _histogram(self, family: Family, value: Histogram) -> Metric:
         metric = HistogramMetricFamily(family.name, family.help, labels=family.labels)
         constant = self._constant(family)
         exemplars = {
             upper: Exemplar({"trace_id": trace_id}, amount, moment)
-            for upper, (trace_id, amount, moment) in self._state.exemplars(name).items()
+            for upper, (trace_id, amount, moment) in self._state.exemplars(value.name).items()
         }
-        for key, buckets, total in bound.series():
+        for key, buckets, total in value.series():
             marked = [
                 (upper, count, exemplars[upper]) if upper in exemplars else (upper, count)
                 for upper, count in buckets

@@ -29,10 +29,10 @@ from bentos.health.values import (
     OTHER,
     Computed,
     Counter,
-    Declaration,
     Family,
     Gauge,
     Histogram,
+    Value,
     computed,
 )
 from bentos.health.window import WINDOW_SECONDS, Outcomes, sum_outcomes
@@ -129,9 +129,9 @@ class ServiceState:
             self.__dict__[one.name] = one.bind(self)
 
     @classmethod
-    def declarations(cls) -> list[Declaration[Any]]:
+    def declarations(cls) -> list[Value]:
         """Return all declared values, the base class's first."""
-        return [one for one in _attributes(cls) if isinstance(one, Declaration)]
+        return [one for one in _attributes(cls) if isinstance(one, Value)]
 
     @classmethod
     def computed_values(cls) -> "list[Computed[Any]]":

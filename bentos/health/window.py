@@ -86,9 +86,5 @@ class ErrorWindow:
 
 def sum_outcomes(windows: Iterable[ErrorWindow]) -> Outcomes:
     """Return the outcomes of several windows, a pod's workers, taken together."""
-    successes = errors = 0
-    for window in windows:
-        outcomes = window.outcomes()
-        successes += outcomes.successes
-        errors += outcomes.errors
-    return Outcomes(successes=successes, errors=errors)
+    found = [window.outcomes() for window in windows]
+    return Outcomes(sum(one.successes for one in found), sum(one.errors for one in found))
