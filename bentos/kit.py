@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bentos.edge.door import Door, FrontDoor, Route, probe_routes, route_table
-from bentos.edge.http import AsgiApp, Receive, Scope, Send
-from bentos.edge.limits import BodyMemory
+from bentos.edge.http import AsgiApp, BodyMemory, Receive, Scope, Send
 from bentos.edge.protocol import use_bounded_protocol
 from bentos.health import checks
 from bentos.health.checks import Check, required

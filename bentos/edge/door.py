@@ -15,6 +15,7 @@ from time import perf_counter
 from bentos.edge.http import (
     CLOSE,
     AsgiApp,
+    BodyMemory,
     ClientDisconnected,
     Receive,
     Request,
@@ -23,7 +24,6 @@ from bentos.edge.http import (
     Send,
     ServiceError,
 )
-from bentos.edge.limits import BodyMemory
 from bentos.health.metrics import wants_openmetrics
 from bentos.health.probes import METRICS_PATH, Answer, Probes
 from bentos.health.state import ServiceState

@@ -11,7 +11,6 @@ from uuid import uuid4
 
 import orjson
 
-from bentos.edge.limits import BodyMemory, Reservation
 from bentos.health.encoding import encode_json
 
 Scope: TypeAlias = dict[str, Any]
@@ -24,6 +23,7 @@ AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 _DISCARD_SECONDS = 5.0
 _DISCARD_BYTES = 1 << 29
 _REQUEST_ID_LENGTH = 128
+FREE_BYTES = 65_536
 _GZIP = (b"gzip", b"x-gzip")  # the same (RFC 9110, 8.4.1.3)
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
 CLOSE = {"Connection": "close"}
@@ -93,15 +93,33 @@ def json_response(
     )
 
 
+class BodyMemory:
+    """How much memory the bodies of all requests of a worker may take together.
+
+    The first FREE_BYTES of each are not counted, or a few large ones would keep all small ones out.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.reserved = 0
+
+    def reserve(self, size: int) -> bool:
+        """Reserve `size` bytes; False, and nothing reserved, where the limit does not allow it."""
+        allowed = self.reserved + size <= self.limit
+        self.reserved += size if allowed else 0
+        return allowed
+
+
 class Request:
     """One HTTP request; its body is read once and counts in `memory` until `release`."""
 
-    __slots__ = ("_receive", "_request_id", "_reservation", "receiving", "scope")
+    __slots__ = ("_memory", "_receive", "_request_id", "_reserved", "receiving", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, memory: BodyMemory | None = None) -> None:
         self.scope = scope
         self._receive = receive
-        self._reservation = Reservation(memory)
+        self._memory = memory
+        self._reserved = 0
         self._request_id: str | None = None
         # Whether the service waits for the client to send, and not the client for the service.
         self.receiving = False
@@ -174,13 +192,21 @@ class Request:
 
     def release(self) -> None:
         """Give the body's memory back: nothing holds the body any more."""
-        self._reservation.release()
+        if self._memory is not None:
+            self._memory.reserved -= self._reserved
+            self._reserved = 0
 
     def _reserve(self, size: int, limit: int) -> ServiceError | None:
         """Reserve memory for `size` received bytes; return the 413 or 429 to answer, or None."""
         if size > limit:
             return _too_large(limit)
-        return None if self._reservation.grow(size) else _no_memory()
+        needed = max(0, size - FREE_BYTES - self._reserved)
+        if self._memory is None or not needed:
+            return None
+        if not self._memory.reserve(needed):
+            return _no_memory()
+        self._reserved += needed
+        return None
 
     async def _decoded(self, body: bytes, limit: int) -> bytes:
         """Return what a gzip body holds; no byte beyond the limit is ever decoded."""

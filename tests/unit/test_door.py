@@ -12,8 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bentos.edge.door import Door, FrontDoor, Route, probe_routes, route_table
-from bentos.edge.http import Request, Response, ServiceError, json_response
-from bentos.edge.limits import BodyMemory
+from bentos.edge.http import BodyMemory, Request, Response, ServiceError, json_response
 from bentos.health.metrics import exposition
 from bentos.health.probes import Probes
 from bentos.health.state import ServiceState

@@ -9,13 +9,14 @@ import zlib
 import pytest
 
 from bentos.edge.http import (
+    FREE_BYTES,
+    BodyMemory,
     ClientDisconnected,
     Request,
     ServiceError,
     json_response,
     parse_json,
 )
-from bentos.edge.limits import FREE_BYTES, BodyMemory
 from tests.support.requests import DISCONNECT, Client, chunk, request, scope
 
 LIMIT = 10
