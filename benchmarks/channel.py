@@ -119,7 +119,7 @@ class Channel:
         answers = Answers(1, len(ids), 0.001, list(ids), list(classes), rows.tobytes())
         self._model.send(answers)
 
-    def hear(self) -> tuple[list[int], list[int], NDArray[np.float32]]:
+    def hear(self) -> tuple[list[int], list[int], list[Sequence[float]]]:
         self._reader.received(self._worker.recv_into(self._reader.room()))
         (answers,) = self._reader
         if not isinstance(answers, Answers):

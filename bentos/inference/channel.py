@@ -19,15 +19,13 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from bentos.edge.http import ServiceError
 from bentos.inference.model.spec import ServedModel
@@ -106,9 +104,11 @@ class Answers(_Message, tag=3):
     classes: list[int] = []
     probabilities: bytes = b""
 
-    def rows(self) -> NDArray[np.float32]:
-        """Return the probabilities [inputs, classes of the model]."""
-        return np.frombuffer(self.probabilities, np.float32).reshape(len(self.ids), -1)
+    def rows(self) -> list[Sequence[float]]:
+        """Return the probabilities of each input, one for each class of the model."""
+        numbers = memoryview(self.probabilities).cast("f")
+        width = len(numbers) // max(1, len(self.ids))
+        return [numbers[at : at + width] for at in range(0, len(numbers), width)]
 
 
 class Deferred(_Message, tag=4):

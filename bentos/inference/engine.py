@@ -4,10 +4,8 @@ import asyncio
 import os
 import time
 from binascii import hexlify
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from bentos.edge.http import RETRY_LATER, ServiceError
 from bentos.inference.channel import (
@@ -37,14 +35,14 @@ class Prediction:
     """What the model said of one input, which model said it, and in which batch."""
 
     class_index: int
-    probabilities: NDArray[np.float32]
+    probabilities: Sequence[float]
     model: ServedModel
     batch_size: int = 1
     model_seconds: float = 0.0
 
     @property
     def confidence(self) -> float:
-        return float(self.probabilities[self.class_index])
+        return self.probabilities[self.class_index]
 
     @property
     def class_name(self) -> str:
@@ -88,7 +86,7 @@ class Prediction:
                 }
             ],
             "defect_detected": self.defect,
-            "confidence_scores": [round(score, 6) for score in self.probabilities.tolist()],
+            "confidence_scores": [round(score, 6) for score in self.probabilities],
         }
 
 

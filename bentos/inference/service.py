@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import bentoml
 from bentoml.validators import ContentType
@@ -11,8 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from bentos import __version__
 from bentos.edge.bento import FrontedInstance, FrontedService, service_config
 from bentos.edge.openapi import JSON, ApiPage, Content, Operation
-from bentos.inference.app import InferenceApp
-from bentos.inference.request import TENSOR
 from bentos.inference.settings import InferenceSettings
 from bentos.inference.state import (
     PREDICT_IMAGE_PATH,
@@ -23,6 +21,9 @@ from bentos.inference.state import (
 from bentos.process.image import service_image, torch_wheels
 from bentos.process.probe_process import ProbePlan
 from bentos.process.settings import load_settings, writable_directory
+
+if TYPE_CHECKING:
+    from bentos.inference.app import InferenceApp
 
 settings = load_settings(InferenceSettings)
 
@@ -78,7 +79,7 @@ class Inference(FrontedInstance):
 
     service = SERVICE_NAME
     settings = settings
-    app: ClassVar[InferenceApp]
+    app: ClassVar["InferenceApp"]
     api = ApiPage(
         title="Inference service",
         version=__version__,
@@ -90,7 +91,10 @@ class Inference(FrontedInstance):
                 "Classify one input",
                 body=[
                     Content(JSON, PredictionInput, {"data": [0.1, 0.2, 0.3]}),
-                    Content(TENSOR.decode(), {**_FILE, "description": "little-endian float32"}),
+                    Content(
+                        "application/octet-stream",
+                        {**_FILE, "description": "little-endian float32"},
+                    ),
                 ],
                 answers=_ANSWERS,
                 protected=True,
@@ -118,8 +122,10 @@ class Inference(FrontedInstance):
         return inference_probes(settings, directory)
 
     @classmethod
-    def make_app(cls, plan: ProbePlan, worker: int) -> InferenceApp:
+    def make_app(cls, plan: ProbePlan, worker: int) -> "InferenceApp":
         """Return the app of a worker."""
+        from bentos.inference.app import InferenceApp  # not in `bentoml serve` itself: 10 MiB
+
         return InferenceApp(settings, plan, worker=worker)
 
     @bentoml.on_deployment

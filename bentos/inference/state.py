@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from bentos.health.checks import Check, Details, required, stuck
 from bentos.health.state import SHORT_BUCKETS, ServiceState, isoformat
 from bentos.health.values import Counter, Gauge, Histogram, Samples, computed
-from bentos.inference.settings import InferenceSettings
-from bentos.kit import probe_plan
-from bentos.process.probe_process import ProbePlan
 
+# The probe process imports this module: what only a worker needs would be 10 MiB there.
 if TYPE_CHECKING:
     from bentos.inference.channel import LoadChanged, RegistryChecked
     from bentos.inference.model.spec import ServedModel
+    from bentos.inference.settings import InferenceSettings
+    from bentos.process.probe_process import ProbePlan
 
 SERVICE_NAME = "inference-service"
 PREDICT_PATH = "/predict"
@@ -253,8 +253,10 @@ class InferenceState(ServiceState):
             self.registry_version.set(_as_number(check.version))
 
 
-def inference_probes(settings: InferenceSettings, directory: Path) -> ProbePlan:
+def inference_probes(settings: "InferenceSettings", directory: Path) -> "ProbePlan":
     """Return what the service's probes are made of."""
+    from bentos.kit import probe_plan
+
     oldest = 3 * settings.model_poll_seconds + 2 * settings.mlflow_timeout_seconds
     mlflow = partial(_mlflow_as_required, settings.readiness_requires_mlflow, oldest)
     return probe_plan(

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from bentos.edge.http import ServiceError
 from bentos.inference import request as module
 from bentos.inference.channel import Input, InputKind
+from bentos.inference.model.numbers import NumberReader
 from bentos.inference.model.spec import Metadata, ModelSpec, picture_of
 from bentos.inference.request import (
     TENSOR,
-    NumberReader,
     Upload,
     input_of,
     input_of_image,

@@ -12,6 +12,7 @@ import sys
 import threading
 
 from bentos.inference.channel import Beat, Connection, Progress
+from bentos.inference.model.archive import pickle_allowed
 from bentos.inference.settings import InferenceSettings, ModelProcessSettings
 from bentos.process.logs import configure_logging, event, get_logger
 from bentos.process.parent import end_with_parent
@@ -46,6 +47,9 @@ def main() -> None:
 
 def serve(connection: Connection, settings: InferenceSettings) -> None:
     """Follow the registry, load what it points to and answer inputs until the stream ends."""
+    if not pickle_allowed():
+        # 40 MiB that MLflow imports where they are, and that only its own loader of pickles needs.
+        sys.modules["pandas"] = None  # type: ignore[assignment]
     # Not before the first beat: these take seconds to import.
     from bentos.inference.model.answering import ModelServer
     from bentos.inference.model.loader import ModelLoader

@@ -27,9 +27,10 @@ from bentos.inference.channel import (
     Withdrawn,
 )
 from bentos.inference.images import ImageFile, open_image, read_input
+from bentos.inference.model.numbers import NumberReader
 from bentos.inference.model.spec import ServedModel
 from bentos.inference.model.warm_up import LoadedModel
-from bentos.inference.request import NumberReader, check_sees_images
+from bentos.inference.request import check_sees_images
 
 # Decoding so little takes less than a place among the large pictures.
 _SMALL_PIXELS = 128 * 128

@@ -2,19 +2,17 @@
 
 A registered model is input from outside. Everything that a loader of MLflow or PyTorch would
 execute is either refused or never read: `code` folders, pickles (`model.pth`, pickled weights,
-constants and sample inputs), compiled libraries, custom objects, and, in the graph itself, the
-expressions that `torch.export` hands to `eval` and the names that it resolves to any callable
-below `torch`. What stays is a graph of PyTorch's own operators and plain tensors. What these
-operators can be made to do with hostile numbers is PyTorch's own matter.
+constants and sample inputs), compiled libraries and custom objects. What stays is a graph of
+PyTorch's own operators, see `bentos.inference.model.graph`, and plain tensors. What these operators
+can be made to do with hostile numbers is PyTorch's own matter.
 """
 
-import ast
 import json
 import os
 import re
 import stat
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -35,30 +33,14 @@ _MEMBERS = re.compile(
     re.ASCII,
 )
 _GRAPH = "models/model.json"
-_PAYLOADS = {kind: f"data/{kind}/model_{kind}_config.json" for kind in ("weights", "constants")}
-
-_NAME = re.compile(r"\w*", re.ASCII)
-_PATH = re.compile(r"[\w.+-]*", re.ASCII)
-_TEXT = re.compile(r"[\w ,.>-]*", re.ASCII)  # modes of operators, equations of einsum
-_OPERATORS = re.compile(
-    r"torch\.ops\.(aten|prims)\.(?!from_file\b|save\b)\w+\.\w+"
-    r"|torch\.ops\.higher_order\.(wrap_with_set_grad_enabled|wrap_with_autocast|cond|while_loop)"
-    r"|_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pos|eq|ne|lt|le|gt|ge|and_|or_|not_|getitem)"
-    r"|torch\.sym_(int|float|not|max|min|sum|ite)"
-    r"|math\.(ceil|floor|trunc)",
-    re.ASCII,
-)
-_SYMBOL = re.compile(r"[a-z]{1,8}\d{1,6}", re.ASCII)  # PyTorch counts up to some of their numbers
-_REFUSED_FIELDS = frozenset({"as_operator", "as_custom_obj", "custom_obj", "class_fqn"})
-_EXPRESSIONS = re.compile(
-    "Integer|Rational|Add|Mul|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv|CeilToInt"
-    "|FloorToInt|TruncToInt|RoundToInt|ToFloat|IntTrueDiv|FloatTrueDiv|ModularIndexing|Where"
-    "|Identity|Eq|Equality|Ne|Unequality|Lt|Le|Gt|Ge|StrictLessThan|LessThan|StrictGreaterThan"
-    "|GreaterThan|And|Or|Not"
-)
-_MAX_EXPRESSION = 2_000
-_MAX_NUMBER = 2**63
-_CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict")
+# Which field of an input's description names its tensor.
+_KEYS = {
+    "parameter": "parameter_name",
+    "buffer": "buffer_name",
+    "tensor_constant": "tensor_constant_name",
+}
+_FORMAT = 8
+_SYMBOL = re.compile(r"Symbol\('(\w+)'.*\)", re.ASCII)
 
 
 def pickle_allowed() -> bool:
@@ -103,27 +85,72 @@ def file_below(folder: Path, given: object, name: str) -> Path:
     return path
 
 
-def read_program(path: Path) -> Any:
-    """Return the `torch.export.ExportedProgram` of a `.pt2` file.
+class Program:
+    """A model's graph and tensors: takes inputs [n, *shape], n at most `max_batch`, None for any.
+
+    `batch` is the only n that it takes where it was exported for one.
+    """
+
+    def __init__(
+        self, document: Mapping[str, Any], tensors: Mapping[str, Any], *, device: str
+    ) -> None:
+        from bentos.inference.model.graph import Graph
+
+        if document["schema_version"]["major"] != _FORMAT:
+            raise UnusableModel("it is of another version of PyTorch")
+        graph, signature = (document["graph_module"][key] for key in ("graph", "signature"))
+        self._graph = Graph(graph, device)
+        self._tensors: list[Any] = []
+        names = []
+        for spec in signature["input_specs"]:
+            ((kind, content),) = spec.items()
+            names += [content["arg"]["as_tensor"]["name"]] if kind == "user_input" else []
+            self._tensors.append(None if kind == "user_input" else tensors[content[_KEYS[kind]]])
+        outputs = ["user_output" in spec for spec in signature["output_specs"]]
+        if len(names) != 1 or sum(outputs) != 1:
+            raise UnusableModel(
+                f"the model was exported with {len(names)} inputs and {sum(outputs)} outputs; "
+                "it may take one tensor and return one"
+            )
+        self._output = outputs.index(True)
+        batch, *sizes = graph["tensor_values"][names[0]]["sizes"]
+        self.shape = [size.get("as_int") for size in sizes]
+        self.batch: int | None = batch.get("as_int")
+        self.max_batch = self.batch
+        if self.batch is None:
+            symbol = _SYMBOL.fullmatch(batch["as_expr"]["expr_str"])
+            limits = symbol and document["range_constraints"].get(symbol[1])
+            if not limits:
+                raise UnusableModel("the size of a batch is not a number of its own")
+            self.max_batch = limits["max_val"]
+
+    def __call__(self, inputs: Any) -> Any:
+        """Return what the model returns, a tensor, for a tensor of inputs."""
+        given = (inputs if tensor is None else tensor for tensor in self._tensors)
+        return self._graph(*given)[self._output]
+
+    def parameters(self) -> list[Any]:
+        """Return the model's tensors, as a module's method of that name does."""
+        return [tensor for tensor in self._tensors if tensor is not None]
+
+
+def read_program(path: Path, device: str = "cpu") -> Program:
+    """Return the model of a `.pt2` file.
 
     The file is read here and not by `torch.export.load`, which unpickles some of its parts.
     Raises UnusableModel for a file that holds more than operators and plain tensors.
     """
-    from torch._export.serde import schema
-    from torch._export.serde.serialize import ExportedProgramDeserializer, _dict_to_dataclass
-
     try:
         with zipfile.ZipFile(path) as archive:
             members = _members(archive, path.stat().st_size)
-            graph = _checked_graph(_json(archive, members, _GRAPH))
-            weights, constants = (
-                _tensors(archive, members, kind, config) for kind, config in _PAYLOADS.items()
-            )
-        return ExportedProgramDeserializer().deserialize(
-            _dict_to_dataclass(schema.ExportedProgram, graph), weights, constants
-        )
-    except UnusableModel:
-        raise
+            tensors = {
+                name: tensor.to(device)
+                for kind in ("weights", "constants")
+                for name, tensor in _tensors(archive, members, kind).items()
+            }
+            return Program(_json(archive, members, _GRAPH), tensors, device=device)
+    except UnusableModel as error:
+        raise UnusableModel(f"{EXPORTED}: {error}") from None
     except Exception as error:  # whatever is wrong with a file that somebody made
         lines = str(error).strip().splitlines() or [""]
         raise UnusableModel(
@@ -139,181 +166,52 @@ def _members(archive: zipfile.ZipFile, file_size: int) -> dict[str, zipfile.ZipI
         root, _, name = info.filename.partition("/")
         roots.add(root)
         if len(roots) > 1 or name in members or not _MEMBERS.fullmatch(name):
-            raise UnusableModel(f"{EXPORTED} holds {info.filename[:200]!r}, which is not taken")
+            raise UnusableModel(f"it holds {info.filename[:200]!r}, which is not taken")
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-            raise UnusableModel(f"{EXPORTED} holds {name} compressed; PyTorch stores as it is")
+            raise UnusableModel(f"it holds {name} compressed; PyTorch stores as it is")
         members[name] = info
     sizes = sum(info.file_size for info in members.values())
     if len(members) > MAX_FILES or sizes > file_size:
-        raise UnusableModel(f"{EXPORTED} holds more files, or more in them, than fit into it")
+        raise UnusableModel("it holds more files, or more in them, than fit into it")
     return members
 
 
 def _json(archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], name: str) -> Any:
     if name not in members:
-        raise UnusableModel(f"{EXPORTED} holds no {name}; export the model with torch 2.8 or newer")
+        raise UnusableModel(f"it holds no {name}; export the model with torch 2.8 or newer")
     if members[name].file_size > MAX_JSON_BYTES:
-        raise UnusableModel(f"{EXPORTED}: {name} has more than {MAX_JSON_BYTES} bytes")
+        raise UnusableModel(f"{name} has more than {MAX_JSON_BYTES} bytes")
     try:
         return json.loads(archive.read(members[name]))
     except ValueError as error:
-        raise UnusableModel(f"{EXPORTED}: {name} is not JSON: {error}") from None
-
-
-def _checked_graph(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the graph without what is executed or free text, all of the rest checked."""
-    graph = document["graph_module"]
-    kept = {
-        "graph_module": {
-            "graph": graph["graph"],
-            "signature": graph["signature"],
-            "module_call_graph": graph["module_call_graph"][:1],
-        },
-        "opset_version": document["opset_version"],
-        "range_constraints": document["range_constraints"],
-        "schema_version": document["schema_version"],
-        "verifiers": document["verifiers"],
-        "torch_version": document["torch_version"],
-    }
-    for nodes in _all(kept, "nodes"):
-        for node in nodes:
-            node["metadata"] = {}  # stack traces, and names that would be resolved
-    _check(kept)
-    for name in kept["range_constraints"]:
-        if not _SYMBOL.fullmatch(name):
-            raise _refused("symbol", name)
-    return kept
-
-
-def _all(value: Any, field: str) -> Iterator[Any]:
-    """Give every value of a field, at any depth."""
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    if isinstance(value, dict) and field in value:
-        yield value[field]
-    for one in inner:
-        yield from _all(one, field)
-
-
-def _check(value: Any, field: str = "") -> None:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if key in _REFUSED_FIELDS or not _PATH.fullmatch(key):
-                raise _refused("field", key)
-            _check(inner, key)
-    elif isinstance(value, list):
-        for inner in value:
-            _check(inner, field)
-    elif isinstance(value, str) and not _CHECKS.get(field, _PATH.fullmatch)(value):
-        raise _refused(field, value)
-
-
-def _is_operator(target: str) -> bool:
-    if not _OPERATORS.fullmatch(target):
-        return False
-    if not target.startswith("torch.ops."):
-        return True
-    import torch
-
-    found: Any = torch
-    for name in target.split(".")[1:]:
-        found = getattr(found, name, None)
-    return isinstance(found, torch._ops.OpOverload | torch._ops.HigherOrderOperator)
-
-
-def _is_expression(text: str) -> bool:
-    """Tell whether SymPy's `eval` makes a formula of whole numbers of the text, nothing else."""
-    if len(text) > _MAX_EXPRESSION:
-        return False
-    try:
-        return _is_formula(ast.parse(text, mode="eval").body)
-    except (SyntaxError, ValueError):
-        return False
-
-
-def _is_formula(node: ast.expr) -> bool:  # noqa: PLR0911 - one for each kind of node
-    match node:
-        case ast.Constant(value=bool()) | ast.Name(id="true" | "false"):
-            return True
-        case ast.Constant(value=int(number)):
-            return abs(number) <= _MAX_NUMBER
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return _is_formula(operand)
-        case ast.Call(
-            func=ast.Name(id="Symbol" | "Float"),
-            args=[ast.Constant(value=str(text))],
-            keywords=named,
-        ):
-            return bool(_PATH.fullmatch(text)) and all(
-                isinstance(one.value, ast.Constant) for one in named
-            )
-        case ast.Call(func=ast.Name(id="Pow"), args=[base, exponent], keywords=[]):
-            # A division; powers of powers could take for ever.
-            return ast.unparse(exponent) == "Integer(-1)" and _is_formula(base)
-        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
-            return bool(_EXPRESSIONS.fullmatch(name)) and all(map(_is_formula, arguments))
-    return False
-
-
-def _is_tree(text: str) -> bool:
-    """Tell whether the text describes nested tuples, lists and dictionaries with plain keys."""
-    try:
-        _, tree = json.loads(text)
-    except ValueError:
-        return False
-    return _is_branch(tree)
-
-
-def _is_branch(tree: dict[str, Any]) -> bool:
-    context = json.loads(tree["context"] or "null")
-    plain = context is None or (
-        isinstance(context, list)
-        and all(isinstance(key, str) and _PATH.fullmatch(key) for key in context)
-    )
-    return tree["type"] in _CONTAINERS and plain and all(map(_is_branch, tree["children_spec"]))
-
-
-_CHECKS: dict[str, Callable[[str], object]] = {
-    "target": _is_operator,
-    "name": _NAME.fullmatch,
-    "as_name": _NAME.fullmatch,
-    "as_string": _TEXT.fullmatch,
-    "as_strings": _TEXT.fullmatch,
-    "expr_str": _is_expression,
-    "in_spec": _is_tree,
-    "out_spec": _is_tree,
-}
-
-
-def _refused(field: str, value: str) -> UnusableModel:
-    return UnusableModel(
-        f"{EXPORTED}: the graph's {field or 'text'} {value[:200]!r} is no operator, number or name "
-        "that is taken: it could run code"
-    )
+        raise UnusableModel(f"{name} is not JSON: {error}") from None
 
 
 def _tensors(
-    archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], kind: str, config: str
+    archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], kind: str
 ) -> dict[str, Any]:
     """Return the tensors of one kind by name; those that share a file share their memory."""
     import torch
-    from torch._export.serde.serialize import _SERIALIZE_TO_TORCH_DTYPE
 
+    from bentos.inference.model.graph import dtype_of
+
+    config = f"data/{kind}/model_{kind}_config.json"
     files: dict[str, Any] = {}
     tensors: dict[str, Any] = {}
     for name, payload in _json(archive, members, config)["config"].items():
         meta = payload["tensor_meta"]
-        if payload["use_pickle"] or meta is None or not _PATH.fullmatch(name):
-            raise UnusableModel(f"{EXPORTED} holds {kind} that are pickled: {name[:200]!r}")
+        if payload["use_pickle"] or meta is None:
+            raise UnusableModel(f"it holds {kind} that are pickled: {name[:200]!r}")
         file = f"data/{kind}/{payload['path_name']}"
         if file not in files:
             files[file] = _bytes(archive, members[file])
         size, stride = ([int(one["as_int"]) for one in meta[key]] for key in ("sizes", "strides"))
         offset = int(meta["storage_offset"]["as_int"])
         try:
-            flat = files[file].view(_SERIALIZE_TO_TORCH_DTYPE[meta["dtype"]])
+            flat = files[file].view(dtype_of(meta["dtype"]))
             tensor = torch.as_strided(flat, size, stride, offset)
         except (RuntimeError, ValueError, OverflowError) as error:
-            raise UnusableModel(f"{EXPORTED}: {name} does not fit its file: {error}") from None
+            raise UnusableModel(f"{name} does not fit its file: {error}") from None
         if payload["is_param"]:
             tensor = torch.nn.Parameter(tensor, requires_grad=bool(meta["requires_grad"]))
         tensors[name] = tensor

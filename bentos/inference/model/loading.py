@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from bentos.inference.images import warm_up_decoding
@@ -39,6 +41,25 @@ class LoadOptions:
     max_batch: int = 16
     overrides: Mapping[str, Any] = field(default_factory=dict)
     signature_key: Path | None = None
+
+
+class _Tensor(msgspec.Struct):
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class _Input(msgspec.Struct):
+    spec: _Tensor | None = msgspec.field(name="tensor-spec", default=None)
+
+
+class _Signature(msgspec.Struct):
+    inputs: str | None = None  # JSON
+
+
+class _Description(msgspec.Struct):
+    flavors: dict[str, dict[str, Any]]
+    signature: _Signature | None = None
+    metadata: dict[str, Any] | None = None
 
 
 def load(registry: Registry, identity: ModelIdentity, options: LoadOptions) -> LoadedModel:
@@ -87,26 +108,31 @@ def load(registry: Registry, identity: ModelIdentity, options: LoadOptions) -> L
         return model
 
 
-def _description(folder: Path) -> Any:
-    from mlflow.models import Model
+def _description(folder: Path) -> _Description:
+    """Read the file MLmodel (mlflow.org, MLflow models, storage format) without MLflow's models.
 
+    Those bring pandas into the process, 40 MiB.
+    """
     path = folder / "MLmodel"
     if not path.is_file() or path.stat().st_size > _MAX_DESCRIPTION_BYTES:
         raise UnusableModel("the version has no file MLmodel, or one that is far too large")
-    return Model.load(str(path))
+    try:
+        return msgspec.convert(yaml.safe_load(path.read_bytes()), _Description)
+    except (yaml.YAMLError, msgspec.ValidationError) as error:
+        raise UnusableModel(f"the model's description MLmodel cannot be read: {error}") from None
 
 
-def _input_of(description: Any) -> tuple[tuple[int, ...], str]:
-    signature = description.signature
-    if signature is None or signature.inputs is None or not signature.inputs.is_tensor_spec():
+def _input_of(description: _Description) -> tuple[tuple[int, ...], str]:
+    inputs = description.signature.inputs if description.signature else None
+    specs = [one.spec for one in msgspec.json.decode(inputs or "[]", type=list[_Input])]
+    if not specs or None in specs:
         raise UnusableModel(
             "the model has no tensor signature; log it with signature=infer_signature(inputs, "
             "outputs) on NumPy arrays"
         )
-    inputs = signature.inputs.inputs
-    if len(inputs) != 1:
-        raise UnusableModel(f"the model takes {len(inputs)} inputs; one tensor can be served")
-    return tuple(int(size) for size in inputs[0].shape[1:]), np.dtype(inputs[0].type).name
+    if len(specs) != 1 or specs[0] is None:
+        raise UnusableModel(f"the model takes {len(specs)} inputs; one tensor can be served")
+    return specs[0].shape[1:], np.dtype(specs[0].dtype).name
 
 
 def _from_tags(tags: Mapping[str, str]) -> dict[str, Any]:
@@ -134,55 +160,35 @@ def _module(folder: Path, data: object, device: str, shape: tuple[int, ...]) -> 
 
     Only where the operator allows pickles do MLflow's and PyTorch's own loaders read them.
     """
-    import torch
-
-    allowed = pickle_allowed()
-    if allowed and not (folder / str(data) / EXPORTED).exists():
-        import mlflow.pytorch
-
+    if pickle_allowed():
         check_fits(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()))
-        module = mlflow.pytorch.load_model(str(folder), map_location=device)
-        return module.to(device).eval(), _MAX_BATCH
+        return _run_by_its_own_loader(folder, data, device), _MAX_BATCH
     path = file_below(folder, data, EXPORTED)
     check_fits(path.stat().st_size)
-    program = torch.export.load(str(path)) if allowed else read_program(path)
-    batch = _largest_batch(program, shape)
-    if device != "cpu":
-        from torch.export.passes import move_to_device_pass
-
-        program = move_to_device_pass(program, device)
-    module = program.module()
-    module.validate_inputs = False  # they are of the right shape: see `_largest_batch`
-    return module, batch
-
-
-def _largest_batch(program: Any, shape: tuple[int, ...]) -> int:
-    """Return how many inputs a graph takes at once.
-
-    Raises UnusableModel where it was exported for inputs of another shape than the signature's,
-    or for batches of one size only.
-    """
-    inputs = [
-        node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs
-    ]
-    if len(inputs) != 1 or not hasattr(inputs[0].meta.get("val"), "shape"):
+    program = read_program(path, device)
+    if min(shape, default=0) > 0 and program.shape != list(shape):
         raise UnusableModel(
-            f"the model was exported with {len(inputs)} inputs; it may take one tensor"
-        )
-    batch, *sizes = inputs[0].meta["val"].shape
-    if min(shape, default=0) > 0 and sizes != list(shape):
-        raise UnusableModel(
-            f"the model was exported for inputs of shape {sizes}, its signature says "
+            f"the model was exported for inputs of shape {program.shape}, its signature says "
             f"{list(shape)}; log it with the signature of what it was exported with"
         )
-    if isinstance(batch, int):
-        if batch != 1:
-            raise UnusableModel(
-                f"the model was exported for batches of {batch}; export it with a dynamic batch"
-            )
-        return 1
-    largest = program.range_constraints[batch.node.expr].upper
-    return min(int(largest), _MAX_BATCH) if largest < _MAX_BATCH else _MAX_BATCH
+    if program.batch not in (None, 1):
+        raise UnusableModel(
+            f"the model was exported for batches of {program.batch}; export it with a dynamic batch"
+        )
+    return program, min(program.max_batch or _MAX_BATCH, _MAX_BATCH)
+
+
+def _run_by_its_own_loader(folder: Path, data: object, device: str) -> Any:
+    import torch
+
+    path = folder / str(data) / EXPORTED
+    if not path.exists():
+        import mlflow.pytorch
+
+        return mlflow.pytorch.load_model(str(folder), map_location=device).to(device).eval()
+    from torch.export.passes import move_to_device_pass
+
+    return move_to_device_pass(torch.export.load(str(path)), device).module()
 
 
 def _forward(module: Any, device: str) -> Forward:
@@ -203,5 +209,6 @@ def _release(module: Any) -> None:
     """Free a module's tensors: it lies on the frozen heap, where no collection finds it."""
     import torch
 
-    for tensor in (*module.parameters(), *module.buffers()):
+    buffers = module.buffers() if hasattr(module, "buffers") else ()
+    for tensor in (*module.parameters(), *buffers):
         tensor.data = torch.empty(0)
