@@ -6,7 +6,7 @@ fails with a clear message when an upgrade changes it.
 
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -16,11 +16,11 @@ from bentoml._internal.context import server_context
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from starlette.middleware.cors import CORSMiddleware
 
-from bentos.edge.door import Door, FrontDoor, Route
+from bentos.edge.door import Door, FrontDoor
 from bentos.edge.http import AsgiApp, Receive, Scope, Send
 from bentos.edge.openapi import ApiPage
 from bentos.edge.traces import SampledTraces, sample_rate
-from bentos.health.probes import HEALTH_PATH, READY_PATH, Probes
+from bentos.health.probes import HEALTH_PATH, READY_PATH
 from bentos.process.logs import configure_logging
 from bentos.process.parent import end_with_parent
 from bentos.process.probe_process import ProbePlan
@@ -45,15 +45,8 @@ class App(Protocol):
     """A service without BentoML: its parts, put together."""
 
     @property
-    def door(self) -> Door:
-        """What answers the service's own routes."""
-
-    @property
-    def probes(self) -> Probes:
-        """What the service's probes answer."""
-
-    def add_routes(self, routes: Sequence[Route]) -> None:
-        """Answer these routes as well."""
+    def kit(self) -> Any:
+        """The `bentos.kit.Kit` that answers the service's own routes and probes."""
 
     def start(self) -> None:
         """Start the background parts on the event loop, without waiting for any."""
@@ -80,7 +73,7 @@ class FrontedInstance:
         self._configure_logging(worker)
         plan = self.make_plan(pod_directory(self.service))
         app = self.make_app(plan, worker)
-        app.add_routes(self.api.routes())
+        app.kit.add_routes(self.api.routes())
         type(self).app = app
 
     @classmethod
@@ -105,7 +98,7 @@ class FrontedInstance:
     def door(cls) -> Door | None:
         """Return what answers the service's own routes, None before there is an instance."""
         app: App | None = cls.app
-        return app.door if app is not None else None
+        return app.kit.door if app is not None else None
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]  # BentoML ships no types
     async def start(self) -> None:
@@ -122,11 +115,11 @@ class FrontedInstance:
 
     async def __is_alive__(self) -> bool:
         """Answer BentoML's own `/livez` as `/health` does."""
-        return bool(self.app.probes.live().passed)
+        return bool(self.app.kit.probes.live().passed)
 
     async def __is_ready__(self) -> bool:
         """Answer BentoML's own `/readyz` as `/ready` does."""
-        return bool(self.app.probes.is_ready().passed)
+        return bool(self.app.kit.probes.is_ready().passed)
 
     @classmethod
     def _configure_logging(cls, worker: int) -> None:

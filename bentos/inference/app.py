@@ -5,12 +5,11 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-from bentos.edge.door import Door, Route
+from bentos.edge.door import Route
 from bentos.edge.http import Request, Response, json_response
 from bentos.edge.tokens import Tokens
 from bentos.edge.traces import span, trace_id, traceparent
 from bentos.health.encoding import encode_json
-from bentos.health.probes import Probes
 from bentos.inference.channel import Input, ModelProcess
 from bentos.inference.delivery import Delivery, Destination, Limits
 from bentos.inference.delivery.outbox import files_to_adopt, outbox_path
@@ -32,8 +31,8 @@ class InferenceApp:
 
     def __init__(self, settings: InferenceSettings, plan: ProbePlan, *, worker: int) -> None:
         self._settings = settings
-        self._kit = Kit(plan, settings, worker=worker, on_beat=self._beat)
-        self.state: InferenceState = self._kit.state
+        self.kit = Kit(plan, settings, worker=worker, on_beat=self._beat)
+        self.state: InferenceState = self.kit.state
         self.state.queue_capacity.set(settings.queue_size)
         self.state.mlflow_poll_seconds.set(settings.model_poll_seconds)
         self._engine = Engine(
@@ -46,27 +45,13 @@ class InferenceApp:
         given = ModelProcessSettings(settings=settings, service=SERVICE_NAME, worker=worker)
         self._process = ModelProcess(given.model_dump_json().encode(), self._engine, self.state)
         self._delivery = self._make_delivery(worker)
-        self._kit.add_routes(self._routes())
-
-    @property
-    def door(self) -> Door:
-        """What answers the service's own routes."""
-        return self._kit.door
-
-    def add_routes(self, routes: Sequence[Route]) -> None:
-        """Answer these routes as well."""
-        self._kit.add_routes(routes)
-
-    @property
-    def probes(self) -> Probes:
-        """What the service's probes answer."""
-        return self._kit.probes
+        self.kit.add_routes(self._routes())
 
     def start(self) -> None:
         """Start the background parts; nothing of it waits for the model."""
         # The default, 5 ms, is how long a request would wait for a thread that is busy in Python.
         sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
-        self._kit.start()
+        self.kit.start()
         self._process.start()
         if self._delivery is not None:
             self._delivery.start()
@@ -79,7 +64,7 @@ class InferenceApp:
         await self._process.stop()
         if self._delivery is not None:
             await self._delivery.stop(seconds / 2)
-        await self._kit.stop()
+        await self.kit.stop()
 
     async def predict_values(self, values: Sequence[float]) -> dict[str, object]:
         """Return the answer for the numbers of one input; for BentoML's own callers."""

@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 
-from bentos.edge.door import Door, Handler, Route
+from bentos.edge.door import Handler, Route
 from bentos.edge.http import Request, Response, ServiceError, json_response
 from bentos.edge.tokens import Tokens
 from bentos.edge.traces import record_span
-from bentos.health.probes import Probes
 from bentos.kit import Kit
 from bentos.logging.request import BatchParser, parse_page_query, parse_stats_query
 from bentos.logging.settings import LoggingSettings
@@ -43,8 +42,8 @@ class LoggingApp:
             realm=SERVICE_NAME,
         )
         self._parser = BatchParser(max_predictions=settings.max_batch_predictions)
-        self._kit = Kit(plan, settings, worker=worker)
-        self.state: LoggingState = self._kit.state
+        self.kit = Kit(plan, settings, worker=worker)
+        self.state: LoggingState = self.kit.state
         self._store = Store(
             settings.database_path,
             self.state,
@@ -54,34 +53,20 @@ class LoggingApp:
             retention=Retention(settings.retention_days, settings.max_database_bytes),
             lock_directory=plan.arguments["directory"] if settings.workers > 1 else None,
         )
-        self._kit.add_routes(self._routes())
-
-    @property
-    def door(self) -> Door:
-        """What answers the service's own routes."""
-        return self._kit.door
-
-    def add_routes(self, routes: Sequence[Route]) -> None:
-        """Answer these routes as well."""
-        self._kit.add_routes(routes)
-
-    @property
-    def probes(self) -> Probes:
-        """What the service's probes answer."""
-        return self._kit.probes
+        self.kit.add_routes(self._routes())
 
     def start(self) -> None:
         """Start the background parts; nothing of it waits for the database."""
         # The default, 5 ms, is how long a request would wait for a writer that is busy in Python.
         sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
-        self._kit.start()
+        self.kit.start()
         self._store.start()
 
     async def stop(self) -> None:
         """Store what waits, close the database, and end the parts."""
         self.state.begin_shutdown()
         await self._store.stop(float(self._settings.shutdown_seconds))
-        await self._kit.stop()
+        await self.kit.stop()
 
     async def log(self, body: bytes, *, request_id: str) -> dict[str, object]:
         """Store the batch that a body brings and return the answer, once it is on disk."""

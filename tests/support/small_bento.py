@@ -2,17 +2,15 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import bentoml
 
 from bentos.edge.bento import FrontedInstance, FrontedService, service_config
-from bentos.edge.door import Door, Route
+from bentos.edge.door import Route
 from bentos.edge.http import Request, Response, json_response
 from bentos.edge.openapi import ApiPage
-from bentos.health.probes import Probes
 from bentos.kit import Kit
 from bentos.process.probe_process import ProbePlan
 from bentos.process.settings import ServiceSettings, load_settings
@@ -25,31 +23,17 @@ class SmallApp:
     """One worker's parts."""
 
     def __init__(self, plan: ProbePlan, worker: int) -> None:
-        self._kit = Kit(plan, settings, worker=worker)
-        self._kit.add_routes([Route("POST", "/work", self._work)])
-
-    @property
-    def door(self) -> Door:
-        """What answers the service's own routes."""
-        return self._kit.door
-
-    @property
-    def probes(self) -> Probes:
-        """What the service's probes answer."""
-        return self._kit.probes
-
-    def add_routes(self, routes: Sequence[Route]) -> None:
-        """Answer these routes as well."""
-        self._kit.add_routes(routes)
+        self.kit = Kit(plan, settings, worker=worker)
+        self.kit.add_routes([Route("POST", "/work", self._work)])
 
     def start(self) -> None:
         """Start, and be warm."""
-        self._kit.start()
-        self._kit.state.warm.set(1)
+        self.kit.start()
+        self.kit.state.warm.set(1)
 
     async def stop(self) -> None:
         """End."""
-        await self._kit.stop()
+        await self.kit.stop()
 
     async def _work(self, request: Request) -> Response:
         body = await request.body(settings.max_body_bytes)
