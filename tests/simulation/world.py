@@ -119,7 +119,7 @@ class _Writer(OutboxWriter):
 
     def turn(self) -> None:
         self.write(self.take(wait_seconds=0.0))
-        self.check()
+        self.look_after()
 
     def _wait_for(self, done: threading.Event) -> None:
         while not done.is_set():

@@ -75,7 +75,7 @@ class OutboxWriter:
     """Takes predictions from the event loop and settlements from the sender.
 
     `put` is for the event loop, `read` and `settle` are for the sender's thread, `take`,
-    `write` and `check` are what the writer's own thread does.
+    `write` and `look_after` are what the writer's own thread does.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class OutboxWriter:
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
-    def stop(self, seconds: float) -> None:
+    def end(self, seconds: float) -> None:
         """Write what waits, close the file and end the thread, within `seconds`."""
         self._stopping = True
         self._queue.put(None)
@@ -125,26 +125,26 @@ class OutboxWriter:
         """Whether the outbox has reached a limit, or its disk is full."""
         return self._files.at_limit or self._files.failure == FULL
 
-    def refusal(self) -> ServiceError | None:
-        """Return the 503 with which predictions are refused now, None where they are taken."""
+    def check(self) -> None:
+        """Raise the ServiceError 503 with which `put` would refuse a prediction now."""
         limits, files = self._limits, self._files
         if self._stopping:
-            return ServiceError(503, "shutting_down", "the service is shutting down")
+            raise ServiceError(503, "shutting_down", "the service is shutting down")
         if files.failure == NOT_ACCESSIBLE and limits.ack == "durable":
-            return _refusal(NOT_ACCESSIBLE)
+            raise _refusal(NOT_ACCESSIBLE)
         if limits.when_full == "refuse" and (
             self.full
             or self.backlog >= limits.max_rows
             or files.used_bytes + self._memory_bytes >= files.capacity_bytes
             or self._memory_bytes >= _MEMORY_BYTES
         ):
-            return _refusal(FULL)
-        return None
+            raise _refusal(FULL)
 
     async def put(self, record: bytes) -> None:
-        """Store a prediction's JSON, and return once it is on disk (`fast`: at once).
+        """Store a prediction, one JSON object as `/log` takes it; return when that is on disk.
 
-        Raises ServiceError 503 where it is not stored.
+        With `ack` "fast" it returns at once. Raises ServiceError 503, `outbox_full` or
+        `outbox_not_accessible`, where the prediction is not stored.
         """
         if self._limits.ack == "fast":
             self.offer(record, None)
@@ -158,9 +158,7 @@ class OutboxWriter:
 
         Raises ServiceError 503 where it is refused at once.
         """
-        refusal = self.refusal()
-        if refusal is not None:
-            raise refusal
+        self.check()
         if self._memory_bytes >= _MEMORY_BYTES:
             self._put_dropped += 1
             if waiter is not None:
@@ -241,7 +239,7 @@ class OutboxWriter:
                 settle.applied = applied
                 settle.done.set()
 
-    def check(self) -> None:
+    def look_after(self) -> None:
         """Look after the files, and say in the state how things stand."""
         self._next_check = time.monotonic() + _CHECK_SECONDS
         self._files.check()
@@ -253,7 +251,7 @@ class OutboxWriter:
             try:
                 self.write(works)
                 if time.monotonic() >= self._next_check or self._files.adopting:
-                    self.check()
+                    self.look_after()
             except Exception as error:  # the thread outlives whatever happens in it
                 event(_logger, logging.ERROR, "the outbox's thread failed", error=error)
                 self._answer([work for work in works if isinstance(work, _Put)], NOT_ACCESSIBLE)
