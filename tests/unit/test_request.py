@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bentos.edge.http import ServiceError
-from bentos.inference import request as module
 from bentos.inference.channel import Input, InputKind
+from bentos.inference.model import numbers
 from bentos.inference.model.numbers import NumberReader
 from bentos.inference.model.spec import Metadata, ModelSpec, picture_of
 from bentos.inference.request import (
@@ -267,7 +267,7 @@ def test_the_fast_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     def slowly(*_: object) -> None:
         raise AssertionError("the careful way was taken")
 
-    monkeypatch.setattr(module, "_slowly", slowly)
+    monkeypatch.setattr(numbers, "_slowly", slowly)
     np.testing.assert_array_equal(read({"data": [1, 2, 3, 4]}), [1, 2, 3, 4])
     with pytest.raises(AssertionError, match="careful"):
         read({"data": [1, 2, 3, 4], "note": []})
