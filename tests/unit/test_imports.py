@@ -28,7 +28,7 @@ def loaded_by(code: str, *arguments: str) -> set[str]:
     ("module", "unwanted"),
     [
         ("bentos.inference.service", {"bentos.inference.app", "numpy", "mlflow", "torch"}),
-        ("bentos.inference.app", {"numpy", "PIL", "simdjson", "mlflow", "torch"}),
+        ("bentos.inference.app", {"PIL", "simdjson", "mlflow", "torch"}),
         ("bentos.inference.state", {"bentos.kit", "pydantic", "numpy", "bentoml", "sqlite3"}),
     ],
 )

@@ -14,9 +14,12 @@ import stat
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bentos.inference.model.spec import UnusableModel
+
+if TYPE_CHECKING:
+    from bentos.inference.model.graph import Program
 
 PICKLE_SWITCH = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
 EXPORTED = "model.pt2"
@@ -33,14 +36,6 @@ _MEMBERS = re.compile(
     re.ASCII,
 )
 _GRAPH = "models/model.json"
-# Which field of an input's description names its tensor.
-_KEYS = {
-    "parameter": "parameter_name",
-    "buffer": "buffer_name",
-    "tensor_constant": "tensor_constant_name",
-}
-_FORMAT = 8
-_SYMBOL = re.compile(r"Symbol\('(\w+)'.*\)", re.ASCII)
 
 
 def pickle_allowed() -> bool:
@@ -85,61 +80,14 @@ def file_below(folder: Path, given: object, name: str) -> Path:
     return path
 
 
-class Program:
-    """A model's graph and tensors: takes inputs [n, *shape], n at most `max_batch`, None for any.
-
-    `batch` is the only n that it takes where it was exported for one.
-    """
-
-    def __init__(
-        self, document: Mapping[str, Any], tensors: Mapping[str, Any], *, device: str
-    ) -> None:
-        from bentos.inference.model.graph import Graph
-
-        if document["schema_version"]["major"] != _FORMAT:
-            raise UnusableModel("it is of another version of PyTorch")
-        graph, signature = (document["graph_module"][key] for key in ("graph", "signature"))
-        self._graph = Graph(graph, device)
-        self._tensors: list[Any] = []
-        names = []
-        for spec in signature["input_specs"]:
-            ((kind, content),) = spec.items()
-            names += [content["arg"]["as_tensor"]["name"]] if kind == "user_input" else []
-            self._tensors.append(None if kind == "user_input" else tensors[content[_KEYS[kind]]])
-        outputs = ["user_output" in spec for spec in signature["output_specs"]]
-        if len(names) != 1 or sum(outputs) != 1:
-            raise UnusableModel(
-                f"the model was exported with {len(names)} inputs and {sum(outputs)} outputs; "
-                "it may take one tensor and return one"
-            )
-        self._output = outputs.index(True)
-        batch, *sizes = graph["tensor_values"][names[0]]["sizes"]
-        self.shape = [size.get("as_int") for size in sizes]
-        self.batch: int | None = batch.get("as_int")
-        self.max_batch = self.batch
-        if self.batch is None:
-            symbol = _SYMBOL.fullmatch(batch["as_expr"]["expr_str"])
-            limits = symbol and document["range_constraints"].get(symbol[1])
-            if not limits:
-                raise UnusableModel("the size of a batch is not a number of its own")
-            self.max_batch = limits["max_val"]
-
-    def __call__(self, inputs: Any) -> Any:
-        """Return what the model returns, a tensor, for a tensor of inputs."""
-        given = (inputs if tensor is None else tensor for tensor in self._tensors)
-        return self._graph(*given)[self._output]
-
-    def parameters(self) -> list[Any]:
-        """Return the model's tensors, as a module's method of that name does."""
-        return [tensor for tensor in self._tensors if tensor is not None]
-
-
-def read_program(path: Path, device: str = "cpu") -> Program:
+def read_program(path: Path, device: str = "cpu") -> "Program":
     """Return the model of a `.pt2` file.
 
     The file is read here and not by `torch.export.load`, which unpickles some of its parts.
     Raises UnusableModel for a file that holds more than operators and plain tensors.
     """
+    from bentos.inference.model.graph import Program
+
     try:
         with zipfile.ZipFile(path) as archive:
             members = _members(archive, path.stat().st_size)

@@ -1,4 +1,4 @@
-"""What a model takes and tells. The worker imports it too, and neither PyTorch nor NumPy."""
+"""What a model takes and tells: known to the worker too, so nothing here imports PyTorch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from math import prod
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
+import numpy as np
 from msgspec import Meta
 
 from bentos.messages import MAX_CLASSES, MAX_NAME_CHARACTERS
@@ -144,8 +145,6 @@ def picture_of(shape: tuple[int, ...], dtype: str, metadata: Metadata) -> Pictur
     Raises UnusableModel for metadata that do not fit the shape, or that would leave next to
     nothing of a picture in the model's type.
     """
-    import numpy as np  # the worker has no use for it
-
     if len(shape) != 3:
         return None
     channels, height, width = shape if metadata.layout == "CHW" else (shape[2], *shape[:2])
@@ -177,8 +176,6 @@ def picture_of(shape: tuple[int, ...], dtype: str, metadata: Metadata) -> Pictur
 
 
 def _check_not_flattened(picture: Picture, channels: int, dtype: str) -> None:
-    import numpy as np
-
     ramp = np.repeat(np.arange(_PIXEL_VALUES, dtype=np.float64)[:, np.newaxis], channels, axis=1)
     values = (ramp * picture.scale - np.asarray(picture.mean)) / np.asarray(picture.std)
     with np.errstate(all="ignore"):
