@@ -163,6 +163,33 @@ def test_models_as_people_build_them_are_read(tmp_path: Path, kind: type[torch.n
     torch.testing.assert_close(read(inputs), model(inputs), atol=1e-4, rtol=1e-3)
 
 
+class _Wrapped(torch.nn.Module):  # type: ignore[misc]
+    def __init__(self, wrap: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__()
+        self._wrap = wrap
+
+    def forward(self, numbers: torch.Tensor) -> Any:
+        return self._wrap(numbers * 2)
+
+
+@pytest.mark.parametrize("wrap", [lambda one: (one,), lambda one: {"scores": one}])
+def test_the_one_tensor_of_an_answer_may_stand_in_a_tuple_or_a_dictionary(
+    tmp_path: Path, wrap: Callable[[torch.Tensor], Any]
+) -> None:
+    program = torch.export.export(_Wrapped(wrap), (torch.zeros(2, 3),))
+    torch.export.save(program, str(tmp_path / EXPORTED))
+    read = read_program(tmp_path / EXPORTED)
+    assert read(torch.ones(2, 3)).tolist() == [[2.0] * 3] * 2
+    assert read.batch == 2
+
+
+def test_a_model_of_two_answers_is_refused(tmp_path: Path) -> None:
+    program = torch.export.export(_Wrapped(lambda one: (one, one + 1)), (torch.zeros(2, 3),))
+    torch.export.save(program, str(tmp_path / EXPORTED))
+    with pytest.raises(UnusableModel, match="1 inputs and 2 outputs"):
+        read_program(tmp_path / EXPORTED)
+
+
 def _graph(edit: Callable[[dict[str, Any], Path], None]) -> Edit:
     def apply(archive: Archive, marker: Path) -> None:
         graph = archive.json(GRAPH)
