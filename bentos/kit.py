@@ -11,6 +11,7 @@ A service of one's own needs a state and the kit::
 """
 
 import gc
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -85,6 +86,8 @@ def probe_plan(
     )
 
 
+# The default, 5 ms, is how long a request would wait for a thread that is busy in Python.
+_SWITCH_INTERVAL_SECONDS = 0.0005
 # What a worker has open beside its connections: files, pipes, a database and its log.
 _OTHER_DESCRIPTORS = 128
 _LIFESPAN_ENDS = frozenset(
@@ -166,6 +169,7 @@ class Kit:
         # What was imported is not garbage: a full collection over it stops everything for 100 ms.
         gc.collect()
         gc.freeze()
+        sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
         server = running_server()
         if server is not None:
             server.config.timeout_keep_alive = self._settings.keep_alive_seconds

@@ -242,6 +242,15 @@ class PodMemory:
         moments = (row.get(name) for row in (self.live_workers() if rows is None else rows))
         return max((now - moment for moment in moments if moment), default=0.0)
 
+    def age_of(self, name: str) -> float:
+        """Return the seconds since the oldest moment under a name in live workers.
+
+        Since its start for a worker that has noted none yet.
+        """
+        now = self._clock()
+        moments = (row.get(name) or row.get("claimed_at") for row in self.live_workers())
+        return max((now - moment for moment in moments), default=0.0)
+
 
 # A file's name in an error message may hold bytes that are no UTF-8.
 _ENCODING = ("utf-8", "surrogatepass")

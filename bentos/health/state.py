@@ -70,6 +70,8 @@ class ServiceState:
     prefix: ClassVar[str] = "service"
     label_names: ClassVar[tuple[str, ...]] = ("service",)
     routes: ClassVar[tuple[str, ...]] = ()
+    # Requests turned away, by `reason`: declared by a service that counts them.
+    rejected: Counter
 
     probe_duration = Histogram(
         "probe_duration_seconds",
@@ -254,6 +256,10 @@ class ServiceState:
     def record_success(self, requests: int = 1) -> None:
         """Count requests that the service answered as it should."""
         self.row.record(successes=requests)
+
+    def record_refusal(self, reason: str) -> None:
+        """Count a request that was turned away for no failure of the service."""
+        self.rejected[reason if reason in self.rejected else OTHER].add()
 
     def begin_shutdown(self) -> None:
         """Say in `/ready` from now on that the pod is going."""

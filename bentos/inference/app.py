@@ -1,6 +1,5 @@
 """The inference service without BentoML: its parts, put together, and the way of a request."""
 
-import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -20,7 +19,6 @@ from bentos.inference.state import PREDICT_IMAGE_PATH, PREDICT_PATH, SERVICE_NAM
 from bentos.kit import Kit
 from bentos.process.probe_process import ProbePlan
 
-SWITCH_INTERVAL_SECONDS = 0.0005
 # Of a request's time, how much it may wait for a model process that is being replaced: the rest
 # is for its 503 to be answered before it is a 504.
 _WAIT_FOR_MODEL = 0.8
@@ -49,8 +47,6 @@ class InferenceApp:
 
     def start(self) -> None:
         """Start the background parts; nothing of it waits for the model."""
-        # The default, 5 ms, is how long a request would wait for a thread that is busy in Python.
-        sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
         self.kit.start()
         self._process.start()
         if self._delivery is not None:

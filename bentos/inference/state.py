@@ -173,15 +173,8 @@ class InferenceState(ServiceState):
         "Time since a check of the MLflow registry last ended, whatever its outcome.",
     )
     def mlflow_check_age_seconds(self) -> float:
-        """Seconds since a check last ended in the worker where it is the longest ago.
-
-        Since its start for a worker that has not ended one yet.
-        """
-        now = time.monotonic()
-        ended = (
-            row.get("mlflow_checked_at") or row.get("claimed_at") for row in self.pod.live_workers()
-        )
-        return max((now - moment for moment in ended), default=0.0)
+        """Seconds since a check last ended in the worker where it is the longest ago."""
+        return self.pod.age_of("mlflow_checked_at")
 
     @computed("{prefix}_model_info", "The version served, constant 1.", labels=("version",))
     def model_info(self) -> Samples:
@@ -212,10 +205,6 @@ class InferenceState(ServiceState):
         """Count a failure of the service; KeyError for a reason that is not declared."""
         self.errors[reason].add()
         self.row.record(errors=1)
-
-    def record_refusal(self, reason: str) -> None:
-        """Count a request that was turned away for no failure of the service."""
-        self.rejected[reason if reason in self.rejected else "other"].add()
 
     def model_is(self, model: "ServedModel") -> None:
         """Note that this worker serves a model from now on."""

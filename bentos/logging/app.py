@@ -1,6 +1,5 @@
 """The logging service without BentoML: its parts, put together, and the way of a request."""
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -24,7 +23,6 @@ from bentos.logging.store import Retention, Store, StoreError
 from bentos.logging.store.schema import StoredPrediction
 from bentos.process.probe_process import ProbePlan
 
-_SWITCH_INTERVAL_SECONDS = 0.0005
 # Of a batch, this many predictions get a span: a client may say that all of them are sampled.
 _MAX_TRACED = 100
 _DATABASE_REASONS = ("database_not_initialized", "database_not_accessible")
@@ -57,8 +55,6 @@ class LoggingApp:
 
     def start(self) -> None:
         """Start the background parts; nothing of it waits for the database."""
-        # The default, 5 ms, is how long a request would wait for a writer that is busy in Python.
-        sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
         self.kit.start()
         self._store.start()
 

@@ -125,11 +125,7 @@ class LoggingState(ServiceState):
     @property
     def db_proof_age_seconds(self) -> float:
         """Seconds since the database last worked, in the worker where that is longest ago."""
-        now = time.monotonic()
-        proved = (
-            row.get("db_proved_at") or row.get("claimed_at") for row in self.pod.live_workers()
-        )
-        return max((now - moment for moment in proved), default=0.0)
+        return self.pod.age_of("db_proved_at")
 
     @property
     def db_failure_reason(self) -> str:
@@ -153,10 +149,6 @@ class LoggingState(ServiceState):
         """Count a failure of the service."""
         self.errors.add()
         self.row.record(errors=1)
-
-    def record_refusal(self, reason: str) -> None:
-        """Count a request that was turned away for no failure of the service."""
-        self.rejected[reason if reason in self.rejected else "other"].add()
 
     def database_works(self) -> None:
         """Note that the database answered just now."""
