@@ -41,7 +41,7 @@ class InferenceApp:
         )
         self._tokens = Tokens(None, settings.predict_tokens_file, realm=SERVICE_NAME)
         given = ModelProcessSettings(settings=settings, service=SERVICE_NAME, worker=worker)
-        self._process = ModelProcess(given.model_dump_json().encode(), self._engine, self.state)
+        self._process = ModelProcess(given.model_dump_json(), self._engine, self.state)
         self._delivery = self._make_delivery(worker)
         self.kit.add_routes(self._routes())
 

@@ -46,6 +46,7 @@ _SOCKET_BYTES = 1 << 22
 _BUFFER_BYTES = 1 << 20
 _LENGTH = struct.Struct("<I")
 _MODULE = "bentos.inference.model"
+SETTINGS_VARIABLE = "MODEL_PROCESS_SETTINGS"
 _ROOT = Path(__file__).parents[2]
 
 _logger = get_logger("model")
@@ -66,13 +67,6 @@ class InputKind(IntEnum):
 
 class _Message(msgspec.Struct, array_like=True, gc=False):
     """One message; a subclass's name is its tag on the stream."""
-
-
-class Start(_Message, tag=1):
-    """The first message to a process: its settings, as JSON."""
-
-    settings: bytes
-    id: int = -1
 
 
 class Input(_Message, tag=2):
@@ -194,7 +188,7 @@ class Beat(_Message, tag=9):
     """The process runs, whatever its model is busy with."""
 
 
-ToModel: TypeAlias = Start | Input | Withdrawn
+ToModel: TypeAlias = Input | Withdrawn
 ToWorker: TypeAlias = (
     Answers | Deferred | Refused | Installed | LoadChanged | RegistryChecked | Beat
 )
@@ -313,11 +307,6 @@ class Connection:
             self._progress.taken = max(self._progress.taken, *(one.id for one in messages))
         return messages
 
-    def receive_settings(self) -> bytes:
-        """Wait for the first message, which holds the settings; empty at the stream's end."""
-        (message,) = self.receive(1) or (None,)
-        return message.settings if isinstance(message, Start) else b""
-
     def _fill(self, *, wait: bool) -> bool:
         """Receive more bytes; tell whether some came."""
         flags = 0 if wait else socket.MSG_DONTWAIT
@@ -353,9 +342,12 @@ class _WorkerEnd(asyncio.BufferedProtocol):
 
 
 class ModelProcess:
-    """Keeps one model process running and hands on what it says, all on the event loop."""
+    """Keeps one model process running and hands on what it says, all on the event loop.
 
-    def __init__(self, settings: bytes, engine: "Engine", state: "InferenceState") -> None:
+    `settings` are its ModelProcessSettings, as JSON.
+    """
+
+    def __init__(self, settings: str, engine: "Engine", state: "InferenceState") -> None:
         self._settings = settings
         self._engine = engine
         self._state = state
@@ -417,7 +409,7 @@ class ModelProcess:
             with theirs, os.fdopen(descriptor):
                 for end in (ours, theirs):
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
-                process = self._process = _spawn(theirs.fileno(), descriptor)
+                process = self._process = _spawn(self._settings, theirs.fileno(), descriptor)
         except OSError as error:
             ours.close()
             return f"cannot be started: {error}"
@@ -427,9 +419,7 @@ class ModelProcess:
             lambda: _WorkerEnd(self._received, closed), sock=ours
         )
         try:
-            writer = Writer(transport.write)
-            writer.write(Start(self._settings))
-            self._engine.connected(writer)
+            self._engine.connected(Writer(transport.write))
             await closed
             # Wait before killing, or a normal exit is reported as SIGKILL.
             await asyncio.to_thread(_wait, process, _END_SECONDS)
@@ -466,13 +456,14 @@ class ModelProcess:
         self._state.loading(load)
 
 
-def _spawn(*descriptors: int) -> "subprocess.Popen[bytes]":
+def _spawn(settings: str, *descriptors: int) -> "subprocess.Popen[bytes]":
     path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.Popen(  # noqa: S603 - our own program
         [sys.executable, "-m", _MODULE, str(os.getpid()), *map(str, descriptors)],
         pass_fds=descriptors,
         stdin=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": path},
+        # Not an argument: whoever is on the machine can read those.
+        env={**os.environ, "PYTHONPATH": path, SETTINGS_VARIABLE: settings},
     )
 
 

@@ -25,7 +25,6 @@ from bentos.inference.channel import (
     Reader,
     Refused,
     RegistryChecked,
-    Start,
     ToModel,
     ToWorker,
     Withdrawn,
@@ -131,7 +130,7 @@ def test_messages_are_the_same_however_the_stream_is_cut(sizes: list[int], cut: 
 
 def test_a_message_that_is_none_of_the_known_ones_is_an_error() -> None:
     with pytest.raises(msgspec.ValidationError):
-        read(frames(Start(b"settings")), 1 << 20)
+        read(frames(Withdrawn(1)), 1 << 20)
 
 
 @pytest.fixture
@@ -201,22 +200,13 @@ def test_all_that_is_there_is_one_batch(streams: tuple[socket.socket, socket.soc
     assert Connection(theirs).receive(16) == sent
 
 
-def test_the_settings_come_before_any_input(streams: tuple[socket.socket, socket.socket]) -> None:
-    ours, theirs = streams
-    ours.sendall(frames(Start(b"{}"), *inputs_of(5)))
-    connection = Connection(theirs)
-    assert connection.receive_settings() == b"{}"
-    assert connection.receive(1) == inputs_of(5)
-
-
 def test_a_process_shares_how_far_it_came(streams: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = streams
     progress, descriptor = Progress.make()
     connection = Connection(theirs, Progress(descriptor))
     os.close(descriptor)
     assert progress.taken == -1
-    ours.sendall(frames(Start(b"{}"), *inputs_of(5, 5, 5), Withdrawn(1)))
-    assert connection.receive_settings() == b"{}"
+    ours.sendall(frames(*inputs_of(5, 5, 5), Withdrawn(1)))
     assert progress.taken == -1
     connection.receive(2)
     assert progress.taken == 1
@@ -232,7 +222,6 @@ def test_a_worker_that_is_gone_ends_the_stream(
     ours.close()
     connection = Connection(theirs)
     assert connection.receive(4) == []
-    assert connection.receive_settings() == b""
 
 
 def test_messages_of_several_threads_are_not_mixed(

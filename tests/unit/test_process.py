@@ -26,13 +26,13 @@ pytestmark = pytest.mark.slow
 WAIT_SECONDS = 60.0
 
 
-def settings(directory: Path) -> bytes:
+def settings(directory: Path) -> str:
     """Return settings of an empty registry, so that nothing is loaded."""
     given = InferenceSettings(
         mlflow_tracking_uri=f"sqlite:///{directory}/mlflow.db", model_poll_seconds=0.1
     )
     content = ModelProcessSettings(settings=given, service="a-service", worker=1)
-    return content.model_dump_json().encode()
+    return content.model_dump_json()
 
 
 class _Engine(Engine):
@@ -65,7 +65,7 @@ class _Process(ModelProcess):
 class Kept:
     """A model process and all that became known of it."""
 
-    def __init__(self, given: bytes, directory: str) -> None:
+    def __init__(self, given: str, directory: str) -> None:
         self.state = make_state(Path(directory))
         self.engine = _Engine(self.state)
         self.process = _Process(given, self.engine, self.state)
@@ -89,7 +89,7 @@ class Kept:
         return self.process.pid
 
 
-def run(given: bytes, test: Callable[[Kept], Awaitable[None]]) -> None:
+def run(given: str, test: Callable[[Kept], Awaitable[None]]) -> None:
     async def main(directory: str) -> None:
         kept = Kept(given, directory)
         kept.process.start()
@@ -146,7 +146,7 @@ def test_one_that_ends_at_once_is_started_again_with_growing_pauses(
         assert pauses == [0.05, 0.1, 0.2, 0.2]
 
     monkeypatch.setattr(module, "LONGEST_PAUSE_SECONDS", 0.2)
-    run(b'{"no": "settings"}', test)
+    run('{"no": "settings"}', test)
 
 
 def test_one_that_cannot_be_started_is_tried_again(
@@ -213,7 +213,7 @@ class Speaking(ModelProcess):
 async def main():
     state = make_state(Path(tempfile.mkdtemp()))
     engine = Engine(state, queue_size=1, max_batch=1, wait_seconds=1)
-    process = Speaking(sys.argv[1].encode(), engine, state)
+    process = Speaking(sys.argv[1], engine, state)
     process.start()
     await asyncio.sleep(600)
 
@@ -226,7 +226,7 @@ def test_it_dies_with_its_worker_even_while_it_hangs(
     tmp_path: Path, meanwhile: signal.Signals
 ) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", _WORKER, settings(tmp_path).decode()], stdout=subprocess.PIPE
+        [sys.executable, "-c", _WORKER, settings(tmp_path)], stdout=subprocess.PIPE
     ) as worker:
         assert worker.stdout is not None
         pid = int(worker.stdout.readline())
@@ -251,7 +251,7 @@ def test_what_it_says_is_of_the_settings_it_was_given(tmp_path: Path) -> None:
         assert "127.0.0.1" in kept.state.text("registry")
         assert not any(isinstance(message, LoadChanged) for message in kept.process.said)
 
-    run(content.model_dump_json().encode(), test)
+    run(content.model_dump_json(), test)
 
 
 @pytest.mark.case(50)

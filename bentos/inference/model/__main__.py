@@ -1,7 +1,7 @@
 """The model process: `python -m bentos.inference.model PARENT STREAM PROGRESS`.
 
 A worker starts it with its own process id and the descriptors of a stream and of shared memory,
-and sends the settings first. It ends when the worker closes the stream, or dies.
+and with settings in its environment. It ends when the worker closes the stream, or dies.
 """
 
 import logging
@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 
-from bentos.inference.channel import Beat, Connection, Progress
+from bentos.inference.channel import SETTINGS_VARIABLE, Beat, Connection, Progress
 from bentos.inference.model.archive import pickle_allowed
 from bentos.inference.settings import InferenceSettings, ModelProcessSettings
 from bentos.process.logs import configure_logging, event, get_logger
@@ -31,10 +31,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     os.nice(_NICENESS)
     connection = Connection(socket.socket(fileno=stream), Progress(progress))
-    content = connection.receive_settings()
-    if not content:
-        return
-    given = ModelProcessSettings.model_validate_json(content)
+    given = ModelProcessSettings.model_validate_json(os.environ.pop(SETTINGS_VARIABLE))
     configure_logging(
         level=given.settings.log_level,
         form=given.settings.log_format,
