@@ -290,24 +290,3 @@ def test_it_shows_every_second_that_it_runs(tmp_path: Path) -> None:
         await kept.until(lambda: kept.state.model_heard_at.get() > heard_at)
 
     run(settings(tmp_path), test)
-
-
-_IMPORTED = """
-import sys, bentos.inference.app
-print([name for name in ('torch', 'mlflow', 'PIL') if name in sys.modules])
-"""
-
-
-def test_a_worker_imports_nothing_of_the_models() -> None:
-    """PyTorch, MLflow and Pillow belong to the model process: the worker stays small without."""
-    found = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            _IMPORTED,
-        ],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert found.stdout.strip() == "[]"
