@@ -21,7 +21,7 @@ from bentos.edge.door import Door, FrontDoor, Route, probe_routes, route_table
 from bentos.edge.http import AsgiApp, BodyMemory, Receive, Scope, Send
 from bentos.edge.protocol import use_bounded_protocol
 from bentos.health import checks
-from bentos.health.checks import Check, required
+from bentos.health.checks import Check, port_not_answering, required, stuck
 from bentos.health.state import ServiceState
 from bentos.health.values import Counter, Gauge, Histogram
 from bentos.process.lifecycle import Lifecycle, running_server
@@ -59,21 +59,23 @@ def probe_plan(
             "probe_port": settings.probe_port,
         },
         liveness=[
-            checks.worker_dead(grace_seconds=settings.worker_grace_seconds),
-            checks.event_loop_stalled(
-                stall_seconds=settings.stall_seconds + settings.worker_grace_seconds
+            Check("worker_dead", partial(checks.worker_dead, settings.worker_grace_seconds)),
+            stuck(
+                "event_loop_stalled",
+                "heartbeat",
+                stall_seconds=settings.stall_seconds + settings.worker_grace_seconds,
             ),
-            checks.port_not_answering(grace_seconds=settings.stall_seconds),
+            Check("port_not_answering", partial(port_not_answering, settings.stall_seconds)),
             *liveness,
         ],
         readiness=[
-            checks.shutting_down(),
-            checks.worker_missing(),
-            checks.event_loop_stalled(stall_seconds=settings.stall_seconds),
-            checks.port_not_answering(grace_seconds=0.0),
+            Check("shutting_down", checks.shutting_down),
+            Check("worker_missing", checks.worker_missing),
+            stuck("event_loop_stalled", "heartbeat", stall_seconds=settings.stall_seconds),
+            Check("port_not_answering", partial(port_not_answering, 0.0)),
             *readiness,
-            checks.high_error_rate(),
-            checks.worker_not_serving(),
+            Check("high_error_rate", checks.high_error_rate),
+            required("worker_not_serving", "serving"),
         ],
         describe=describe,
         host=settings.host,

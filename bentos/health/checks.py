@@ -71,71 +71,8 @@ def _is_not_one(gauge: str, state: ServiceState) -> Details | None:
     return None if getattr(state, gauge).value == 1.0 else {}
 
 
-def shutting_down() -> Check:
-    """Fail once any worker of the pod was asked to stop."""
-    return Check("shutting_down", _shutting_down)
-
-
-def _shutting_down(state: ServiceState) -> Details | None:
-    return {} if state.shutting_down else None
-
-
-def high_error_rate() -> Check:
-    """Fail while more than half of the requests in the window failed for the service's fault.
-
-    The window is one of time: it empties by itself, so a pod that gets no more requests because
-    it is out of rotation comes back.
-    """
-    return Check("high_error_rate", _high_error_rate)
-
-
-def _high_error_rate(state: ServiceState) -> Details | None:
-    outcomes = state.outcomes
-    if not outcomes.is_high():
-        return None
-    return {
-        "error_rate": round(outcomes.error_rate, 4),
-        "errors_in_window": outcomes.errors,
-        "requests_in_window": outcomes.requests,
-    }
-
-
-def worker_missing() -> Check:
-    """Fail while a worker that once served is dead and not replaced."""
-    return Check("worker_missing", _worker_missing)
-
-
-def _worker_missing(state: ServiceState) -> Details | None:
-    if all(row.alive for row in state.pod.workers if row.claimed):
-        return None
-    return {"workers_alive": len(state.pod.live_workers()), "workers": len(state.pod.workers)}
-
-
-def worker_not_serving() -> Check:
-    """Fail until every worker's server takes connections."""
-    return required("worker_not_serving", "serving")
-
-
-def worker_dead(*, grace_seconds: float) -> Check:
-    """Fail, for liveness, once a dead worker was not replaced within the grace.
-
-    In an image BentoML starts no worker anew; only a restart of the container brings it back.
-    """
-    return Check("worker_dead", partial(_worker_dead, grace_seconds))
-
-
-def _worker_dead(grace_seconds: float, state: ServiceState) -> Details | None:
-    seconds = state.pod.dead_for()
-    return {"dead_for_seconds": round(seconds, 1)} if seconds > grace_seconds else None
-
-
-def event_loop_stalled(*, stall_seconds: float) -> Check:
-    """Fail where a live worker's last heartbeat is more than `stall_seconds` ago."""
-    return stuck("event_loop_stalled", "heartbeat", stall_seconds=stall_seconds)
-
-
 def stuck(reason: str, moment: str, *, stall_seconds: float) -> Check:
-    """Fail where a live worker has been at one piece of work for longer than `stall_seconds`.
+    """Make a check that no live worker has been at one piece of work for over `stall_seconds`.
 
     `moment` names the gauge that holds since when, in monotonic seconds, 0 while there is none.
     """
@@ -147,12 +84,45 @@ def _stuck(moment: str, stall_seconds: float, state: ServiceState) -> Details | 
     return {"stuck_for_seconds": round(seconds, 1)} if seconds > stall_seconds else None
 
 
-def port_not_answering(*, grace_seconds: float) -> Check:
+def shutting_down(state: ServiceState) -> Details | None:
+    """Fail once any worker of the pod was asked to stop."""
+    return {} if state.shutting_down else None
+
+
+def high_error_rate(state: ServiceState) -> Details | None:
+    """Fail while more than half of the requests in the window failed for the service's fault.
+
+    The window is one of time: it empties by itself, so a pod that gets no more requests because
+    it is out of rotation comes back.
+    """
+    outcomes = state.outcomes
+    if not outcomes.is_high():
+        return None
+    return {
+        "error_rate": round(outcomes.error_rate, 4),
+        "errors_in_window": outcomes.errors,
+        "requests_in_window": outcomes.requests,
+    }
+
+
+def worker_missing(state: ServiceState) -> Details | None:
+    """Fail while a worker that once served is dead and not replaced."""
+    if all(row.alive for row in state.pod.workers if row.claimed):
+        return None
+    return {"workers_alive": len(state.pod.live_workers()), "workers": len(state.pod.workers)}
+
+
+def worker_dead(grace_seconds: float, state: ServiceState) -> Details | None:
+    """Fail, for liveness, once a dead worker was not replaced within the grace.
+
+    In an image BentoML starts no worker anew; only a restart of the container brings it back.
+    """
+    seconds = state.pod.dead_for()
+    return {"dead_for_seconds": round(seconds, 1)} if seconds > grace_seconds else None
+
+
+def port_not_answering(grace_seconds: float, state: ServiceState) -> Details | None:
     """Fail where the probe process got no answer on the service's port for `grace_seconds`."""
-    return Check("port_not_answering", partial(_port_not_answering, grace_seconds))
-
-
-def _port_not_answering(grace_seconds: float, state: ServiceState) -> Details | None:
     if not state.pod.probe_process.alive:
         return None  # what a dead probe process saw last is out of date
     seconds = state.pod.longest_since("port_failing_since", [state.pod.probe_process])

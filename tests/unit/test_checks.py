@@ -2,6 +2,7 @@
 
 import pickle
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -99,7 +100,7 @@ def test_a_gauge_that_is_not_declared_is_a_failure_and_no_crash(state: BakerySta
 
 def test_shutting_down_fails_in_every_worker_from_the_moment_it_begins(tmp_path: Path) -> None:
     first, second = pair(tmp_path, 1), pair(tmp_path, 2)
-    check = checks.shutting_down()
+    check = Check("shutting_down", checks.shutting_down)
     assert check.reason == "shutting_down"
     assert check.failing(first) is None
     second.begin_shutdown()
@@ -107,7 +108,7 @@ def test_shutting_down_fails_in_every_worker_from_the_moment_it_begins(tmp_path:
 
 
 def test_a_high_error_rate_says_the_rate(state: BakeryState) -> None:
-    check = checks.high_error_rate()
+    check = Check("high_error_rate", checks.high_error_rate)
     state.record_success(9)
     state.fail(9)
     assert check.failing(state) is None
@@ -122,7 +123,7 @@ def test_a_high_error_rate_says_the_rate(state: BakeryState) -> None:
 def test_errors_of_a_dead_worker_stay_in_the_window(tmp_path: Path) -> None:
     with child(claim_and_fail, tmp_path, 2) as worker:
         worker.kill()
-    assert checks.high_error_rate().failing(pair(tmp_path)) is not None
+    assert checks.high_error_rate(pair(tmp_path)) is not None
 
 
 def claim_and_fail(directory: Path, worker: int) -> None:
@@ -131,11 +132,11 @@ def claim_and_fail(directory: Path, worker: int) -> None:
 
 
 def test_a_worker_that_never_came_is_not_missing(tmp_path: Path) -> None:
-    assert checks.worker_missing().failing(pair(tmp_path)) is None
+    assert checks.worker_missing(pair(tmp_path)) is None
 
 
 def test_a_dead_worker_is_missing_until_it_is_replaced(tmp_path: Path) -> None:
-    check = checks.worker_missing()
+    check = Check("worker_missing", checks.worker_missing)
     with child(claim, tmp_path, 2) as dead:
         assert check.failing(pair(tmp_path)) is None
         dead.kill()
@@ -148,7 +149,7 @@ def test_a_dead_worker_fails_liveness_only_after_its_grace(tmp_path: Path) -> No
     with child(claim, tmp_path, 2) as dead:
         dead.kill()
     state = pair(tmp_path)
-    check = checks.worker_dead(grace_seconds=3_600)
+    check = Check("worker_dead", partial(checks.worker_dead, 3_600))
     assert check.failing(state) is None
     row = state.pod.workers[1]
     row.set("heartbeat", row.get("heartbeat") - 7_200)
@@ -158,14 +159,14 @@ def test_a_dead_worker_fails_liveness_only_after_its_grace(tmp_path: Path) -> No
 
 
 def test_a_worker_that_does_not_take_connections_yet_is_not_serving(state: BakeryState) -> None:
-    check = checks.worker_not_serving()
+    check = required("worker_not_serving", "serving")
     assert check.failing(state) == {}
     state.serving.set(1)
     assert check.failing(state) is None
 
 
 def test_an_event_loop_that_does_not_beat_has_stalled(state: BakeryState) -> None:
-    check = checks.event_loop_stalled(stall_seconds=30)
+    check = checks.stuck("event_loop_stalled", "heartbeat", stall_seconds=30)
     assert check.failing(state) is None
     state.row.set("heartbeat", time.monotonic() - 40)
     failure = check.failing(state)
@@ -192,8 +193,8 @@ def probe_process(directory: Path) -> None:
 def test_a_port_that_does_not_answer_fails_after_the_grace(tmp_path: Path) -> None:
     state = pair(tmp_path)
     with child(probe_process, tmp_path):
-        assert checks.port_not_answering(grace_seconds=3_600).failing(state) is None
-        failure = checks.port_not_answering(grace_seconds=0).failing(state)
+        assert checks.port_not_answering(3_600, state) is None
+        failure = checks.port_not_answering(0, state)
         assert failure is not None
         assert float(str(failure["port_failing_for_seconds"])) >= 100
 
@@ -201,19 +202,19 @@ def test_a_port_that_does_not_answer_fails_after_the_grace(tmp_path: Path) -> No
 def test_what_a_dead_probe_process_last_saw_of_the_port_says_nothing(tmp_path: Path) -> None:
     with child(probe_process, tmp_path) as dead:
         dead.kill()
-    assert checks.port_not_answering(grace_seconds=0).failing(pair(tmp_path)) is None
+    assert checks.port_not_answering(0, pair(tmp_path)) is None
 
 
 def test_every_check_of_the_kit_can_be_handed_to_another_process(state: BakeryState) -> None:
     all_of_them = [
-        checks.shutting_down(),
-        checks.high_error_rate(),
-        checks.worker_missing(),
-        checks.worker_not_serving(),
-        checks.worker_dead(grace_seconds=1),
-        checks.event_loop_stalled(stall_seconds=1),
+        Check("shutting_down", checks.shutting_down),
+        Check("high_error_rate", checks.high_error_rate),
+        Check("worker_missing", checks.worker_missing),
+        required("worker_not_serving", "serving"),
+        Check("worker_dead", partial(checks.worker_dead, 1)),
+        checks.stuck("event_loop_stalled", "heartbeat", stall_seconds=1),
         checks.stuck("a", "baking_since", stall_seconds=1),
-        checks.port_not_answering(grace_seconds=1),
+        Check("port_not_answering", partial(checks.port_not_answering, 1)),
         required("a", "warm"),
     ]
     copies = pickle.loads(pickle.dumps(all_of_them))
