@@ -307,10 +307,11 @@ class BoundedProtocol(HttpToolsProtocol):
         if not self._is_answered() and self.cycle.response_started:
             self.transport.abort()  # its own answer is on its way already
             return
-        body = b'{"error":"%s","reason":"%s"}' % (_MESSAGES[status], _REASONS[status])
+        phrase, reason, error = _ANSWERS[status]
+        body = b'{"error":"%s","reason":"%s"}' % (error, reason)
         self.transport.write(
             b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
-            b"connection: close\r\n\r\n%s" % (status, _PHRASES[status], len(body), body)
+            b"connection: close\r\n\r\n%s" % (status, phrase, len(body), body)
         )
         self.transport.close()
 
@@ -385,16 +386,17 @@ def _body_length(head: bytes) -> int:
     return int(length[1]) if length is not None else 0
 
 
-_PHRASES = {
-    400: b"Bad Request",
-    414: b"URI Too Long",
-    431: b"Request Header Fields Too Large",
-}
-_REASONS = {400: b"bad_request", 414: b"too_large", 431: b"too_large"}
-_MESSAGES = {
-    400: b"this is not a valid HTTP request",
-    414: b"the request line may have at most %d bytes" % HEAD_BYTES,
-    431: b"the headers may have at most %d bytes and be at most %d" % (HEAD_BYTES, HEADERS),
+# By status its phrase, and the reason and the error in the body.
+_ANSWERS = {
+    400: (b"Bad Request", b"bad_request", b"this is not a valid HTTP request"),
+    414: (
+        *(b"URI Too Long", b"too_large"),
+        b"the request line may have at most %d bytes" % HEAD_BYTES,
+    ),
+    431: (
+        *(b"Request Header Fields Too Large", b"too_large"),
+        b"the headers may have at most %d bytes and be at most %d" % (HEAD_BYTES, HEADERS),
+    ),
 }
 
 

@@ -141,7 +141,7 @@ def _tensors(
     """Return the tensors of one kind by name; those that share a file share their memory."""
     import torch
 
-    from bentos.inference.model.graph import dtype_of
+    from bentos.inference.model.graph import DTYPES
 
     config = f"data/{kind}/model_{kind}_config.json"
     files: dict[str, Any] = {}
@@ -156,7 +156,7 @@ def _tensors(
         size, stride = ([int(one["as_int"]) for one in meta[key]] for key in ("sizes", "strides"))
         offset = int(meta["storage_offset"]["as_int"])
         try:
-            flat = files[file].view(dtype_of(meta["dtype"]))
+            flat = files[file].view(DTYPES[meta["dtype"]])
             tensor = torch.as_strided(flat, size, stride, offset)
         except (RuntimeError, ValueError, OverflowError) as error:
             raise UnusableModel(f"{name} does not fit its file: {error}") from None

@@ -26,7 +26,7 @@ _OPERATORS = re.compile(
     re.ASCII,
 )
 # By the numbers that the format gives them.
-_DTYPES = dict(
+DTYPES = dict(
     enumerate(
         (
             *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
@@ -40,20 +40,14 @@ _MEMORY_FORMATS = (
     *(None, torch.contiguous_format, torch.channels_last, torch.channels_last_3d),
     torch.preserve_format,
 )
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
-
-
+_PLAIN = ("as_int", "as_ints", "as_bool", "as_bools", "as_string", "as_strings")
 _CONSTANTS: dict[str, Callable[[Any], Any]] = {
     "as_none": lambda _: None,
-    **dict.fromkeys(("as_int", "as_ints", "as_bool", "as_bools"), _as_it_is),
-    **dict.fromkeys(("as_string", "as_strings"), _as_it_is),
+    **dict.fromkeys(_PLAIN, lambda value: value),
     "as_float": float,  # infinity and NaN are texts
     "as_floats": lambda values: [float(one) for one in values],
     "as_complex": lambda value: complex(value["real"], value["imag"]),
-    "as_scalar_type": _DTYPES.__getitem__,
+    "as_scalar_type": DTYPES.__getitem__,
     "as_memory_format": _MEMORY_FORMATS.__getitem__,
     "as_layout": {7: torch.strided}.__getitem__,
 }
@@ -71,11 +65,6 @@ _SYMBOL = re.compile(r"(?:Symbol\(')?(\w+)(?:'.*\))?", re.ASCII)
 
 # Where an argument is: a register, or several for a list.
 _Place: TypeAlias = "int | list[_Place]"
-
-
-def dtype_of(number: int) -> torch.dtype:
-    """Return the type of a tensor's numbers; KeyError for one that is not served."""
-    return _DTYPES[number]
 
 
 class Program:
