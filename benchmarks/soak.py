@@ -59,6 +59,9 @@ def soak(
                 report(f"  {elapsed:5.0f} s  PSS {memory.pss / _MIB:.1f} MiB")
             time.sleep(_SAMPLE_SECONDS)
         driven = generator.result()
+        for process in server.processes():
+            pss = process.memory_full_info().pss / _MIB
+            report(f"  {pss:6.1f} MiB  {' '.join(process.cmdline()[1:])[:70]}")
     growth = growth_per_hour([one for one in samples if one.seconds >= _SETTLED_SECONDS])
     content = {
         "started_at": now(),
