@@ -157,12 +157,9 @@ def _tensors(
         offset = int(meta["storage_offset"]["as_int"])
         try:
             flat = files[file].view(DTYPES[meta["dtype"]])
-            tensor = torch.as_strided(flat, size, stride, offset)
+            tensors[name] = torch.as_strided(flat, size, stride, offset)
         except (RuntimeError, ValueError, OverflowError) as error:
             raise UnusableModel(f"{name} does not fit its file: {error}") from None
-        if payload["is_param"]:
-            tensor = torch.nn.Parameter(tensor, requires_grad=bool(meta["requires_grad"]))
-        tensors[name] = tensor
     return tensors
 
 
