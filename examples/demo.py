@@ -38,7 +38,7 @@ def main() -> int:
     seconds = time.monotonic() - started
     _say(f"done in {seconds:.0f} s, everything is stopped; `make serve` serves at")
     _say(f"  {urls[0]}  (API page, /predict, /predict_image, /health, /ready, /metrics)")
-    _say(f"  {urls[1]}  (/log, /stats, /predictions, /health, /ready, /metrics)")
+    _say(f"  {urls[1]}  (status page, /log, /stats, /predictions, /health, /ready, /metrics)")
     return 0
 
 

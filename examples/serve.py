@@ -16,6 +16,7 @@ def main() -> int:
         with Stack(log_folder=None) as stack:
             stack.start()
             stack.wait_until_ready(_say, interrupted=stopping)
+            _say(f"status:  {stack.logging.url}")
             _say(f"predict: {stack.inference.url}/predict_image")
             _say(f"stored:  {stack.logging.url}/predictions")
             _say("Ctrl-C stops both")

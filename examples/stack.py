@@ -23,7 +23,18 @@ class Stack:
 
     def __init__(self, *, log_folder: Path | None) -> None:
         inference, logging = load_settings(InferenceSettings), load_settings(LoggingSettings)
-        self.logging = _service("logging", logging.logging_port, {})
+        # Without probe processes the services' own ports answer the same.
+        port = inference.inference_port
+        default = InferenceSettings.model_fields["probe_port"].default
+        probes = port if os.environ.get("PROBE_PORT") == "0" else default
+        self.logging = _service(
+            "logging",
+            logging.logging_port,
+            {
+                "INFERENCE_PROBE_URL": f"http://{HOST}:{probes}",
+                "INFERENCE_DOCS_URL": f"http://{HOST}:{port}/docs",
+            },
+        )
         self.inference = _service(
             "inference", inference.inference_port, {"LOGGING_URL": self.logging.url}
         )

@@ -73,7 +73,7 @@ class FrontedInstance:
         self._configure_logging(worker)
         plan = self.make_plan(pod_directory(self.service))
         app = self.make_app(plan, worker)
-        app.kit.add_routes(self.api.routes())
+        app.kit.add_routes(self.api.routes(plan))
         type(self).app = app
 
     @classmethod

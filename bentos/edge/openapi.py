@@ -1,8 +1,11 @@
 """A service's API page: its OpenAPI document (spec.openapis.org, 3.1) and a page that shows it.
 
-BentoML's own page knows only its POST routes, and asks a host on the internet for a script.
+BentoML's own page knows only its POST routes, and asks a host on the internet for a script. This
+one asks no other host for anything: Swagger UI's files come from BentoML's package.
 """
 
+import base64
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -13,6 +16,7 @@ from pydantic import TypeAdapter
 from bentos.edge.door import Route
 from bentos.edge.http import Request, Response, json_response
 from bentos.health.probes import HEALTH_PATH, METRICS_PATH, READY_PATH
+from bentos.process.probe_process import ProbePlan
 
 DOCS_PATH = "/docs"
 DOCUMENT_PATH = "/docs.json"
@@ -28,6 +32,27 @@ _ERROR = {
         "field": {"type": "string", "description": "The field or item at fault, where one is."},
     },
 }
+# What an error of a status most often gives as its reason, for examples.
+_USUAL_REASONS = {
+    400: "bad_input",
+    401: "unauthorized",
+    404: "not_found",
+    405: "method_not_allowed",
+    409: "conflict",
+    413: "too_large",
+    415: "bad_input",
+    422: "model_rejected_input",
+    429: "queue_full",
+    500: "internal_error",
+    503: "shutting_down",
+    504: "timeout",
+}
+# Swagger UI would ask a host on the internet whether the document is valid, and show its answer as
+# a picture.
+_SCRIPT = (
+    f'SwaggerUIBundle({{url: ".{DOCUMENT_PATH}", dom_id: "#page", deepLinking: true,'
+    " validatorUrl: null, defaultModelsExpandDepth: 0});"
+)
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
   <head>
@@ -41,10 +66,26 @@ _PAGE = """<!DOCTYPE html>
     <div id="page"><noscript>{description} The document itself: <a href=".{document}">
       {document}</a></noscript></div>
     <script src="./static_content/swagger-ui-bundle.js"></script>
-    <script>SwaggerUIBundle({{url: ".{document}", dom_id: "#page", deepLinking: true}});</script>
+    <script>{script}</script>
   </body>
 </html>
 """
+
+
+def source_hash(content: str) -> str:
+    """Return how a Content-Security-Policy names an inline script or style by its content."""
+    digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
+
+
+# Swagger UI writes styles into its elements and draws its icons from data.
+_PAGE_POLICY = "; ".join(
+    (
+        *("default-src 'none'", "connect-src 'self'", "img-src 'self' data:"),
+        *("style-src 'self' 'unsafe-inline'", f"script-src 'self' {source_hash(_SCRIPT)}"),
+        *("base-uri 'none'", "form-action 'none'"),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +101,8 @@ class Content:
 class Operation:
     """What one route takes and answers; `answers` maps each status to its text and body.
 
-    An answer without a body of its own is an error in the one shape that all errors have.
+    An answer without a body of its own is an error in the one shape that all errors have. `tag` is
+    the heading under which the page shows it.
     """
 
     method: str
@@ -71,13 +113,15 @@ class Operation:
     parameters: Sequence[Mapping[str, object]] = ()
     answers: Mapping[int, tuple[str, Content | None]] = field(default_factory=dict)
     protected: bool = False
+    tag: str = "Predictions"
 
 
 @dataclass(frozen=True)
 class ApiPage:
     """The operations of a service under a title; the probes are added to them.
 
-    `schemas` are JSON Schemas, by name, that the operations' own refer to.
+    `schemas` are JSON Schemas, by name, that the operations' own refer to. `ready` is what `/ready`
+    says beside its verdict: a TypedDict, and an example of it. `at_root` shows the page at `/` too.
     """
 
     title: str
@@ -85,14 +129,23 @@ class ApiPage:
     description: str
     operations: Sequence[Operation]
     schemas: Mapping[str, Any] = field(default_factory=dict)
+    ready: Content | None = None
+    at_root: bool = True
 
-    def routes(self) -> list[Route]:
-        """Return the routes of the document and of the page that shows it, also at the root."""
-        document = json_response(self.document())
+    def routes(self, plan: ProbePlan) -> list[Route]:
+        """Return the routes of the document and of the page that shows it."""
+        document = json_response(self.document(plan))
         page = _PAGE.format(
-            title=escape(self.title), description=escape(self.description), document=DOCUMENT_PATH
+            title=escape(self.title),
+            description=escape(self.description),
+            document=DOCUMENT_PATH,
+            script=_SCRIPT,
         )
-        shown = Response(page.encode(), content_type=b"text/html; charset=utf-8")
+        shown = Response(
+            page.encode(),
+            content_type=b"text/html; charset=utf-8",
+            headers=((b"content-security-policy", _PAGE_POLICY.encode()),),
+        )
 
         async def answer_document(_: Request) -> Response:
             return document
@@ -103,14 +156,14 @@ class ApiPage:
         return [
             Route("GET", DOCUMENT_PATH, answer_document),
             Route("GET", DOCS_PATH, answer_page),
-            Route("GET", "/", answer_page),
+            *([Route("GET", "/", answer_page)] if self.at_root else []),
         ]
 
-    def document(self) -> dict[str, object]:
-        """Return the OpenAPI document."""
+    def document(self, plan: ProbePlan) -> dict[str, object]:
+        """Return the OpenAPI document; `plan` says which reasons the probes may give."""
         schemas: dict[str, Any] = {"Error": _ERROR, **self.schemas}
         paths: dict[str, dict[str, object]] = {}
-        for operation in [*self.operations, *_PROBES]:
+        for operation in [*self.operations, *_probes(plan, self.ready, schemas)]:
             described = _describe(operation, schemas)
             paths.setdefault(operation.path, {})[operation.method.lower()] = described
         return {
@@ -130,15 +183,14 @@ class ApiPage:
 
 def _describe(operation: Operation, schemas: dict[str, Any]) -> dict[str, object]:
     described: dict[str, object] = {
+        "tags": [operation.tag],
         "summary": operation.summary,
         "description": operation.description,
         "operationId": f"{operation.method.lower()}{operation.path.replace('/', '_')}",
         "responses": {
             str(status): {
                 "description": text,
-                "content": _media(
-                    [body or Content(JSON, {"$ref": "#/components/schemas/Error"})], schemas
-                ),
+                "content": _media([body or _error(status, text)], schemas),
             }
             for status, (text, body) in operation.answers.items()
         },
@@ -152,51 +204,151 @@ def _describe(operation: Operation, schemas: dict[str, Any]) -> dict[str, object
     return described
 
 
+def _error(status: int, text: str) -> Content:
+    example = {"error": text, "reason": _USUAL_REASONS.get(status, "other")}
+    return Content(JSON, {"$ref": "#/components/schemas/Error"}, example)
+
+
 def _media(bodies: Sequence[Content], schemas: dict[str, Any]) -> dict[str, object]:
     media: dict[str, object] = {}
     for body in bodies:
-        schema = body.schema
-        if not isinstance(schema, Mapping):
-            schema = TypeAdapter(schema).json_schema(ref_template=_SCHEMA_REFERENCE)
-            schemas |= schema.pop("$defs", {})
+        schema = _schema(body.schema, schemas)
         media[body.media_type] = {"schema": schema}
         if body.example is not None:
             media[body.media_type] = {"schema": schema, "example": body.example}
     return media
 
 
-_OBJECT = {"type": "object"}
-_PROBES = (
-    Operation(
-        "GET",
-        HEALTH_PATH,
-        "Liveness",
-        "500 only where nothing but a restart would help.",
-        answers={
-            200: ("Alive.", Content(JSON, _OBJECT, {"status": "healthy"})),
-            500: ("To be restarted.", Content(JSON, _OBJECT, {"status": "unhealthy"})),
-        },
-    ),
-    Operation(
-        "GET",
-        READY_PATH,
-        "Readiness",
-        "Whether a request would be answered, and the reason when it would not.",
-        answers={
-            200: ("Ready.", Content(JSON, _OBJECT, {"status": "ready"})),
-            503: (
-                "Not ready.",
-                Content(JSON, _OBJECT, {"status": "not_ready", "reason": "shutting_down"}),
-            ),
-        },
-    ),
-    Operation(
-        "GET",
-        METRICS_PATH,
-        "Metrics of the whole pod, for Prometheus",
-        answers={
-            200: ("Prometheus text format.", Content("text/plain", {"type": "string"})),
-            500: ("The metrics cannot be read.", None),
-        },
-    ),
-)
+def _schema(kind: Any, schemas: dict[str, Any]) -> Mapping[str, Any]:
+    """Return the JSON Schema of a type; those that it refers to are added to `schemas`."""
+    if isinstance(kind, Mapping):
+        return kind
+    schema = TypeAdapter(kind).json_schema(ref_template=_SCHEMA_REFERENCE)
+    schemas |= schema.pop("$defs", {})
+    return schema
+
+
+_PROBES_TAG = "Probes"
+_TIME = {"type": "string", "format": "date-time", "description": "ISO 8601, UTC."}
+_METRICS = """\
+# HELP http_requests_total Requests answered, by declared route, or other for none, and status.
+# TYPE http_requests_total counter
+http_requests_total{{service="{service}",route="/ready",status="200"}} 7
+"""
+_UPTIME = {"type": "number", "description": "Seconds since the pod's first process came up."}
+
+
+def _probes(plan: ProbePlan, ready: Content | None, schemas: dict[str, Any]) -> list[Operation]:
+    """Return `/health`, `/ready` and `/metrics` as this service answers them."""
+    live_reasons = list(dict.fromkeys(check.reason for check in plan.liveness))
+    ready_reasons = list(dict.fromkeys(check.reason for check in plan.readiness))
+    service = plan.arguments["service"]
+    health = {"service": {"const": service}, "timestamp": _TIME, "uptime_seconds": _UPTIME}
+    own: Mapping[str, Any] = _schema(ready.schema, schemas) if ready else {}
+    said: dict[str, Any] = {
+        **own.get("properties", {}),
+        "probe_process": {"enum": ["running", "missing", "off"]},
+        "timestamp": _TIME,
+    }
+    moment = "2026-11-25T12:00:00.250000+00:00"
+    alive = {"service": service, "timestamp": moment, "uptime_seconds": 4211.5}
+    told: Mapping[str, Any] = ready.example if ready and isinstance(ready.example, Mapping) else {}
+    serving = {**told, "probe_process": "running", "timestamp": moment}
+    live_reason, ready_reason = live_reasons[0], ready_reasons[0]
+    return [
+        Operation(
+            "GET",
+            HEALTH_PATH,
+            "Liveness",
+            "500 only where nothing but a restart would help. The probe port answers the same.",
+            answers={
+                200: (
+                    "Alive.",
+                    Content(JSON, _object("healthy", health), {"status": "healthy", **alive}),
+                ),
+                500: (
+                    "To be restarted.",
+                    Content(
+                        JSON,
+                        _object("unhealthy", health, live_reasons),
+                        {
+                            "status": "unhealthy",
+                            "reason": live_reason,
+                            "reasons": [live_reason],
+                            **alive,
+                        },
+                    ),
+                ),
+            },
+            tag=_PROBES_TAG,
+        ),
+        Operation(
+            "GET",
+            READY_PATH,
+            "Readiness",
+            "Whether a request would be answered, and the reason when it would not. The probe port"
+            " answers the same.",
+            answers={
+                200: (
+                    "Ready.",
+                    Content(JSON, _object("ready", said), {"status": "ready", **serving}),
+                ),
+                503: (
+                    "Not ready. Beside what is listed, each reason brings details of its own.",
+                    Content(
+                        JSON,
+                        _object("not_ready", said, ready_reasons),
+                        {
+                            "status": "not_ready",
+                            "reason": ready_reason,
+                            "reasons": [ready_reason],
+                            **serving,
+                        },
+                    ),
+                ),
+            },
+            tag=_PROBES_TAG,
+        ),
+        Operation(
+            "GET",
+            METRICS_PATH,
+            "Metrics of the whole pod, for Prometheus",
+            "In Prometheus's text format, or as OpenMetrics where `Accept` names it. The probe port"
+            " answers the same.",
+            answers={
+                200: (
+                    "The metrics.",
+                    Content(
+                        "text/plain",
+                        {"type": "string"},
+                        _METRICS.format(service=service),
+                    ),
+                ),
+                500: (
+                    "The metrics cannot be read; the log says why.",
+                    Content(
+                        JSON,
+                        {"$ref": "#/components/schemas/Error"},
+                        {
+                            "error": "the metrics cannot be read; the log says why",
+                            "reason": "metrics_failed",
+                        },
+                    ),
+                ),
+            },
+            tag=_PROBES_TAG,
+        ),
+    ]
+
+
+def _object(
+    status: str, properties: Mapping[str, Any], reasons: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the schema of a probe's body; with `reasons`, of one that is no 200."""
+    known: dict[str, Any] = {"status": {"const": status}}
+    if reasons:
+        # A failure while the body itself is made is an `exception`.
+        reason = {"enum": [*reasons, "exception"]}
+        known["reason"] = {**reason, "description": "The reason that weighs most."}
+        known["reasons"] = {"type": "array", "items": reason, "description": "All reasons."}
+    return {"type": "object", "required": list(known), "properties": {**known, **properties}}

@@ -16,6 +16,7 @@ from bentos.inference.state import (
     PREDICT_IMAGE_PATH,
     PREDICT_PATH,
     SERVICE_NAME,
+    InferenceReady,
     inference_probes,
 )
 from bentos.process.image import service_image, torch_wheels
@@ -71,6 +72,26 @@ _ANSWERS: dict[int, tuple[str, Content | None]] = {
     503: ("No prediction can be made or kept now; `reason` is that of `/ready`.", None),
     504: ("No answer in time.", None),
 }
+_READY: InferenceReady = {
+    "model_loaded": True,
+    "mlflow_accessible": True,
+    "predictions_served": 1204,
+    "errors": 0,
+    "last_prediction": "2026-11-25T11:59:58.102000+00:00",
+    "model": {"name": "steel-defects", "stage": "production", "version": "3"},
+    "model_since": "2026-11-25T08:30:11.004000+00:00",
+    "load": {
+        "phase": "loaded",
+        "version": "3",
+        "attempts": 1,
+        "error": None,
+        "retry_in_seconds": None,
+    },
+    "registry": None,
+    "mlflow_check_age_seconds": 2.4,
+    "log_backlog": 0,
+    "log_dead_letters": 0,
+}
 _FILE = {"type": "string", "format": "binary"}
 
 
@@ -84,6 +105,7 @@ class Inference(FrontedInstance):
         title="Inference service",
         version=__version__,
         description="Classifies inputs with a PyTorch model from an MLflow registry.",
+        ready=Content(JSON, InferenceReady, _READY),
         operations=[
             Operation(
                 "POST",

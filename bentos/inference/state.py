@@ -1,10 +1,11 @@
 """What the inference service knows of itself, the metric of each value, and its probes."""
 
 import time
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from typing_extensions import TypedDict
 
 from bentos.health.checks import Check, Details, required, stuck
 from bentos.health.state import SHORT_BUCKETS, ServiceState, isoformat
@@ -60,6 +61,8 @@ class InferenceState(ServiceState):
         across="max",
     )
     model_version = Gauge()
+    # Since when the model is served, Unix seconds.
+    model_since = Gauge(across="max")
     registry_version = Gauge(
         "{prefix}_registry_version",
         "The version that the registry's alias or stage points to, 0 while it is unknown.",
@@ -214,6 +217,7 @@ class InferenceState(ServiceState):
         for name in model.spec.class_names[:_CLASSES_SHOWN]:
             self.confidence[name]  # its series stands at 0 from now on
         self.model_version.set(_as_number(identity.version))
+        self.model_since.set(time.time())
         self.model_loaded.set(1)
 
     def loading(self, load: "LoadChanged") -> None:
@@ -230,6 +234,7 @@ class InferenceState(ServiceState):
         self.model_exits.add()
         self.model_loaded.set(0)
         self.model_version.set(0)
+        self.model_since.set(0)
         self.model_busy_since.set(0)
         self.model_heard_at.set(0)
 
@@ -240,6 +245,41 @@ class InferenceState(ServiceState):
         self.write_text(REGISTRY, check.note[:_MOST_TEXT] or None)
         if check.accessible:
             self.registry_version.set(_as_number(check.version))
+
+
+class ModelNamed(TypedDict):
+    """A model of the registry; `version` is null while none is served."""
+
+    name: str
+    stage: str
+    version: str | None
+
+
+class Loading(TypedDict):
+    """How the loading of a model stands; `error` is why the last attempt failed."""
+
+    phase: Literal["waiting", "loading", "loaded", "failed"]
+    version: str | None
+    attempts: int
+    error: str | None
+    retry_in_seconds: float | None
+
+
+class InferenceReady(TypedDict):
+    """What `/ready` says beside its verdict; counts are the pod's, times ISO 8601, UTC."""
+
+    model_loaded: bool
+    mlflow_accessible: bool
+    predictions_served: int
+    errors: int
+    last_prediction: str | None
+    model: ModelNamed
+    model_since: str | None
+    load: Loading
+    registry: str | None
+    mlflow_check_age_seconds: float
+    log_backlog: int
+    log_dead_letters: int
 
 
 def inference_probes(settings: "InferenceSettings", directory: Path) -> "ProbePlan":
@@ -302,10 +342,15 @@ def _outbox_failing(state: InferenceState) -> Details | None:
     return {} if state.outbox_failing.value else None
 
 
-def _describe(state: InferenceState) -> Mapping[str, object]:
-    model = {"name": state.labels["model"], "stage": state.labels["stage"], "version": None}
+def _describe(state: InferenceState) -> InferenceReady:
+    model: ModelNamed = {
+        "name": state.labels["model"],
+        "stage": state.labels["stage"],
+        "version": None,
+    }
     if state.model_loaded.value:
-        model |= state.text(MODEL) or {}
+        served: ModelNamed | None = state.text(MODEL)
+        model = served or model
     return {
         "model_loaded": bool(state.model_loaded.value),
         "mlflow_accessible": bool(state.mlflow_accessible.value),
@@ -313,13 +358,16 @@ def _describe(state: InferenceState) -> Mapping[str, object]:
         "errors": int(state.errors.value),
         "last_prediction": isoformat(state.last_prediction_at.value),
         "model": model,
+        "model_since": isoformat(state.model_since.value),
         "load": _load(state.text(LOAD) or {"phase": "waiting"}),
         "registry": state.text(REGISTRY),
         "mlflow_check_age_seconds": round(state.mlflow_check_age_seconds, 1),
+        "log_backlog": int(state.log_backlog.value),
+        "log_dead_letters": int(state.log_dead_letters.value),
     }
 
 
-def _load(load: dict[str, Any]) -> dict[str, object]:
+def _load(load: dict[str, Any]) -> Loading:
     """Return how the loading stands; the time to the next attempt in seconds from now."""
     retry_at = load.get("retry_at")
     wait = None if retry_at is None else round(max(0.0, retry_at - time.monotonic()), 1)

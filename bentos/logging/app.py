@@ -5,11 +5,14 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 
+from pydantic import AnyHttpUrl
+
 from bentos.edge.door import Handler, Route
 from bentos.edge.http import Request, Response, ServiceError, json_response
 from bentos.edge.tokens import Tokens
 from bentos.edge.traces import record_span
 from bentos.kit import Kit
+from bentos.logging.page import Links, StatusPage
 from bentos.logging.request import BatchParser, parse_page_query, parse_stats_query
 from bentos.logging.settings import LoggingSettings
 from bentos.logging.state import (
@@ -19,7 +22,7 @@ from bentos.logging.state import (
     STATS_PATH,
     LoggingState,
 )
-from bentos.logging.store import Retention, Store, StoreError
+from bentos.logging.store import PageQuery, Retention, Store, StoreError
 from bentos.logging.store.schema import StoredPrediction
 from bentos.process.probe_process import ProbePlan
 
@@ -51,16 +54,30 @@ class LoggingApp:
             retention=Retention(settings.retention_days, settings.max_database_bytes),
             lock_directory=plan.arguments["directory"] if settings.workers > 1 else None,
         )
-        self.kit.add_routes(self._routes())
+        self._page = StatusPage(
+            self.kit.probes,
+            self.state,
+            read_page=lambda limit: self._store.page(PageQuery(limit=limit)),
+            require_token=self._tokens.require if settings.protect_reads else None,
+            inference_probe_url=_text(settings.inference_probe_url),
+            links=Links(
+                runbooks=str(settings.runbooks_url).rstrip("/"),
+                inference_docs=_text(settings.inference_docs_url),
+                grafana=_text(settings.grafana_url),
+            ),
+        )
+        self.kit.add_routes([*self._routes(), self._page.route()])
 
     def start(self) -> None:
         """Start the background parts; nothing of it waits for the database."""
         self.kit.start()
         self._store.start()
+        self._page.start()
 
     async def stop(self) -> None:
         """Store what waits, close the database, and end the parts."""
         self.state.begin_shutdown()
+        await self._page.stop()
         await self._store.stop(float(self._settings.shutdown_seconds))
         await self.kit.stop()
 
@@ -98,7 +115,7 @@ class LoggingApp:
             ("POST", LOG_PATH, self._log, True, self.state.record_error),
             # A read that fails says nothing of whether predictions can be stored.
             ("GET", STATS_PATH, self._stats, protected, self._read_failed),
-            ("GET", PREDICTIONS_PATH, self._page, protected, self._read_failed),
+            ("GET", PREDICTIONS_PATH, self._predictions, protected, self._read_failed),
         )
         return [
             Route(
@@ -142,7 +159,7 @@ class LoggingApp:
         self._require_open()
         return Response(body=await self._store.stats(query))
 
-    async def _page(self, request: Request) -> Response:
+    async def _predictions(self, request: Request) -> Response:
         query = parse_page_query(request.query)
         self._require_open()
         return Response(body=await self._store.page(query))
@@ -170,3 +187,7 @@ def _trace(rows: Sequence[StoredPrediction], received: float) -> None:
         record_span(
             LOG_PATH, str(row.traceparent), start=received, end=time.time(), attributes=attributes
         )
+
+
+def _text(url: AnyHttpUrl | None) -> str | None:
+    return str(url) if url is not None else None

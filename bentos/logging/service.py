@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import bentoml
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from bentos import __version__
 from bentos.edge.bento import FrontedInstance, FrontedService, service_config
@@ -17,6 +17,7 @@ from bentos.logging.state import (
     PREDICTIONS_PATH,
     SERVICE_NAME,
     STATS_PATH,
+    LoggingReady,
     logging_probes,
 )
 from bentos.messages import batch_schema
@@ -40,10 +41,31 @@ class LogAnswer(BaseModel):
     )
 
 
+class Counts(BaseModel):
+    """What is stored of a device or of a model; timestamps are Unix seconds."""
+
+    predictions: int
+    defects: int
+    average_inference_time_ms: float
+    first_timestamp: float
+    last_timestamp: float
+
+
+class DeviceTotals(Counts):
+    """What is stored of one device."""
+
+    edge_device_id: str
+
+
+class ModelTotals(Counts):
+    """What is stored of one version of a model."""
+
+    model_name: str
+    model_version: str
+
+
 class Totals(BaseModel):
     """What `/stats` answers, at most 1,000 devices and 1,000 models of it."""
-
-    model_config = ConfigDict(extra="allow")
 
     total_predictions: int
     defects_detected: int
@@ -51,17 +73,14 @@ class Totals(BaseModel):
     average_inference_time_ms: float
     by_edge_device: dict[str, int]
     by_model: dict[str, int]
+    edge_devices: list[DeviceTotals]
+    edge_devices_total: int
+    edge_devices_next: str | None = Field(description="`after` of the devices that follow.")
+    models: list[ModelTotals]
+    models_total: int
 
 
-class Page(BaseModel):
-    """What `/predictions` answers, newest first."""
-
-    predictions: list[dict[str, Any]]
-    count: int
-    next: str | None = Field(description="`before` of the next page, null at the end.")
-
-
-_EXAMPLE = {
+_EXAMPLE: dict[str, Any] = {
     "predictions": [
         {
             "prediction_id": "line-4-000017",
@@ -81,6 +100,79 @@ _EXAMPLE = {
     "edge_device_id": "line-4",
 }
 _BATCH, _PARTS = batch_schema("#/components/schemas/{name}")
+_NUMBER = {"type": "number"}
+_STORED = {
+    **_PARTS["Prediction"],
+    "title": "StoredPrediction",
+    "properties": {
+        **_PARTS["Prediction"]["properties"],
+        "received_at": {**_NUMBER, "description": "When it was stored, Unix seconds."},
+        "sent_at": {
+            "type": ["number", "null"],
+            "description": "When its batch was sent, Unix seconds; null where nobody said.",
+        },
+        "id": {"type": "integer", "description": "Counts in the order of arrival."},
+    },
+}
+_PAGE = {
+    "type": "object",
+    "required": ["predictions", "count", "next"],
+    "properties": {
+        "predictions": {
+            "type": "array",
+            "items": {"$ref": "#/components/schemas/StoredPrediction"},
+            "description": "Newest first.",
+        },
+        "count": {"type": "integer"},
+        "next": {
+            "type": ["string", "null"],
+            "description": "`before` of the next page, null at the end.",
+        },
+    },
+}
+_STORED_EXAMPLE = {
+    **_EXAMPLE["predictions"][0],
+    "edge_device_id": "line-4",
+    "processing_notes": None,
+    "request_id": None,
+    "received_at": 1795600000.31,
+    "sent_at": 1795600000.3,
+    "id": 17,
+}
+_STORED_ANSWER = {
+    "status": "success",
+    "predictions_stored": 1,
+    "duplicates": 0,
+    "batch_size": 1,
+    "timestamp": "2026-11-25T12:00:00.310000+00:00",
+}
+_COUNTS = {
+    "predictions": 17,
+    "defects": 4,
+    "average_inference_time_ms": 2.3,
+    "first_timestamp": 1795599000.0,
+    "last_timestamp": 1795600000.25,
+}
+_TOTALS_EXAMPLE = {
+    "total_predictions": 17,
+    "defects_detected": 4,
+    "normal_detections": 13,
+    "average_inference_time_ms": 2.3,
+    "by_edge_device": {"line-4": 17},
+    "by_model": {"steel-defects": 17},
+    "edge_devices": [{"edge_device_id": "line-4", **_COUNTS}],
+    "edge_devices_total": 1,
+    "edge_devices_next": None,
+    "models": [{"model_name": "steel-defects", "model_version": "3", **_COUNTS}],
+    "models_total": 1,
+}
+_READY: LoggingReady = {
+    "db_initialized": True,
+    "predictions_logged": 17,
+    "defects_detected": 4,
+    "errors": 0,
+    "last_prediction": "2026-11-25T11:59:58.310000+00:00",
+}
 _READ_ERRORS: dict[int, tuple[str, Content | None]] = {
     400: ("A parameter is wrong; `field` names it.", None),
     401: ("A token is required, and this is none that is valid now.", None),
@@ -104,7 +196,10 @@ class Logging(FrontedInstance):
         title="Logging service",
         version=__version__,
         description="Keeps the predictions of edge devices and of the inference service.",
-        schemas=_PARTS,
+        schemas={**_PARTS, "StoredPrediction": _STORED},
+        ready=Content(JSON, LoggingReady, _READY),
+        # The root shows the status page.
+        at_root=False,
         operations=[
             Operation(
                 "POST",
@@ -113,7 +208,7 @@ class Logging(FrontedInstance):
                 "Whole or not at all; the answer comes after the commit is on disk.",
                 body=[Content(JSON, _BATCH, _EXAMPLE)],
                 answers={
-                    200: ("Stored, or stored before.", Content(JSON, LogAnswer)),
+                    200: ("Stored, or stored before.", Content(JSON, LogAnswer, _STORED_ANSWER)),
                     400: ("The batch is wrong; `field` names the item and the field.", None),
                     401: ("A token is required, and this is none that is valid now.", None),
                     409: ("The device sent other content under the same id.", None),
@@ -131,7 +226,10 @@ class Logging(FrontedInstance):
                 parameters=[
                     _parameter("after", "string", "Devices after this one: `edge_devices_next`.")
                 ],
-                answers={200: ("The totals.", Content(JSON, Totals)), **_READ_ERRORS},
+                answers={
+                    200: ("The totals.", Content(JSON, Totals, _TOTALS_EXAMPLE)),
+                    **_READ_ERRORS,
+                },
                 protected=True,
             ),
             Operation(
@@ -145,7 +243,14 @@ class Logging(FrontedInstance):
                     _parameter("before", "string", "`next` of the page before, or Unix seconds."),
                 ],
                 answers={
-                    200: ("The page.", Content(JSON, Page)),
+                    200: (
+                        "The page.",
+                        Content(
+                            JSON,
+                            _PAGE,
+                            {"predictions": [_STORED_EXAMPLE], "count": 1, "next": None},
+                        ),
+                    ),
                     404: ("The device has stored no prediction.", None),
                     **_READ_ERRORS,
                 },

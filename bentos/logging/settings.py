@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic import AnyHttpUrl, Field, SecretStr, ValidationInfo, field_validator
 
 from bentos.edge.tokens import TokensFile
 from bentos.process.settings import ServiceSettings
@@ -54,6 +54,33 @@ class LoggingSettings(ServiceSettings):
         description="Size of the database, in bytes, beyond which the oldest predictions are"
         " deleted; unset, it may grow.",
     )
+
+    inference_probe_url: AnyHttpUrl | None = Field(
+        default=None,
+        description="Probe port of the inference service, which the status page asks; without it,"
+        " the page shows the logging service alone.",
+    )
+    inference_docs_url: AnyHttpUrl | None = Field(
+        default=None,
+        description="API page of the inference service as browsers reach it, for a link on the"
+        " status page.",
+    )
+    grafana_url: AnyHttpUrl | None = Field(
+        default=None, description="Grafana as browsers reach it, for a link on the status page."
+    )
+    runbooks_url: AnyHttpUrl = Field(
+        default=AnyHttpUrl(
+            "https://github.com/truthful-serving/truthful-serving/blob/main/docs/runbooks"
+        ),
+        description="Folder of the runbooks as browsers reach it, for links on the status page.",
+    )
+
+    @field_validator("inference_docs_url", "grafana_url", "runbooks_url")
+    @classmethod
+    def _shows_no_password(cls, value: AnyHttpUrl | None) -> AnyHttpUrl | None:
+        if value is not None and (value.username or value.password):
+            raise ValueError("must not hold a name or a password: the page shows it to everybody")
+        return value
 
     @field_validator("protect_reads")
     @classmethod

@@ -1,8 +1,9 @@
 """What the logging service knows of itself, the metric of each value, and its probes."""
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
+
+from typing_extensions import TypedDict
 
 from bentos.health.checks import Check, Details, required
 from bentos.health.state import SHORT_BUCKETS, ServiceState, isoformat
@@ -163,6 +164,16 @@ class LoggingState(ServiceState):
         self.db_accessible.set(0)
 
 
+class LoggingReady(TypedDict):
+    """What `/ready` says beside its verdict; counts are the pod's, times ISO 8601, UTC."""
+
+    db_initialized: bool
+    predictions_logged: int
+    defects_detected: int
+    errors: int
+    last_prediction: str | None
+
+
 def logging_probes(settings: LoggingSettings, directory: Path) -> ProbePlan:
     """Return what the service's probes are made of."""
     return probe_plan(
@@ -189,7 +200,7 @@ def _not_accessible(state: LoggingState) -> Details | None:
     }
 
 
-def _describe(state: LoggingState) -> Mapping[str, object]:
+def _describe(state: LoggingState) -> LoggingReady:
     return {
         "db_initialized": bool(state.db_initialized.value),
         "predictions_logged": int(state.predictions.value),

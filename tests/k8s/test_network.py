@@ -66,7 +66,8 @@ def strangers() -> dict[str, Endpoint]:
 _LET_IN_LABEL = {"mlops/inference-client": "true"}
 
 # Source, target, port: every connection there may be. Clients reach the services' own ports and
-# Prometheus the probe ports, and neither reaches the other's.
+# Prometheus the probe ports, and neither reaches the other's. The logging service's status page
+# asks the inference service's probes.
 COMMON = {
     ("ingress", INFERENCE, 8000),
     ("client", INFERENCE, 8000),
@@ -74,6 +75,9 @@ COMMON = {
     ("prometheus", LOGGING, 8011),
     (INFERENCE, LOGGING, 8001),
     (INFERENCE, "dns", 53),
+    # The status page.
+    (LOGGING, INFERENCE, 8010),
+    (LOGGING, "dns", 53),
 }
 PRODUCTION = COMMON | {(INFERENCE, "mlflow-elsewhere", 5000)}
 EXPECTED = {
@@ -123,12 +127,13 @@ def test_every_allowed_connection_is_needed(overlay: str) -> None:
 def test_names_are_resolved_over_udp_too(overlay: str) -> None:
     """And by NodeLocal DNSCache where a node has it."""
     policies = objects_of("NetworkPolicy", rendered(overlay))
-    inference = pod_of(workload(INFERENCE, rendered(overlay)))
-    dns = strangers()["dns"]
-    assert allowed(policies, inference, dns, 53, protocol="UDP")
-    node_local = Endpoint("node-local-dns", address="169.254.20.10")
-    assert allowed(policies, inference, node_local, 53, protocol="UDP")
-    assert not allowed(policies, inference, Endpoint("metadata", address="169.254.169.254"), 80)
+    for name in (INFERENCE, LOGGING):
+        pod = pod_of(workload(name, rendered(overlay)))
+        dns = strangers()["dns"]
+        assert allowed(policies, pod, dns, 53, protocol="UDP")
+        node_local = Endpoint("node-local-dns", address="169.254.20.10")
+        assert allowed(policies, pod, node_local, 53, protocol="UDP")
+        assert not allowed(policies, pod, Endpoint("metadata", address="169.254.169.254"), 80)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -204,6 +209,22 @@ def test_the_url_of_the_logging_service_is_its_services(overlay: str) -> None:
     url = environment(item.container, rendered(overlay))["LOGGING_URL"]
     service = named("Service", LOGGING, rendered(overlay))
     assert policy_target(url) == (LOGGING, NAMESPACE, service["spec"]["ports"][0]["port"])
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_status_page_asks_the_probes_of_the_inference_service(overlay: str) -> None:
+    """Name, namespace and port, and the policies let it."""
+    objects = rendered(overlay)
+    item = workload(LOGGING, objects)
+    url = environment(item.container, objects)["INFERENCE_PROBE_URL"]
+    ports = {
+        port["name"]: port["port"] for port in named("Service", INFERENCE, objects)["spec"]["ports"]
+    }
+    assert policy_target(url) == (INFERENCE, NAMESPACE, ports["probes"])
+    policies = objects_of("NetworkPolicy", objects)
+    inference = pod_of(workload(INFERENCE, objects))
+    assert allowed(policies, pod_of(item), inference, ports["probes"])
+    assert not allowed(policies, pod_of(item), inference, ports["http"])
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -1,0 +1,332 @@
+"""The status page: both services, the model and the last predictions, for people with a browser.
+
+It is rendered here, needs no script and asks no other host for anything. What it shows is taken
+together at most once in CACHE_SECONDS, whoever looks, and each part has a short time-out, so a page
+neither keeps a person waiting nor the service from its work. Of the modules `services` says what
+the services say of themselves, `reasons` puts it in words, `rate` counts minutes, `predictions`
+reads rows, and `words` writes numbers and times.
+"""
+
+import asyncio
+import base64
+import binascii
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import parse_qs
+
+import msgspec
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from bentos import __version__
+from bentos.edge.door import Route
+from bentos.edge.http import Request, Response, ServiceError
+from bentos.edge.openapi import source_hash
+from bentos.health.probes import Probes
+from bentos.logging.page import words
+from bentos.logging.page.predictions import SHOWN, ShownPrediction, shown_predictions
+from bentos.logging.page.rate import SAMPLE_SECONDS, MinuteCounts, Minutes
+from bentos.logging.page.services import (
+    ASK_SECONDS,
+    LOGGING,
+    InferenceProbe,
+    ServiceView,
+    read_answer,
+    view_of,
+)
+from bentos.logging.state import LoggingState
+from bentos.process.logs import event, get_logger
+
+CACHE_SECONDS = 2.0
+REFRESH_SECONDS = 10
+_MOST_REFRESH_SECONDS = 3_600
+_FOLDER = Path(__file__).parent
+_BAR_HEIGHT = 100
+
+_logger = get_logger("page")
+
+
+@dataclass(frozen=True)
+class Links:
+    """Where the page's links lead, as people's browsers reach it; None for no link."""
+
+    runbooks: str
+    inference_docs: str | None = None
+    grafana: str | None = None
+
+    def runbook(self, name: str) -> str:
+        """Return the address of a runbook."""
+        return f"{self.runbooks}/{name}.md"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A minute of the chart; `height` is of 100, None where nobody watched."""
+
+    count: int
+    height: float | None
+    minutes_ago: int
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """What all who look within CACHE_SECONDS are shown, and the pages made of it so far."""
+
+    taken: float
+    seconds: float
+    services: Sequence[ServiceView]
+    minutes: Minutes
+    predictions: Sequence[ShownPrediction]
+    failure: str
+    pages: dict[tuple[bool, bool, int], bytes] = field(default_factory=dict)
+
+
+class StatusPage:
+    """Answers `GET /`; `start` and `stop` belong on the event loop.
+
+    `read_page` returns the newest predictions, at most as many as it is asked for, as a page of
+    `/predictions`. `require_token` raises ServiceError 401 for an Authorization header that does
+    not allow to read them; it is None where everybody may.
+    """
+
+    def __init__(
+        self,
+        probes: Probes,
+        state: LoggingState,
+        *,
+        read_page: Callable[[int], Awaitable[bytes]],
+        require_token: Callable[[bytes | None], None] | None,
+        inference_probe_url: str | None,
+        links: Links,
+    ) -> None:
+        self._probes = probes
+        self._state = state
+        self._read_page = read_page
+        self._require_token = require_token
+        self._links = links
+        self._inference = InferenceProbe(inference_probe_url)
+        self._minutes = MinuteCounts(lambda: state.predictions.value)
+        environment = Environment(
+            loader=FileSystemLoader(_FOLDER),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        environment.filters |= {"count": words.count, "percent": "{:.1%}".format}
+        self._template = environment.get_template("status.html")
+        self._style = (_FOLDER / "status.css").read_text(encoding="utf-8")
+        self._headers = _headers(self._style)
+        self._snapshot: _Snapshot | None = None
+        self._taking: asyncio.Task[_Snapshot] | None = None
+        self._sampling: asyncio.Task[None] | None = None
+
+    def route(self) -> Route:
+        """Return the route of the page. What fails here says nothing of the service's work."""
+        return Route("GET", "/", self.answer)
+
+    def start(self) -> None:
+        """Begin to count the minutes."""
+        self._sampling = asyncio.get_running_loop().create_task(self._sample())
+
+    async def stop(self) -> None:
+        """End what runs in the background."""
+        for task in (self._sampling, self._taking):
+            if task is not None:
+                task.cancel()
+        await self._inference.close()
+
+    async def answer(self, request: Request) -> Response:
+        """Return the page, with the last predictions for those who may read them.
+
+        Raises ServiceError 400 for a wrong parameter, 401 for a token that is not valid, and where
+        the browser shall ask for one.
+        """
+        query = parse_qs(request.query.decode("latin-1"), keep_blank_values=True)
+        refresh = _refresh(query.get("refresh"))
+        header = request.header(b"authorization")
+        if "sign-in" in query:
+            self._allow(header)
+            return Response(b"", 303, b"text/plain", ((b"location", b"./"), *self._headers))
+        allowed = self._require_token is None or header is not None
+        if allowed:
+            self._allow(header)
+        snapshot = await self._fresh_snapshot()
+        signed_in = allowed and self._require_token is not None
+        key = (allowed, signed_in, refresh)
+        if key not in snapshot.pages:
+            snapshot.pages[key] = self._render(snapshot, allowed=allowed, refresh=refresh)
+        return Response(
+            snapshot.pages[key], content_type=b"text/html; charset=utf-8", headers=self._headers
+        )
+
+    def _allow(self, header: bytes | None) -> None:
+        """Raise ServiceError 401, which makes a browser ask, unless the header has a token."""
+        if self._require_token is None:
+            return
+        try:
+            self._require_token(_as_bearer(header))
+        except ServiceError as error:
+            raise ServiceError(
+                error.status,
+                error.reason,
+                "the last predictions need a token: give it as the password, with any name",
+                headers={"WWW-Authenticate": 'Basic realm="predictions", charset="UTF-8"'},
+            ) from None
+
+    async def _fresh_snapshot(self) -> _Snapshot:
+        known = self._snapshot
+        if known is not None and time.monotonic() - known.taken < CACHE_SECONDS:
+            return known
+        if self._taking is None or self._taking.done():
+            self._taking = asyncio.get_running_loop().create_task(self._take())
+        # A reader that gives up leaves it to the others.
+        return await asyncio.shield(self._taking)
+
+    async def _take(self) -> _Snapshot:
+        now = time.time()
+        inference, (predictions, failure) = await asyncio.gather(
+            self._inference.view(now=now), self._last_predictions(now)
+        )
+        services = (inference, self._own_view(now))
+        self._snapshot = _Snapshot(
+            time.monotonic(), now, services, self._minutes.minutes(), predictions, failure
+        )
+        return self._snapshot
+
+    async def _last_predictions(self, now: float) -> tuple[Sequence[ShownPrediction], str]:
+        """Return the last predictions, or none and why."""
+        try:
+            async with asyncio.timeout(ASK_SECONDS):
+                page = await self._read_page(SHOWN)
+            return shown_predictions(page, now=now), ""
+        except TimeoutError:
+            return (), "The database takes too long to answer."
+        except ServiceError as error:
+            slow = error.status in (429, 504)
+            what = "is too busy to answer" if slow else "is not accessible"
+            return (), f"The database {what}."
+        except msgspec.DecodeError as error:
+            event(_logger, logging.ERROR, "stored predictions cannot be read", error=error)
+            return (), "The stored predictions cannot be read; the log says why."
+
+    def _own_view(self, now: float) -> ServiceView:
+        state = self._state
+        last = state.last_prediction_at.value
+        stored, defects = words.count(state.predictions.value), words.count(state.defects.value)
+        bytes_used = state.database_bytes.value + state.wal_bytes.value
+        free = words.size(state.disk_free_bytes.value)
+        facts = [
+            ("Stored", f"{stored} since its start, {defects} with a defect"),
+            ("Last stored", words.since(last, now=now) if last else "none yet"),
+        ]
+        if bytes_used:
+            facts.append(("Database", f"{words.size(bytes_used)}, {free} free on its disk"))
+        facts.append(("Running since", words.since(state.pod.started_at, now=now)))
+        return view_of(LOGGING, "Logging", read_answer(self._probes.ready().body), *facts)
+
+    def _render(self, snapshot: _Snapshot, *, allowed: bool, refresh: int) -> bytes:
+        inference = snapshot.services[0].answer
+        levels = [service.level for service in snapshot.services]
+        page = self._template.render(
+            style=self._style,
+            title=_headline(snapshot.services),
+            level="bad" if "bad" in levels else "good",
+            version=__version__,
+            taken=f"{words.moment(snapshot.seconds, now=snapshot.seconds)} UTC",
+            refresh=refresh,
+            default_refresh=REFRESH_SECONDS,
+            services=snapshot.services,
+            links=self._links,
+            minutes=snapshot.minutes,
+            bars=_bars(snapshot.minutes),
+            scale=_scale(snapshot.minutes.most),
+            backlog=inference.log_backlog if inference else None,
+            dead_letters=inference.log_dead_letters if inference else None,
+            allowed=allowed,
+            predictions=snapshot.predictions if allowed else (),
+            failure=snapshot.failure,
+        )
+        # A device may be named with half of a surrogate pair.
+        return page.encode("utf-8", "replace")
+
+    async def _sample(self) -> None:
+        while True:
+            self._minutes.sample()
+            await asyncio.sleep(SAMPLE_SECONDS)
+
+
+def _headline(services: Sequence[ServiceView]) -> str:
+    wrong = [service for service in services if service.level == "bad"]
+    if len(wrong) > 1:
+        return "Both services need attention"
+    if wrong:
+        return f"The {wrong[0].title.lower()} is {wrong[0].state}"
+    if all(service.level == "good" for service in services):
+        return "Both services are ready"
+    return "The logging service is ready"
+
+
+def _bars(minutes: Minutes) -> list[Bar]:
+    scale = _scale(minutes.most)
+    last = len(minutes.counts) - 1
+    return [
+        Bar(
+            number or 0,
+            None if number is None else round(_BAR_HEIGHT * number / scale, 2),
+            last - index,
+        )
+        for index, number in enumerate(minutes.counts)
+    ]
+
+
+def _scale(most: int) -> int:
+    """Return a round number, 1, 2 or 5 with zeros, that is not smaller."""
+    step = 1
+    while True:
+        for factor in (1, 2, 5):
+            if step * factor >= most:
+                return step * factor
+        step *= 10
+
+
+def _refresh(given: list[str] | None) -> int:
+    """Return the seconds after which a browser asks again, 0 for never."""
+    text = given[0] if given else str(REFRESH_SECONDS)
+    if len(text) <= 4 and text.isascii() and text.isdigit() and int(text) <= _MOST_REFRESH_SECONDS:
+        return int(text)
+    raise ServiceError(
+        400,
+        "bad_input",
+        f"refresh: expected seconds from 0, for never, to {_MOST_REFRESH_SECONDS}",
+        field="refresh",
+    )
+
+
+def _as_bearer(header: bytes | None) -> bytes | None:
+    """Return a header as programs send it: the password of HTTP Basic (RFC 7617) is the token."""
+    scheme, _, given = (header or b"").partition(b" ")
+    if scheme.lower() != b"basic":
+        return header
+    try:
+        _, _, password = base64.b64decode(given.strip(), validate=True).partition(b":")
+    except (binascii.Error, ValueError):
+        return None
+    return b"Bearer " + password
+
+
+def _headers(style: str) -> tuple[tuple[bytes, bytes], ...]:
+    policy = "; ".join(
+        (
+            *("default-src 'none'", f"style-src {source_hash(style)}", "img-src data:"),
+            *("base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"),
+        )
+    )
+    return (
+        (b"content-security-policy", policy.encode()),
+        (b"cache-control", b"no-store"),
+        (b"x-content-type-options", b"nosniff"),
+        (b"referrer-policy", b"no-referrer"),
+    )
