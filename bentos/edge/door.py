@@ -7,9 +7,10 @@ that no other spelling of a guarded route finds BentoML's unguarded twin of it.
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from time import perf_counter
 
 from bentos.edge.http import (
@@ -35,15 +36,17 @@ Handler = Callable[[Request], Awaitable[Response]]
 _logger = get_logger("http")
 
 _MAX_SHOWN = 60
+_PARAMETER = re.compile(r"\\{\w+\\}")
 
 
 @dataclass(frozen=True)
 class Route:
     """A path, its one method and what answers it.
 
-    `probe` names a route that Kubernetes or Prometheus asks: it is timed as a probe and logged at
-    debug. `on_failure` gets the reason when the service failed, `on_refusal` when it turned a
-    request away.
+    A name in braces stands for any one segment of the path: `/v2/models/{model}`. `probe` names a
+    route that Kubernetes or Prometheus asks: it is timed as a probe and logged at debug.
+    `on_failure` gets the reason when the service failed, `on_refusal` when it turned a request
+    away.
     """
 
     method: str
@@ -62,6 +65,21 @@ class Door:
     routes: Mapping[str, Route]
     timeout_seconds: float
     memory: BodyMemory | None = None
+
+    def find(self, path: str) -> Route | None:
+        """Return the route of a path, None where there is none."""
+        route = self.routes.get(path)
+        if route is not None:
+            return route
+        return next((one for pattern, one in self._patterns if pattern.fullmatch(path)), None)
+
+    @cached_property
+    def _patterns(self) -> Sequence[tuple[re.Pattern[str], Route]]:
+        return [
+            (re.compile(_PARAMETER.sub("[^/]+", re.escape(path))), route)
+            for path, route in self.routes.items()
+            if "{" in path
+        ]
 
     async def answer(self, route: Route, request: Request) -> Response | None:
         """Return the route's answer, an error body included; None where the client left."""
@@ -247,7 +265,7 @@ class FrontDoor:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one of the service's own routes or hand the request on."""
         door = self._door() if scope["type"] == "http" else None
-        route = door.routes.get(scope["path"]) if door is not None else None
+        route = door.find(scope["path"]) if door is not None else None
         if door is None or (route is None and self._passes(scope["path"])):
             await self._app(scope, receive, send)
             return

@@ -1,7 +1,7 @@
 """The inference service without BentoML: its parts, put together, and the way of a request."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from bentos.edge.door import Route
@@ -12,10 +12,18 @@ from bentos.health.encoding import encode_json
 from bentos.inference.channel import Input, ModelProcess
 from bentos.inference.delivery import Delivery, Destination, Limits
 from bentos.inference.delivery.outbox import files_to_adopt, outbox_path
-from bentos.inference.engine import Engine, new_prediction_id
-from bentos.inference.request import input_of, input_of_image, input_of_numbers, upload_of
+from bentos.inference.engine import Engine, Predicted, new_prediction_id
+from bentos.inference.request import (
+    TENSOR,
+    input_of,
+    input_of_image,
+    input_of_numbers,
+    inputs_of,
+    upload_of,
+)
 from bentos.inference.settings import InferenceSettings, ModelProcessSettings
 from bentos.inference.state import PREDICT_IMAGE_PATH, PREDICT_PATH, SERVICE_NAME, InferenceState
+from bentos.inference.v2.routes import V2Routes
 from bentos.kit import Kit
 from bentos.process.probe_process import ProbePlan
 
@@ -65,13 +73,13 @@ class InferenceApp:
     async def predict_values(self, values: Sequence[float]) -> dict[str, object]:
         """Return the answer for the numbers of one input; for BentoML's own callers."""
         started = time.perf_counter()
-        return await self._answer(input_of_numbers(values), started, request_id=new_prediction_id())
+        return await self._answer(input_of_numbers(values), started)
 
     async def predict_file(self, content: bytes) -> dict[str, object]:
         """Return the answer for an image file's content; for BentoML's own callers."""
         started = time.perf_counter()
         given = input_of_image(content, self._engine.spec)
-        return await self._answer(given, started, request_id=new_prediction_id())
+        return await self._answer(given, started)
 
     def _beat(self) -> None:
         self.state.queue_depth.set(self._engine.waiting)
@@ -86,13 +94,27 @@ class InferenceApp:
         return [
             make(PREDICT_PATH, self._predict),
             make(PREDICT_IMAGE_PATH, self._predict_image),
+            *V2Routes(
+                self._engine,
+                self.state,
+                self.kit.probes,
+                self._tokens,
+                self._predict_all,
+                max_body_bytes=self._settings.max_body_bytes,
+            ).routes(),
         ]
 
     async def _predict(self, request: Request) -> Response:
         self._tokens.require(request.header(b"authorization"))
         body = await request.body(self._settings.max_body_bytes)
         started = time.perf_counter()
-        given = input_of(request.content_type, body, self._engine.spec)
+        spec = self._engine.spec
+        if request.content_type != TENSOR:
+            given = inputs_of(body, spec, limit=self._engine.request_limit)
+            if given is not None:
+                predicted = await self._predict_all(given, started, request.request_id)
+                return json_response({"predictions": predicted.bodies()}, log=predicted.log())
+        given = input_of(request.content_type, body, spec)
         return await self._respond(request, given, started)
 
     async def _predict_image(self, request: Request) -> Response:
@@ -106,38 +128,53 @@ class InferenceApp:
     async def _respond(
         self, request: Request, given: Input, started: float, *, image_id: str = ""
     ) -> Response:
-        answer = await self._answer(
-            given, started, request_id=request.request_id, image_id=image_id
-        )
+        predicted = await self._predict_all(given, started, request.request_id, image_id)
+        (answer,) = predicted.bodies()
         return json_response(answer, log=answer)
 
-    async def _answer(
-        self, given: Input, started: float, *, request_id: str, image_id: str = ""
-    ) -> dict[str, object]:
+    async def _answer(self, given: Input, started: float) -> dict[str, object]:
+        predicted = await self._predict_all(given, started, new_prediction_id())
+        (answer,) = predicted.bodies()
+        return answer
+
+    async def _predict_all(
+        self,
+        given: Input,
+        started: float,
+        request_id: str,
+        image_id: str = "",
+        check_version: Callable[[str], None] = lambda _version: None,
+    ) -> Predicted:
+        """Return the predictions for the inputs of a request, once they are in the outbox.
+
+        All of them are, or none is. `image_id` is what the client calls the input;
+        `check_version` raises where the model that answered is not the one that was asked for.
+        """
         if self._delivery is not None:
             self._delivery.check()
         with span("model") as of_model:
-            prediction = await self._engine.predict(given)
+            predictions = await self._engine.predict(given)
             of_model.set_attributes(
-                {"batch_size": prediction.batch_size, "model_seconds": prediction.model_seconds}
+                {
+                    "batch_size": predictions[0].batch_size,
+                    "model_seconds": predictions[0].model_seconds,
+                }
             )
+        check_version(predictions[0].model.identity.version)
         seconds = time.perf_counter() - started
-        prediction_id = new_prediction_id()
+        ids = [new_prediction_id() for _ in predictions]
+        predicted = Predicted(predictions, ids, seconds * 1000)
         if self._delivery is not None:
-            record = prediction.record(
-                prediction_id,
-                seconds * 1000,
-                image_id=image_id or prediction_id,
-                request_id=request_id,
-            )
+            records = predicted.records(image_id=image_id, request_id=request_id)
             if (parent := traceparent()) is not None:
-                record["traceparent"] = parent
+                records = [{**record, "traceparent": parent} for record in records]
             with span("outbox"):
-                await self._delivery.put(encode_json(record))
-        self.state.record_prediction()
+                await self._delivery.put(*map(encode_json, records))
+        self.state.record_predictions(len(predictions))
         self.state.duration.observe(seconds, trace_id())
-        self.state.confidence[prediction.class_name].observe(prediction.confidence)
-        return prediction.answer(prediction_id, seconds * 1000)
+        for prediction in predictions:
+            self.state.confidence[prediction.class_name].observe(prediction.confidence)
+        return predicted
 
     def _make_delivery(self, worker: int) -> Delivery | None:
         settings = self._settings

@@ -58,11 +58,17 @@ class ModelProcessError(Exception):
 
 
 class InputKind(IntEnum):
-    """In what form an input comes: JSON, raw float32, or an image file."""
+    """In what form inputs come.
+
+    JSON is the body of one input and FILE an image file; TENSOR is raw numbers; NUMBERS is a JSON
+    array of numbers, flat or nested in any way, and ROWS one of a flat array for each input.
+    """
 
     JSON = 1
     TENSOR = 2
     FILE = 3
+    NUMBERS = 4
+    ROWS = 5
 
 
 class _Message(msgspec.Struct, array_like=True, gc=False):
@@ -70,11 +76,17 @@ class _Message(msgspec.Struct, array_like=True, gc=False):
 
 
 class Input(_Message, tag=2):
-    """One input; the worker numbers those that it sends."""
+    """The inputs of one request, which one model answers; the worker numbers what it sends.
+
+    There are `rows` of them, one after the other; `dtype` is the type of their numbers in NumPy's
+    words. JSON and FILE hold one.
+    """
 
     kind: InputKind
     content: bytes
     id: int = 0
+    rows: int = 1
+    dtype: str = "<f4"
 
 
 class Withdrawn(_Message, tag=10):
@@ -88,7 +100,8 @@ class Answers(_Message, tag=3):
 
     `generation` numbers the model among those of its process; `inputs` is the size of the batch.
     A call that failed answered nobody; else `ids` and `classes` have a number for each input, and
-    `probabilities` float32 [inputs, classes of the model], as bytes.
+    `probabilities` float32 [inputs, classes of the model], as bytes. Inputs of one request share
+    its id and come in their order, if need be in several of these.
     """
 
     generation: int
@@ -295,12 +308,17 @@ class Connection:
         self.send = Writer(stream.sendall).write
 
     def receive(self, most: int) -> list[ToModel]:
-        """Wait for messages; return what there is of them by now, empty at the stream's end."""
+        """Wait for messages; return what there is of them by now, empty at the stream's end.
+
+        No more are read once they hold `most` inputs.
+        """
         messages: list[ToModel] = []
-        while len(messages) < most:
+        inputs = 0
+        while inputs < most:
             message = self._reader.next()
             if message is not None:
                 messages.append(message)
+                inputs += message.rows if isinstance(message, Input) else 1
             elif not self._fill(wait=not messages):
                 break
         if self._progress is not None and messages:

@@ -5,7 +5,7 @@ import os
 import time
 from binascii import hexlify
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bentos.edge.http import RETRY_LATER, ServiceError
 from bentos.inference.channel import (
@@ -26,6 +26,8 @@ UNCERTAIN_BELOW = 0.5
 _ANSWERS_AT_ONCE = 2
 # While one batch is in the model the next is on its way. More would only wait out of our reach.
 _BATCHES_SENT = 2
+# Of one request: 10 MB of JSON in its answer, and as much in the outbox.
+_MOST_PROBABILITIES = 1 << 20
 # Answers of a model that was just replaced may still come.
 _GENERATIONS_KNOWN = 4
 
@@ -90,6 +92,57 @@ class Prediction:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """The predictions of one request, in the order of its inputs, each with its id."""
+
+    predictions: Sequence[Prediction]
+    ids: Sequence[str]
+    milliseconds: float
+
+    @property
+    def model(self) -> ServedModel:
+        """The one model that made all of them."""
+        return self.predictions[0].model
+
+    def bodies(self) -> list[dict[str, object]]:
+        """Return the answer of `/predict` for each."""
+        return [
+            prediction.answer(prediction_id, self.milliseconds)
+            for prediction, prediction_id in zip(self.predictions, self.ids, strict=True)
+        ]
+
+    def records(self, *, image_id: str, request_id: str) -> list[dict[str, object]]:
+        """Return what the logging service keeps of each.
+
+        Several inputs that the client calls `image_id` are told apart by their place; those that
+        it does not name are called by their prediction's id.
+        """
+        alone = len(self.ids) == 1
+        return [
+            prediction.record(
+                prediction_id,
+                self.milliseconds,
+                image_id=(image_id if alone else f"{image_id}[{row}]")
+                if image_id
+                else prediction_id,
+                request_id=request_id,
+            )
+            for row, (prediction, prediction_id) in enumerate(
+                zip(self.predictions, self.ids, strict=True)
+            )
+        ]
+
+    def log(self) -> dict[str, object]:
+        """Return what the log says of a request with several inputs."""
+        return {
+            "predictions": len(self.predictions),
+            "first_prediction_id": self.ids[0],
+            "model_version": self.model.identity.version,
+            "inference_time_ms": round(self.milliseconds, 3),
+        }
+
+
 def new_prediction_id() -> str:
     """Return a unique id that sorts by time, so that a database's index grows at one end."""
     return f"{time.time_ns():016x}{hexlify(os.urandom(8)).decode()}"
@@ -98,7 +151,8 @@ def new_prediction_id() -> str:
 @dataclass(slots=True)
 class _Job:
     given: Input
-    answer: "asyncio.Future[Prediction]"
+    answer: "asyncio.Future[list[Prediction]]"
+    predictions: list[Prediction] = field(default_factory=list)
     deferred: bool = False
 
 
@@ -118,7 +172,8 @@ class Engine:
         self._writer: Writer | None = None
         self._queued: dict[int, _Job] = {}
         self._sent: dict[int, _Job] = {}
-        self._deferred = 0
+        # Inputs that clients wait for, and those of them that were sent and are not deferred.
+        self._waiting = self._ahead = 0
         self._models: dict[int, ServedModel] = {}
         self._model: ServedModel | None = None
         # What inputs looked like for a model whose process is being replaced.
@@ -130,7 +185,7 @@ class Engine:
     @property
     def waiting(self) -> int:
         """Inputs that were taken and have no answer yet."""
-        return len(self._sent) + len(self._queued)
+        return self._waiting
 
     @property
     def model(self) -> ServedModel | None:
@@ -148,15 +203,25 @@ class Engine:
             raise _no_model()
         return spec
 
-    async def predict(self, given: Input) -> Prediction:
-        """Return the prediction for one input.
+    @property
+    def request_limit(self) -> int:
+        """The most inputs that one request may hold.
+
+        As many as may wait; of a model with very many classes, as many as have a million
+        probabilities, since all of a request's answers are in memory at once.
+        """
+        classes = len(self.spec.class_names)
+        return min(self._queue_size, max(1, _MOST_PROBABILITIES // classes))
+
+    async def predict(self, given: Input) -> list[Prediction]:
+        """Return the predictions of one model for the inputs of a request, in their order.
 
         Raises ServiceError: 429 where too many wait, 503 where there is no model, 500 where the
-        model failed, and what the input was refused with.
+        model failed, and what one of the inputs was refused with, for all of them.
         """
-        if self.waiting >= self._queue_size:
-            raise queue_full(f"{self._queue_size} inputs wait for the model")
-        answer: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
+        if self._waiting + given.rows > self._queue_size:
+            raise queue_full(f"{self._waiting} inputs wait for the model, of {self._queue_size}")
+        answer: asyncio.Future[list[Prediction]] = asyncio.get_running_loop().create_future()
         if self._model is None:
             if self._expected is None:
                 raise _no_model()
@@ -165,11 +230,13 @@ class Engine:
         given.id = self._next_id
         self._next_id += 1
         self._idle.clear()
+        self._waiting += given.rows
         self._queued[given.id] = _Job(given, answer)
         self._send()
         try:
             return await answer
         finally:
+            self._waiting -= given.rows
             self._give_up(given.id)
 
     async def drained(self, timeout_seconds: float) -> None:
@@ -194,7 +261,7 @@ class Engine:
         self._models.clear()
         sent, self._sent = self._sent, {}
         self._queued = {**{one: job for one, job in sent.items() if one > taken}, **self._queued}
-        self._deferred = 0
+        self._ahead = 0
         self._state.model_busy_since.set(0)
         for job in sent.values():
             if job.given.id <= taken:
@@ -204,7 +271,6 @@ class Engine:
             self.expect_no_model()
         for job in self._queued.values():
             job.answer.get_loop().call_later(self._wait_seconds, self._no_longer_queued, job.given)
-        self._note_idle()
 
     def expect_no_model(self) -> None:
         """Refuse what waits for a new process's model: that one will not come soon."""
@@ -214,7 +280,6 @@ class Engine:
         queued, self._queued = self._queued, {}
         for job in queued.values():
             _fail(job.answer, _no_model())
-        self._note_idle()
 
     def install(self, installed: Installed) -> None:
         """Take inputs for this model from now on."""
@@ -229,7 +294,7 @@ class Engine:
             job = self._sent.get(identifier)
             if job is not None:
                 job.deferred = True
-                self._deferred += 1
+                self._ahead -= job.given.rows
         self._progressed()
 
     def refused(self, refused: Refused) -> None:
@@ -246,12 +311,16 @@ class Engine:
         model = self._models.get(answers.generation)
         if model is None or not answers.ids:
             return
-        numbered = zip(answers.ids, answers.classes, answers.rows(), strict=True)
-        done = [
-            (job.answer, Prediction(index, row, model, answers.inputs, answers.seconds))
-            for identifier, index, row in numbered
-            if (job := self._taken_back(identifier)) is not None
-        ]
+        done: list[_Job] = []
+        for identifier, index, row in zip(
+            answers.ids, answers.classes, answers.rows(), strict=True
+        ):
+            if (job := self._sent.get(identifier)) is not None:
+                prediction = Prediction(index, row, model, answers.inputs, answers.seconds)
+                job.predictions.append(prediction)
+                if len(job.predictions) == job.given.rows:
+                    self._taken_back(identifier)
+                    done.append(job)
         self._progressed()
         _deliver(done)
 
@@ -263,18 +332,18 @@ class Engine:
             self._taken_back(identifier)
             self._writer.write(Withdrawn(identifier))
             self._progressed()
-        self._note_idle()
+        if not self._waiting:
+            self._idle.set()
 
     def _taken_back(self, identifier: int) -> _Job | None:
         job = self._sent.pop(identifier, None)
-        if job is not None and job.deferred:
-            self._deferred -= 1
+        if job is not None and not job.deferred:
+            self._ahead -= job.given.rows
         return job
 
     def _progressed(self) -> None:
         self._send()
         self._state.model_busy_since.set(time.monotonic() if self._sent else 0)
-        self._note_idle()
 
     def _send(self) -> None:
         """Send as much of what is queued as the process should have."""
@@ -282,30 +351,26 @@ class Engine:
             return
         if not self._sent:
             self._state.model_busy_since.set(time.monotonic())
-        while self._queued and len(self._sent) - self._deferred < self._most_sent:
+        while self._queued and self._ahead < self._most_sent:
             identifier = next(iter(self._queued))
             job = self._sent[identifier] = self._queued.pop(identifier)
+            self._ahead += job.given.rows
             self._writer.write(job.given)
 
     def _no_longer_queued(self, given: Input) -> None:
         if self._model is None and (job := self._queued.pop(given.id, None)) is not None:
             _fail(job.answer, _no_model())
-            self._note_idle()
-
-    def _note_idle(self) -> None:
-        if not self.waiting:
-            self._idle.set()
 
 
-def _deliver(done: "list[tuple[asyncio.Future[Prediction], Prediction]]") -> None:
-    for answer, prediction in done[:_ANSWERS_AT_ONCE]:
-        if not answer.done():  # its client timed out or left
-            answer.set_result(prediction)
+def _deliver(done: list[_Job]) -> None:
+    for job in done[:_ANSWERS_AT_ONCE]:
+        if not job.answer.done():  # its client timed out or left
+            job.answer.set_result(job.predictions)
     if rest := done[_ANSWERS_AT_ONCE:]:
         asyncio.get_running_loop().call_soon(_deliver, rest)
 
 
-def _fail(answer: "asyncio.Future[Prediction]", error: ServiceError) -> None:
+def _fail(answer: "asyncio.Future[list[Prediction]]", error: ServiceError) -> None:
     if not answer.done():
         answer.set_exception(error)
 

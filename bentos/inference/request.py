@@ -4,9 +4,11 @@ The worker looks at as little of a body as it can. The model process reads the n
 `bentos.inference.model.numbers`, or the picture, with `bentos.inference.images`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import orjson
 from python_multipart.multipart import parse_options_header
 
@@ -16,12 +18,23 @@ from bentos.inference.model.spec import ModelSpec
 
 TENSOR = b"application/octet-stream"
 # No more JSON is parsed than a valid body, however it is indented, can have.
-_BYTES_A_NUMBER = 64
-_BYTES_BESIDE = 65_536
+BYTES_A_NUMBER = 64
+BYTES_BESIDE = 65_536
 _MAX_SHOWN = 60
-_MAX_FILE_NAME = 200
+_MAX_NAME = 200
 _MAX_HEAD_BYTES = 16_384
 _MOST_PARTS = 64
+_DEEPER = re.compile(rb"\[\s*\[\s*\[")
+_NESTED = re.compile(rb"\[\s*\[")
+
+
+class _Several(msgspec.Struct, gc=False):
+    """A body with several inputs, as far as the worker reads it."""
+
+    data: msgspec.Raw
+
+
+_several = msgspec.json.Decoder(_Several)
 
 
 def input_of(media_type: bytes, body: bytes, spec: ModelSpec) -> Input:
@@ -38,7 +51,7 @@ def input_of(media_type: bytes, body: bytes, spec: ModelSpec) -> Input:
             f"Content-Type is {media_type.decode('latin-1')[:_MAX_SHOWN]!r}; send "
             "application/json or application/octet-stream, and images to /predict_image",
         )
-    limit = _BYTES_A_NUMBER * spec.input_size + _BYTES_BESIDE
+    limit = BYTES_A_NUMBER * spec.input_size + BYTES_BESIDE
     if len(body) > limit:
         raise ServiceError(
             413,
@@ -47,6 +60,59 @@ def input_of(media_type: bytes, body: bytes, spec: ModelSpec) -> Input:
             f"{limit} at most",
         )
     return Input(InputKind.JSON, body)
+
+
+def inputs_of(body: bytes, spec: ModelSpec, *, limit: int) -> Input | None:
+    """Return the inputs of a JSON body whose `data` is an array of them, None for any other body.
+
+    Raises ServiceError 413 where they are more than `limit`, 400 where they are not flat. The
+    numbers are read, and a body that cannot be read is refused, in the model process.
+    """
+    if body.count(b"[") < 2:
+        return None
+    try:
+        data = bytes(_several.decode(body).data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if not _NESTED.match(data):
+        return None
+    if _DEEPER.match(data):
+        raise ServiceError(
+            400,
+            "bad_input",
+            f"data[0]: expected a flat array of {spec.input_size} numbers, got one of arrays",
+            field="data[0]",
+        )
+    # Each input is an array, and nothing else in one: the model process holds them to that.
+    rows = data.count(b"[") - 1
+    if rows > limit:
+        raise too_many("data", rows, limit)
+    check_size("data", data, rows, spec)
+    return Input(InputKind.ROWS, data, rows=rows)
+
+
+def check_size(field: str, data: bytes, rows: int, spec: ModelSpec) -> None:
+    """Raise ServiceError 413 for more JSON than the numbers of some inputs can take."""
+    limit = BYTES_A_NUMBER * rows * spec.input_size + BYTES_BESIDE
+    if len(data) > limit:
+        raise ServiceError(
+            413,
+            "too_large",
+            f"{field}: {rows * spec.input_size} numbers take {limit} bytes of JSON at most, "
+            f"these {len(data)}",
+            field=field,
+        )
+
+
+def too_many(field: str, rows: int, limit: int) -> ServiceError:
+    """Return the refusal of a request with more inputs than may wait for the model."""
+    return ServiceError(
+        413,
+        "too_large",
+        f"{field}: a request to this model may hold {limit} inputs at most, this one holds "
+        f"{str(rows)[:_MAX_SHOWN]}; send several requests, or raise QUEUE_SIZE",
+        field=field,
+    )
 
 
 def input_of_numbers(numbers: Sequence[float]) -> Input:
@@ -100,6 +166,11 @@ def upload_of(request: Request, body: bytes) -> Upload:
     return files[0]
 
 
+def printable(name: str) -> str:
+    """Return a client's name for something so that it can be kept: short, and without controls."""
+    return "".join(letter if letter.isprintable() else "_" for letter in name[:_MAX_NAME])
+
+
 def _files(body: bytes, boundary: bytes) -> list[Upload]:
     """Return the files in a form (RFC 7578), found without looking at every byte in Python."""
     files: list[Upload] = []
@@ -115,9 +186,8 @@ def _files(body: bytes, boundary: bytes) -> list[Upload]:
         at = _next(body, delimiter, content - 2)
         disposition = _disposition(body[head : content - 4])
         if b"filename" in disposition or disposition.get(b"name") in (b"image", b"file"):
-            name = disposition.get(b"filename", b"").decode("utf-8", "replace")[:_MAX_FILE_NAME]
-            name = "".join(letter if letter.isprintable() else "_" for letter in name)
-            files.append(Upload(body[content : max(content, at - 2)], name))
+            name = disposition.get(b"filename", b"").decode("utf-8", "replace")
+            files.append(Upload(body[content : max(content, at - 2)], printable(name)))
     raise _bad_form(f"it has more than {_MOST_PARTS} parts")
 
 

@@ -19,6 +19,7 @@ from bentos.inference.state import (
     InferenceReady,
     inference_probes,
 )
+from bentos.inference.v2.page import SCHEMAS, infer_operations
 from bentos.process.image import service_image, torch_wheels
 from bentos.process.probe_process import ProbePlan
 from bentos.process.settings import load_settings, writable_directory
@@ -43,10 +44,18 @@ class PredictionAnswer(BaseModel):
     inference_time_ms: float = Field(description="From the whole body to the answer.")
 
 
+class PredictionAnswers(BaseModel):
+    """What `/predict` answers to several inputs."""
+
+    predictions: list[PredictionAnswer] = Field(description="In the order of the inputs.")
+
+
 class PredictionInput(BaseModel):
     """What `/predict` takes as JSON."""
 
-    data: list[float] = Field(description="One input, flat, of the model's input size.")
+    data: list[float] | list[list[float]] = Field(
+        description="One input, flat, of the model's input size, or an array of several such."
+    )
 
 
 _ANSWER = PredictionAnswer.model_validate(
@@ -110,15 +119,23 @@ class Inference(FrontedInstance):
             Operation(
                 "POST",
                 PREDICT_PATH,
-                "Classify one input",
+                "Classify one input, or several",
+                "Several inputs, `data` an array of arrays, are answered with `predictions`, in "
+                "their order; all of them, or none.",
                 body=[
-                    Content(JSON, PredictionInput, {"data": [0.1, 0.2, 0.3]}),
+                    Content(JSON, PredictionInput, {"data": [[0.1, 0.2, 0.3], [1, 0, 0]]}),
                     Content(
                         "application/octet-stream",
                         {**_FILE, "description": "little-endian float32"},
                     ),
                 ],
-                answers=_ANSWERS,
+                answers={
+                    **_ANSWERS,
+                    200: (
+                        "The prediction, or several.",
+                        Content(JSON, PredictionAnswer | PredictionAnswers, _ANSWER),
+                    ),
+                },
                 protected=True,
             ),
             Operation(
@@ -135,7 +152,9 @@ class Inference(FrontedInstance):
                 answers=_ANSWERS,
                 protected=True,
             ),
+            *infer_operations(_ANSWERS),
         ],
+        schemas=SCHEMAS,
     )
 
     @classmethod

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 SERVICE_NAME = "inference-service"
 PREDICT_PATH = "/predict"
 PREDICT_IMAGE_PATH = "/predict_image"
+# The Open Inference Protocol; see bentos.inference.v2.
+V2_PATH = "/v2"
+V2_MODEL_PATH = f"{V2_PATH}/models/{{model}}"
+V2_VERSION_PATH = f"{V2_MODEL_PATH}/versions/{{version}}"
 
 # Names of what a worker says in words; see ServiceState.write_text.
 MODEL = "model"
@@ -42,7 +46,10 @@ class InferenceState(ServiceState):
 
     prefix = "inference"
     label_names = ("model", "stage")
-    routes = (PREDICT_PATH, PREDICT_IMAGE_PATH)
+    routes = (
+        *(PREDICT_PATH, PREDICT_IMAGE_PATH),
+        *(f"{V2_MODEL_PATH}/infer", f"{V2_VERSION_PATH}/infer"),
+    )
 
     model_loaded = Gauge(
         "{prefix}_model_loaded",
@@ -198,9 +205,9 @@ class InferenceState(ServiceState):
         versions = {int(row.get("model_version")) for row in self.pod.live_workers()}
         return sorted(versions - {0})
 
-    def record_prediction(self) -> None:
-        """Count a prediction that was answered."""
-        self.predictions.add()
+    def record_predictions(self, count: int) -> None:
+        """Count the predictions of a request that was answered."""
+        self.predictions.add(count)
         self.last_prediction_at.set(time.time())
         self.record_success()
 

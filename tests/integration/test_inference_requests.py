@@ -107,7 +107,7 @@ BAD_PREDICT = {
     "too long": (body_of([1.0] * (SIZE + 1)), 400, "data"),
     "no numbers": (body_of(["x"] * SIZE), 400, "data[0]"),
     "text for a list": (body_of("1" * SIZE), 400, "data"),
-    "nested": (body_of([[1.0] * SIZE]), 400, "data[0]"),
+    "nested": (body_of([[[1.0] * SIZE]]), 400, "data[0]"),
     "booleans": (body_of([True] * SIZE), 400, "data[0]"),
     "null": (body_of(None), 400, "data"),
     "no field": (b'{"inputs": []}', 400, "data"),

@@ -235,7 +235,7 @@ class InferenceHost:
             return
         waiter = _Waiter(str(record["image_id"]), self._world.answered.add)
         with suppress(ServiceError):
-            self.writer.offer(orjson.dumps(record), waiter)  # type: ignore[arg-type]
+            self.writer.offer([orjson.dumps(record)], waiter)  # type: ignore[arg-type]
 
     def killed(self) -> None:
         """Leave the files as they stand in this moment, and start again later."""

@@ -124,6 +124,11 @@ class Bench:
     def busy_since(self) -> float:
         return self.state.model_busy_since.get()
 
+    @property
+    def deferred(self) -> int:
+        """How many inputs wait apart from the others."""
+        return sum(job.deferred for job in self.engine._sent.values())
+
     async def start(self) -> None:
         """Connect the two and let the first model answer."""
         self._ours.setblocking(False)
@@ -161,8 +166,13 @@ class Bench:
         return self.ask_input(Input(InputKind.TENSOR, np.array([values], np.float32).tobytes()))
 
     def ask_input(self, given: Input) -> "asyncio.Task[Prediction]":
-        """Ask for a prediction."""
-        return asyncio.ensure_future(self.engine.predict(given))
+        """Ask for the prediction of one input."""
+
+        async def ask() -> Prediction:
+            (prediction,) = await self.engine.predict(given)
+            return prediction
+
+        return asyncio.ensure_future(ask())
 
     async def hold(self) -> "asyncio.Task[Prediction]":
         """Ask for a first prediction that stays in the model until `free` is called."""

@@ -581,7 +581,7 @@ def test_of_the_largest_pictures_only_as_many_wait_as_are_decoded_in_time(
         assert (error.status, error.reason) == (429, "queue_full")
         assert f"4 large images of {4 * MAX_PIXELS} pixels" in error.message
         # What is given up makes room.
-        await until(lambda: bench.engine._deferred == 4)
+        await until(lambda: bench.deferred == 4)
         waiting.pop().cancel()
         await asyncio.sleep(0)
         waiting.append(bench.ask_input(picture()))
@@ -599,7 +599,7 @@ def test_a_large_picture_that_is_given_up_while_it_waits_is_not_decoded(
     async def test(bench: Bench) -> None:
         await bench.install(Model("2", shape=COLOUR))
         waiting = [bench.ask_input(picture()) for _ in range(10)]
-        await until(lambda: bench.engine._deferred == 10)
+        await until(lambda: bench.deferred == 10)
         for left in waiting[2:]:
             left.cancel()
         await asyncio.sleep(0)

@@ -42,7 +42,8 @@ SPEC = spec_of()
 
 def read(body: bytes | object, *, media_type: bytes = JSON, spec: ModelSpec = SPEC) -> Any:
     sent = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return NumberReader().read(input_of(media_type, sent, spec), spec)
+    (values,) = NumberReader().read(input_of(media_type, sent, spec), spec)
+    return values
 
 
 def refusal(
@@ -201,8 +202,8 @@ def test_one_reader_reads_many_bodies_whatever_came_before() -> None:
         for bad in (b"{", b'{"data": ["x"]}', b'{"data": [1e39,1,1,1]}', b"", b"[]"):
             with pytest.raises(ServiceError):
                 reader.read(input_of(JSON, bad, SPEC), SPEC)
-        first = reader.read(Input(InputKind.JSON, b'{"data": [1,2,3,4]}'), SPEC)
-        second = reader.read(Input(InputKind.JSON, b'{"data": [5,6,7,8]}'), SPEC)
+        (first,) = reader.read(Input(InputKind.JSON, b'{"data": [1,2,3,4]}'), SPEC)
+        (second,) = reader.read(Input(InputKind.JSON, b'{"data": [5,6,7,8]}'), SPEC)
         np.testing.assert_array_equal(first, [1, 2, 3, 4])
         np.testing.assert_array_equal(second, [5, 6, 7, 8])
 
@@ -297,7 +298,7 @@ def test_a_picture_for_a_model_that_sees_none_is_refused_whatever_it_holds() -> 
 
 
 def test_numbers_that_were_read_already_are_an_input_too() -> None:
-    read_again = NumberReader().read(input_of_numbers([1, 2.5, -3.0, 0]), SPEC)
+    (read_again,) = NumberReader().read(input_of_numbers([1, 2.5, -3.0, 0]), SPEC)
     np.testing.assert_array_equal(read_again, [1, 2.5, -3, 0])
 
 

@@ -49,7 +49,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class _Put:
-    record: bytes
+    records: Sequence[bytes]
     waiter: "asyncio.Future[None] | None"
 
 
@@ -140,32 +140,32 @@ class OutboxWriter:
         ):
             raise _refusal(FULL)
 
-    async def put(self, record: bytes) -> None:
-        """Store a prediction, one JSON object as `/log` takes it; return when that is on disk.
+    async def put(self, *records: bytes) -> None:
+        """Store predictions, each a JSON object as `/log` takes it; return when they are on disk.
 
         With `ack` "fast" it returns at once. Raises ServiceError 503, `outbox_full` or
-        `outbox_not_accessible`, where the prediction is not stored.
+        `outbox_not_accessible`, where none of them is stored.
         """
         if self._limits.ack == "fast":
-            self.offer(record, None)
+            self.offer(records, None)
         else:
             waiter = asyncio.get_running_loop().create_future()
-            self.offer(record, waiter)
+            self.offer(records, waiter)
             await waiter
 
-    def offer(self, record: bytes, waiter: "asyncio.Future[None] | None") -> None:
-        """Hand a prediction to the thread, which settles `waiter` once it is on disk or refused.
+    def offer(self, records: Sequence[bytes], waiter: "asyncio.Future[None] | None") -> None:
+        """Hand predictions to the thread, which settles `waiter` once they are on disk or refused.
 
         Raises ServiceError 503 where it is refused at once.
         """
         self.check()
         if self._memory_bytes >= _MEMORY_BYTES:
-            self._put_dropped += 1
+            self._put_dropped += len(records)
             if waiter is not None:
                 waiter.set_result(None)
             return
-        self._put_bytes += len(record)
-        self._queue.put(_Put(record, waiter))
+        self._put_bytes += sum(map(len, records))
+        self._queue.put(_Put(records, waiter))
 
     def read(self, *, after: int, rows: int, limit_bytes: int) -> Batch | None:
         """Return waiting predictions, as `Outbox.read` does; None while no file is open.
@@ -219,7 +219,7 @@ class OutboxWriter:
         # than the write-ahead log may hold, which grows by the whole of a transaction.
         for _ in range(min(self._queue.qsize(), _WRITE_AT_ONCE)):
             last = works[-1]
-            size += len(last.record) if isinstance(last, _Put) else 0
+            size += sum(map(len, last.records)) if isinstance(last, _Put) else 0
             if size > self._files.log_bytes:
                 break
             works.append(self._queue.get())
@@ -264,7 +264,7 @@ class OutboxWriter:
 
     def _store(self, puts: Sequence[_Put]) -> None:
         files = self._files
-        records = [*self._unwritten, *(put.record for put in puts)]
+        records = [*self._unwritten, *(record for put in puts for record in put.records)]
         dropping = self._limits.when_full == "drop_oldest"
         stored = files.add(records)
         if dropping and not stored and files.failure == FULL:
@@ -275,9 +275,10 @@ class OutboxWriter:
                 stored = True
         self._unwritten = [] if stored else records[: len(self._unwritten)]
         if not stored:
-            self._unwritten += [put.record for put in puts if put.waiter is None]
+            for put in puts:
+                self._unwritten += put.records if put.waiter is None else ()
         self._unwritten_bytes = sum(map(len, self._unwritten))
-        self._taken_bytes += sum(len(put.record) for put in puts)
+        self._taken_bytes += sum(len(record) for put in puts for record in put.records)
         self._answer(puts, "" if stored else files.failure)
         if dropping and stored:
             excess = files.rows - self._limits.max_rows

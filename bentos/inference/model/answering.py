@@ -44,7 +44,8 @@ _LARGEST_FILES = 4
 # died: only a new process has a new one.
 BROKEN_AFTER = 3
 
-_Ready: TypeAlias = tuple[int, NDArray[Any]]
+# The id of a request, which of its inputs, None where it is the only one, and that input.
+_Ready: TypeAlias = tuple[int, int | None, NDArray[Any]]
 
 
 class ModelServer:
@@ -101,29 +102,36 @@ class ModelServer:
             ready: list[_Ready] = []
             for given in inputs:
                 try:
-                    values = self._read(given)
+                    rows = self._read(given)
                 except Exception as error:
                     said.append(Refused.of(given.id, error))
                 else:
-                    ready += [(given.id, values)] if values is not None else []
-                    deferred += [given.id] if values is None else []
+                    alone = len(rows) == 1
+                    ready += [
+                        (given.id, None if alone else row, values)
+                        for row, values in enumerate(rows)
+                    ]
+                    deferred += [] if rows else [given.id]
             if deferred:
                 self._send([Deferred(deferred)])
-            if ready:
-                said += self._call(ready)
+            # Each batch is answered when it is done, or a long request would look like a model
+            # that is stuck.
+            for answers in self._call(ready):
+                self._send([*said, *answers])
+                said = []
         self._send(said)
 
-    def _read(self, given: Input) -> NDArray[Any] | None:
-        """Return what the model is given, None for a large picture, which is answered later."""
+    def _read(self, given: Input) -> Sequence[NDArray[Any]]:
+        """Return what the model is given, nothing for a large picture, which is answered later."""
         spec = self._current().spec
         if given.kind != InputKind.FILE:
-            return self._numbers.read(given, spec)
+            return list(self._numbers.read(given, spec))
         check_sees_images(spec)
         file = open_image(given.content, max_pixels=self._max_pixels)
         if file.pixels <= _SMALL_PIXELS and len(given.content) <= _SMALL_BYTES:
-            return read_input(file, spec)
+            return [read_input(file, spec)]
         self._files.put(given.id, file)
-        return None
+        return []
 
     def _answer_picture(self, identifier: int, file: ImageFile) -> None:
         """Decode a large picture, without the model, and answer it."""
@@ -135,31 +143,42 @@ class ModelServer:
                 values = read_input(file, spec)
                 with self._model_held():
                     if self._current().spec == spec:  # not replaced meanwhile
-                        said = self._call([(identifier, values)])
+                        (said,) = self._call([(identifier, None, values)])
         except Exception as error:
             said = [Refused.of(identifier, error)]
         self._send(said)
 
-    def _call(self, ready: Sequence[_Ready]) -> list[ToWorker]:
-        """Return the answers of the model, which is held, to inputs with their ids."""
+    def _call(self, ready: Sequence[_Ready]) -> Iterator[list[ToWorker]]:
+        """Yield the answers of the model, which is held, to inputs with their ids, by batches."""
+        if not ready:
+            return
         model = self._current()
-        said: list[ToWorker] = []
-        for first in range(0, len(ready), model.max_batch):
-            said += self._call_once(model, ready[first : first + model.max_batch])
-        return said
+        refused: set[int] = set()
+        size = min(self._max_batch, model.max_batch)
+        for first in range(0, len(ready), size):
+            yield self._call_once(model, ready[first : first + size], refused)
 
-    def _call_once(self, model: LoadedModel, ready: Sequence[_Ready]) -> list[ToWorker]:
+    def _call_once(
+        self, model: LoadedModel, ready: Sequence[_Ready], refused: set[int]
+    ) -> list[ToWorker]:
+        """Return the answers to at most a batch; a request that is refused gets no more calls."""
+        if refused:
+            ready = [one for one in ready if one[0] not in refused]
+        if not ready:
+            return []
         started = time.perf_counter()
         try:
-            probabilities = model.probabilities(np.stack([values for _, values in ready]))
+            probabilities = model.probabilities(np.stack([values for _, _, values in ready]))
         except Exception as error:
             seconds = time.perf_counter() - started
             said: list[ToWorker] = [Answers(self._generation, len(ready), seconds)]
             if len(ready) == 1:
-                return [*said, Refused.of(ready[0][0], self._blamed(model, error))]
+                identifier, row, _ = ready[0]
+                refused.add(identifier)
+                return [*said, Refused.of(identifier, self._blamed(model, error, row))]
             # One input that the model cannot bear is no reason to fail its neighbours.
             for one in ready:
-                said += self._call_once(model, [one])
+                said += self._call_once(model, [one], refused)
             return said
         seconds = time.perf_counter() - started
         self._failures = 0
@@ -168,25 +187,29 @@ class ModelServer:
                 self._generation,
                 len(ready),
                 seconds,
-                [identifier for identifier, _ in ready],
+                [identifier for identifier, _, _ in ready],
                 probabilities.argmax(axis=1).tolist(),
                 probabilities.astype(np.float32, copy=False).tobytes(),
             )
         ]
 
-    def _blamed(self, model: LoadedModel, error: Exception) -> Exception:
+    def _blamed(self, model: LoadedModel, error: Exception, row: int | None) -> Exception:
         """Tell an input that the model cannot bear from a model that fails.
 
         The second is what a model has that does not answer its warm-up input either.
         """
         if model.answers():
             self._failures = 0
+            field = f"data[{row}]"
             rejected = ServiceError(
                 422,
                 "model_rejected_input",
                 "the model fails on these numbers, or answers them with NaN, while it answers "
                 "others; are they scaled, and in the range, as in training?",
             )
+            if row is not None:
+                rejected.message = f"{field}: {rejected.message}"
+                rejected.details["field"] = field
             rejected.__cause__ = error
             return rejected
         self._failures += 1

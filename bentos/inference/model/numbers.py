@@ -12,7 +12,6 @@ from bentos.edge.http import ServiceError, parse_json
 from bentos.inference.channel import Input, InputKind
 from bentos.inference.model.spec import ModelSpec
 
-_ITEM_BYTES = 4
 _MAX_SHOWN = 60
 
 
@@ -23,13 +22,16 @@ class NumberReader:
         self._parser = simdjson.Parser()
 
     def read(self, given: Input, spec: ModelSpec) -> NDArray[Any]:
-        """Return one input of the model's shape and type.
+        """Return the inputs of a request, [rows, *input_shape], in the model's type.
 
         Raises ServiceError 400 that names the field and what was expected of it.
         """
         if given.kind == InputKind.TENSOR:
-            return check_values(_raw(given.content, spec), spec)
-        return check_values(self._json(given.content, spec), spec)
+            return check_values(_raw(given, spec), spec, rows=given.rows, nested=given.rows > 1)
+        if given.kind == InputKind.JSON:
+            return check_values(self._json(given.content, spec), spec)
+        nested = given.rows > 1 or given.kind == InputKind.ROWS
+        return check_values(_array(given, spec), spec, rows=given.rows, nested=nested)
 
     def _json(self, body: bytes, spec: ModelSpec) -> NDArray[Any]:
         # simdjson writes the numbers of a JSON array straight into a buffer, but flattens
@@ -49,13 +51,17 @@ class NumberReader:
         return _slowly(body, spec)
 
 
-def check_values(flat: NDArray[Any], spec: ModelSpec) -> NDArray[Any]:
-    """Return flat numbers in the model's shape and type.
+def check_values(
+    flat: NDArray[Any], spec: ModelSpec, *, rows: int = 1, nested: bool = False
+) -> NDArray[Any]:
+    """Return the numbers of some inputs, [rows, *input_shape], in the model's type.
 
-    Raises ServiceError 400 where they are too many, too few, not finite or not of the type.
+    `nested` tells that the client sees them as rows. Raises ServiceError 400 where they are too
+    many, too few, not finite or not of the type.
     """
-    if flat.size != spec.input_size:
-        raise _wrong("data", spec, f"{flat.size} numbers")
+    if flat.size != rows * spec.input_size:
+        several = f"{rows} inputs of {spec.input_size} numbers" if rows > 1 else ""
+        raise _wrong("data", spec, f"{flat.size} numbers", several)
     with np.errstate(over="ignore", invalid="ignore"):
         values = flat.astype(spec.dtype, copy=False)
     fits = np.isfinite(values) if values.dtype.kind == "f" else values == flat
@@ -65,14 +71,57 @@ def check_values(flat: NDArray[Any], spec: ModelSpec) -> NDArray[Any]:
         got = (
             f"{number:g}, which {spec.dtype} cannot hold" if isfinite(number) else "NaN or infinity"
         )
-        raise _wrong(f"data[{at}]", spec, got)
-    return values.reshape(spec.input_shape)
+        raise _wrong(_place(at, spec, nested=nested), spec, got)
+    return values.reshape(rows, *spec.input_shape)
 
 
-def _raw(body: bytes, spec: ModelSpec) -> NDArray[np.float32]:
-    if len(body) != _ITEM_BYTES * spec.input_size:
-        raise _wrong("body", spec, f"{len(body)} bytes", f"{_ITEM_BYTES * spec.input_size} bytes")
-    return np.frombuffer(body, "<f4").astype(np.float32, copy=False)
+def _place(at: int, spec: ModelSpec, *, nested: bool) -> str:
+    """Return what a number is called, counted through all inputs."""
+    row, column = divmod(at, spec.input_size)
+    return f"data[{row}][{column}]" if nested else f"data[{column}]"
+
+
+def _raw(given: Input, spec: ModelSpec) -> NDArray[Any]:
+    dtype = np.dtype(given.dtype)
+    size = given.rows * dtype.itemsize * spec.input_size
+    if len(given.content) != size:
+        raise _wrong("body", spec, f"{len(given.content)} bytes", f"{size} bytes")
+    return np.frombuffer(given.content, dtype)
+
+
+def _array(given: Input, spec: ModelSpec) -> NDArray[np.float64]:
+    """Return the numbers of a JSON array, which may be those of several inputs."""
+    # A parser of its own: it keeps the memory of the largest document, which may be megabytes.
+    array: Any = None
+    try:
+        array = simdjson.Parser().parse(given.content)
+        if given.kind == InputKind.ROWS:
+            _check_rows(array, given.rows, spec)
+        numbers = np.frombuffer(array.as_buffer(of_type="d"), np.float64).copy()
+    except (ValueError, TypeError, AttributeError, RuntimeError):
+        expected = f"an array of {given.rows * spec.input_size} numbers, of 64 bits at most"
+        raise _wrong("data", spec, "something else", expected) from None
+    wanted = np.dtype(given.dtype)
+    if wanted.kind in "iu" and numbers.size == given.rows * spec.input_size:
+        with np.errstate(invalid="ignore"):
+            wrong = np.flatnonzero(numbers.astype(wanted) != numbers)
+        if wrong.size:
+            at = int(wrong[0])
+            place = _place(at, spec, nested=given.rows > 1)
+            raise _wrong(place, spec, f"{numbers[at]:g}", f"a number of type {wanted.name}")
+    return numbers
+
+
+def _check_rows(array: Any, rows: int, spec: ModelSpec) -> None:
+    """Raise ServiceError 400 unless it holds a flat array of the right size for each input."""
+    for index, row in enumerate(array):
+        if not isinstance(row, simdjson.Array):
+            raise _wrong(f"data[{index}]", spec, "something else")
+        size = len(row)
+        if size != spec.input_size:
+            raise _wrong(f"data[{index}]", spec, f"{size} numbers")
+    if len(array) != rows:
+        raise _wrong("data", spec, "arrays within them", f"{len(array)} flat arrays of numbers")
 
 
 def _slowly(body: bytes, spec: ModelSpec) -> NDArray[np.float64]:
