@@ -46,7 +46,7 @@ down: $(STAMP) ## Stop that stack (DATA=1 also forgets what it stored)
 	@$(BIN)/python -m compose.stack down $(if $(DATA),--volumes)
 
 ##@ Check it
-.PHONY: test test-fast test-pythons crash-test chaos simulation lint format lock pins
+.PHONY: test test-fast test-pythons crash-test chaos faults fuzz simulation lint format lock pins
 # The tests wait for servers more than they compute, so there are more processes than cores. Those
 # of a file share one: see tests/conftest.py. Those marked `serial` come afterwards, one by one.
 JOBS ?= 4
@@ -73,6 +73,12 @@ crash-test: $(STAMP) ## Rebuild the files of 10,000 power cuts and check what wa
 
 chaos: $(STAMP) ## Kill, cut and fill what there is, and count every prediction; writes docs/chaos.md
 	$(BIN)/python -m tests.chaos --page docs/chaos.md $(OPTIONS)
+
+faults: $(STAMP) ## Inject every fault and see what probes and alerts say; writes docs/faults.md
+	$(BIN)/python -m tests.faults --page docs/faults.md $(OPTIONS)
+
+fuzz: $(STAMP) ## 100,000 hostile requests, and hostile input to every parser; writes docs/fuzzing.md
+	$(BIN)/python -m tests.fuzz --page docs/fuzzing.md $(OPTIONS)
 
 simulation: $(STAMP) ## Run the delivery's protocol in virtual time, 100,000 schedules of faults
 	$(BIN)/python -m tests.simulation $(OPTIONS)

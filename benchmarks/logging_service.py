@@ -8,11 +8,13 @@ to it. Exit status: 0 where everything was answered with 200, 1 otherwise.
 import argparse
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure(directory: Path, options: argparse.Namespace) -> int:
+    if options.expired:
+        return _measure_retention(directory, options)
     failed = 0
     _say(f"{options.workers} worker(s), {CLIENTS} clients, synchronous=FULL, in {directory}")
     _say("")
@@ -87,9 +91,43 @@ def _measure(directory: Path, options: argparse.Namespace) -> int:
     return failed
 
 
+def _measure_retention(directory: Path, options: argparse.Namespace) -> int:
+    """Log single predictions while a database of expired ones is pruned."""
+    path = directory / "predictions.db"
+    seconds, size = _fill(path, options.expired, devices=options.devices)
+    _say(f"{options.expired:,} rows ({size / 1e6:.0f} MB) were written in {seconds:.0f} s.")
+    _say("")
+    _say("| logged | rows/s | requests/s | p50 ms | p99 ms | max ms | /ready p99 | max | failed |")
+    _say("|---|---|---|---|---|---|---|---|---|")
+    failed = 0
+    for what, settings in (("nothing is pruned", {}), ("pruned", {"RETENTION_DAYS": "1"})):
+        with serve(directory, options.workers, settings=settings) as server:
+            before = _rows(path)
+            logged = _log(server.url, batch=1, ids="sorted", seconds=options.seconds)
+            failed += _print_logged(f"single predictions, {what}", logged)
+            if not settings:
+                _say_reads(server.url, [STATS_PATH])
+            else:
+                _say(f"{before - _rows(path):,} fewer rows than before it.")
+    return failed
+
+
+def _rows(path: Path) -> int:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        return int(connection.execute("SELECT count(*) FROM predictions").fetchone()[0])
+
+
+def _say_reads(url: str, paths: Iterable[str]) -> None:
+    _say("")
+    _say("| read | answer | p50 ms | p99 ms | max ms |")
+    _say("|---|---|---|---|---|")
+    for path in paths:
+        _say(_read(url, path))
+
+
 def _measure_full(directory: Path, options: argparse.Namespace) -> int:
     directory.mkdir()
-    seconds, size = _fill(directory / "predictions.db", options.rows)
+    seconds, size = _fill(directory / "predictions.db", options.rows, devices=options.devices)
     rows = f"{options.rows:,} rows"
     with serve(directory, options.workers) as server:
         failed = 0
@@ -98,11 +136,7 @@ def _measure_full(directory: Path, options: argparse.Namespace) -> int:
             failed += _print_logged(f"batches of {BATCH} to {rows}, {what}", logged)
         _say("")
         _say(f"{rows} ({size / 1e9:.1f} GB) were written in {seconds:.0f} s.")
-        _say("")
-        _say("| read | answer | p50 ms | p99 ms | max ms |")
-        _say("|---|---|---|---|---|")
-        for path in _reads(options.rows):
-            _say(_read(server.url, path))
+        _say_reads(server.url, _reads(options.rows))
     return failed
 
 
@@ -136,24 +170,25 @@ def _read(url: str, path: str, *, times: int = 100) -> str:
     )
 
 
-def _fill(path: Path, rows: int) -> tuple[float, int]:
+def _fill(path: Path, rows: int, *, devices: int) -> tuple[float, int]:
     """Write so many predictions, a second apart, and return the time it took and the bytes."""
     started = time.perf_counter()
     database = PredictionDatabase(DatabaseFiles(path), busy_timeout_seconds=5.0)
     for first in range(0, rows, _FILL_BATCH):
-        database.write([[_row(n) for n in range(first, min(first + _FILL_BATCH, rows))]])
+        numbers = range(first, min(first + _FILL_BATCH, rows))
+        database.write([[_row(number, devices) for number in numbers]])
     database.close()
     return time.perf_counter() - started, path.stat().st_size
 
 
-def _row(number: int) -> StoredPrediction:
+def _row(number: int, devices: int) -> StoredPrediction:
     return StoredPrediction(
         prediction_id=f"{number:016x}{hash((number, 1)) & 0xFFFFFFFFFFFFFFFF:016x}",
         image_id=f"line-4/image-{number:08d}.png",
         timestamp=_FIRST_SECOND + number,
         received_at=_FIRST_SECOND + number + 0.5,
         sent_at=_FIRST_SECOND + number + 0.25,
-        edge_device_id=f"edge-{number % DEVICES}",
+        edge_device_id=f"edge-{number % devices}",
         model_name="steel-defects",
         model_version=str(1 + number * 10 // 10_000_000),
         inference_time_ms=2.418,
@@ -167,13 +202,19 @@ def _row(number: int) -> StoredPrediction:
     )
 
 
-def serve(directory: Path, workers: int, *, probe_port: int = 0) -> Server:
+def serve(
+    directory: Path,
+    workers: int,
+    *,
+    probe_port: int = 0,
+    settings: Mapping[str, str] | None = None,
+) -> Server:
     """Start the logging service with its database in the directory.
 
     Raises BenchmarkFailed where it does not get ready.
     """
     directory.mkdir(exist_ok=True)
-    (directory / "home").mkdir()
+    (directory / "home").mkdir(exist_ok=True)
     port = free_port()
     server = Server(
         [
@@ -191,6 +232,7 @@ def serve(directory: Path, workers: int, *, probe_port: int = 0) -> Server:
             WORKERS=str(workers),
             HOST="127.0.0.1",
             PROBE_PORT=str(probe_port),
+            **(settings or {}),
         ),
     )
     try:
@@ -239,6 +281,10 @@ def _print_logged(what: str, logged: Logged) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the filled database")
+    parser.add_argument("--devices", type=int, default=DEVICES, help="that these rows are of")
+    parser.add_argument(
+        "--expired", type=int, default=0, help="instead, prune so many rows while clients log"
+    )
     parser.add_argument("--seconds", type=int, default=10, help="each load lasts")
     parser.add_argument("--workers", type=int, default=1, help="worker processes of the service")
     parser.add_argument("--directory", type=Path, help="on the disk to be measured")

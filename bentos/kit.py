@@ -27,7 +27,12 @@ from bentos.health.values import Counter, Gauge, Histogram
 from bentos.process.lifecycle import Lifecycle, running_server
 from bentos.process.probe_process import ProbePlan
 from bentos.process.settings import ServiceSettings
-from bentos.process.supervisor import Supervisor, pod_directory, raise_descriptor_limit
+from bentos.process.supervisor import (
+    Supervisor,
+    pod_directory,
+    raise_descriptor_limit,
+    remove_own_directory,
+)
 
 __all__ = ["Counter", "Gauge", "Histogram", "Kit", "ServiceState", "probe_plan", "required"]
 
@@ -187,6 +192,8 @@ class Kit:
         await self._lifecycle.stop()
         if self._supervisor is not None:
             self._supervisor.stop()
+        # Of a lone service, which uvicorn ends by the signal that it got: nothing runs at exit.
+        remove_own_directory(self._plan.arguments["directory"])
 
     def asgi(self, app: AsgiApp) -> AsgiApp:
         """Return an ASGI app that answers the kit's routes and hands everything else on.

@@ -169,6 +169,8 @@ class Row:
             return same and bool(process.status() != psutil.STATUS_ZOMBIE)
         except psutil.Error:
             return False
+        except OSError:
+            return self._alive  # no file descriptor is left to look with: nothing new is known
 
 
 class PodMemory:

@@ -45,6 +45,8 @@ _END_SECONDS = 5.0
 _SOCKET_BYTES = 1 << 22
 _BUFFER_BYTES = 1 << 20
 _LENGTH = struct.Struct("<I")
+# More than any body that a worker takes, and less than would fill its memory.
+_MOST_FRAME_BYTES = 1 << 30
 _MODULE = "bentos.inference.model"
 SETTINGS_VARIABLE = "MODEL_PROCESS_SETTINGS"
 _ROOT = Path(__file__).parents[2]
@@ -208,7 +210,10 @@ ToWorker: TypeAlias = (
 
 
 class Reader(Generic[T]):
-    """Cuts what is received into messages of one kind: fill `room()`, say how much, iterate."""
+    """Cuts what is received into messages of one kind: fill `room()`, say how much, iterate.
+
+    Raises ValueError where the stream is damaged, which ends it, and with it the process.
+    """
 
     def __init__(self, kind: Any) -> None:
         self._decode: Callable[[memoryview], T] = msgspec.msgpack.Decoder(kind).decode
@@ -238,6 +243,8 @@ class Reader(Generic[T]):
         start, received = self._start, self._end - self._start
         if received >= _LENGTH.size:
             self._size = _LENGTH.size + _LENGTH.unpack_from(self._view, start)[0]
+            if self._size > _MOST_FRAME_BYTES:
+                raise ValueError(f"a frame of {self._size} bytes: the stream is damaged")
             if received >= self._size:
                 self._start = start + self._size
                 message = self._decode(self._view[start + _LENGTH.size : self._start])

@@ -8,6 +8,7 @@ file costs what its pixels cost. Formats: PNG (W3C, third edition), JPEG (ITU-T 
 import io
 import logging
 import struct
+import time
 import zlib
 from dataclasses import dataclass
 from functools import cache
@@ -32,6 +33,9 @@ MAX_SCANS = 100
 # Every scan of a progressive JPEG goes over all of its pixels.
 MAX_SCANNED = 16
 MAX_RLE_BYTES = 262_144
+# No client waits longer for its answer. A piece of data takes a fraction of a second.
+MOST_SECONDS = 10.0
+_PIECE_BYTES = 65_536
 # A longer side is no photograph, and its resize takes tables of hundreds of megabytes.
 _LONGEST_SIDE = 65_535
 _MOST_TAGS = 1_000
@@ -352,10 +356,34 @@ def _decoded(file: ImageFile, *, low_bytes: bool = False) -> Image.Image:
         _check_scans(file)
     if file.chunks is not None:
         data = b"".join(_checked(data, start, end) for start, end in file.chunks)
-    image = Image.frombytes(file.mode, size, data, file.decoder, raw_mode, *others)
+    image = Image.new(file.mode, size)
+    _decode(image, data, file.decoder, (raw_mode, *others))
     if file.palette is not None:
         image.putpalette(file.palette)
     return image
+
+
+def _decode(image: Image.Image, data: bytes, name: str, arguments: tuple[object, ...]) -> None:
+    """Fill a picture, as `Image.frombytes` does, piece by piece: between two it looks at the clock.
+
+    Raises ServiceError 413 where it takes too long, ValueError where the data are damaged.
+    """
+    decoder = Image._getdecoder(image.mode, name, arguments)
+    decoder.setimage(image.im, (0, 0, *image.size))
+    ends = time.monotonic() + MOST_SECONDS
+    view, start, end = memoryview(data), 0, 0
+    while end < len(data):
+        if time.monotonic() > ends:
+            raise _too_large(f"it takes more than {MOST_SECONDS:g} s to decode")
+        end = min(end + _PIECE_BYTES, len(data))
+        # What it leaves of a piece, it gets again with the next one.
+        taken, error = decoder.decode(bytes(view[start:end]))
+        if taken < 0:
+            if error:
+                raise ValueError("cannot decode image data")
+            return
+        start += taken
+    raise ValueError("not enough image data")
 
 
 def _check_scans(file: ImageFile) -> None:

@@ -24,6 +24,8 @@ _MAX_SHOWN = 60
 _MAX_NAME = 200
 _MAX_HEAD_BYTES = 16_384
 _MOST_PARTS = 64
+# Of one header with parameters. Reading them takes time with the square of their number.
+_MAX_OPTIONS_BYTES = 2_048
 _DEEPER = re.compile(rb"\[\s*\[\s*\[")
 _NESTED = re.compile(rb"\[\s*\[")
 
@@ -154,8 +156,7 @@ def upload_of(request: Request, body: bytes) -> Upload:
     """
     if request.content_type != b"multipart/form-data":
         return Upload(body)
-    _, options = parse_options_header(request.header(b"content-type") or b"")
-    boundary = options.get(b"boundary")
+    boundary = _options(request.header(b"content-type") or b"").get(b"boundary")
     if not boundary:
         raise ServiceError(400, "bad_input", "Content-Type: multipart/form-data has no boundary")
     files = _files(body, boundary)
@@ -203,8 +204,15 @@ def _disposition(head: bytes) -> Mapping[bytes, bytes]:
     for line in head.split(b"\r\n"):
         name, _, value = line.partition(b":")
         if name.strip().lower() == b"content-disposition":
-            return parse_options_header(value.strip())[1]
+            return _options(value.strip())
     return {}
+
+
+def _options(header: bytes) -> Mapping[bytes, bytes]:
+    """Return a header's parameters; raises ServiceError 400 where it is far too long for any."""
+    if len(header) > _MAX_OPTIONS_BYTES:
+        raise _bad_form(f"one of its headers has more than {_MAX_OPTIONS_BYTES} bytes")
+    return parse_options_header(header)[1]
 
 
 def _bad_form(why: str) -> ServiceError:

@@ -20,7 +20,9 @@ from bentos.process.settings import ServiceSettings
 class InferenceSettings(ServiceSettings):
     """Settings of the inference service, read once at start."""
 
-    inference_port: int = Field(default=8000, ge=1, le=65_535, description="Port of the service.")
+    inference_port: int = Field(
+        default=8000, ge=1, le=65_535, validate_default=True, description="Port of the service."
+    )
     probe_port: int = Field(
         default=8010, ge=0, le=65_535, description="Port of the probe process; 0 for none."
     )

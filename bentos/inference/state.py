@@ -295,6 +295,10 @@ def inference_probes(settings: "InferenceSettings", directory: Path) -> "ProbePl
 
     oldest = 3 * settings.model_poll_seconds + 2 * settings.mlflow_timeout_seconds
     mlflow = partial(_mlflow_as_required, settings.readiness_requires_mlflow, oldest)
+    # After a request's time-out every one of them is a 504.
+    most_seconds = min(
+        settings.stall_seconds, max(settings.request_timeout_seconds, _SILENT_SECONDS)
+    )
     return probe_plan(
         InferenceState,
         SERVICE_NAME,
@@ -307,7 +311,7 @@ def inference_probes(settings: "InferenceSettings", directory: Path) -> "ProbePl
         readiness=[
             required("model_not_loaded", "model_loaded"),
             # Before MLflow, which a process that does not run cannot ask either.
-            Check("model_thread_stuck", partial(_model_stuck, settings.stall_seconds)),
+            Check("model_thread_stuck", partial(_model_stuck, most_seconds)),
             Check("mlflow_not_accessible", mlflow),
             Check("outbox_full", _outbox_full),
             Check("outbox_not_accessible", _outbox_failing),
@@ -317,12 +321,20 @@ def inference_probes(settings: "InferenceSettings", directory: Path) -> "ProbePl
     )
 
 
-def _model_stuck(stall_seconds: float, state: InferenceState) -> Details | None:
-    busy = state.pod.longest_since("model_busy_since")
-    silent = state.pod.longest_since("model_heard_at")
-    if busy <= stall_seconds and silent <= _SILENT_SECONDS:
+def _model_stuck(most_seconds: float, state: InferenceState) -> Details | None:
+    busy, silent = _waited("model_busy_since", state), _waited("model_heard_at", state)
+    if busy <= most_seconds and silent <= _SILENT_SECONDS:
         return None
     return {"stuck_for_seconds": round(max(busy, silent), 1)}
+
+
+def _waited(moment: str, state: InferenceState) -> float:
+    """Return the seconds since a moment when the worker last beat, the longest of all workers.
+
+    A worker that is stopped itself hears nothing: that is no fault of its model process.
+    """
+    rows = [row for row in state.pod.live_workers() if row.get(moment)]
+    return max((row.get("heartbeat") - row.get(moment) for row in rows), default=0.0)
 
 
 def _mlflow_as_required(

@@ -11,7 +11,9 @@ from bentos.process.settings import ServiceSettings
 class LoggingSettings(ServiceSettings):
     """Settings of the logging service, read once at start."""
 
-    logging_port: int = Field(default=8001, ge=1, le=65_535, description="Port of the service.")
+    logging_port: int = Field(
+        default=8001, ge=1, le=65_535, validate_default=True, description="Port of the service."
+    )
     probe_port: int = Field(
         default=8011, ge=0, le=65_535, description="Port of the probe process; 0 for none."
     )

@@ -45,6 +45,8 @@ _CHECK_TIMEOUT_SECONDS = 3.0
 FAILED_CHECKS = 2
 _CHECK_REQUEST = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 _END_SECONDS = 5.0
+# A probe's head has a few hundred bytes; beyond these it is a 400. httptools would bound none.
+_MOST_HEAD_BYTES = 16_384
 # Where a server that listens on all addresses is reached from its own machine.
 _LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -211,7 +213,13 @@ async def _beat(probes: Probes, server: uvicorn.Server) -> None:
 
 async def _serve(plan: ProbePlan, probes: Probes) -> None:
     config = uvicorn.Config(
-        probe_app(probes), host=plan.host, port=plan.port, log_config=None, access_log=False
+        probe_app(probes),
+        host=plan.host,
+        port=plan.port,
+        http="h11",
+        h11_max_incomplete_event_size=_MOST_HEAD_BYTES,
+        log_config=None,
+        access_log=False,
     )
     server = uvicorn.Server(config)
     # A socket that asyncio makes for `::` would not take IPv4.

@@ -91,6 +91,15 @@ class ServiceSettings(BaseSettings):
         """A worker's share of the memory for bodies."""
         return self.max_bodies_bytes // self.workers
 
+    @field_validator("*")
+    @classmethod
+    def _port_of_its_own(cls, value: object, given: ValidationInfo) -> object:
+        """Refuse a service's port that its probe process takes: neither would get all requests."""
+        own = str(given.field_name).endswith("_port") and given.field_name != "probe_port"
+        if own and value == given.data.get("probe_port"):
+            raise ValueError("must not be PROBE_PORT as well; give each a port of its own")
+        return value
+
     @field_validator("host")
     @classmethod
     def _is_an_address(cls, value: str) -> str:

@@ -44,14 +44,14 @@ def make_pod_directory(service: str) -> Path:
     directory = _directory(service, os.getpid())
     shutil.rmtree(directory, ignore_errors=True)  # of a process that had the same id and was killed
     directory.mkdir(mode=0o700)
-    owner = os.getpid()
-
-    def remove() -> None:
-        if os.getpid() == owner:  # a forked child leaves its parent's files alone
-            shutil.rmtree(directory, ignore_errors=True)
-
-    atexit.register(remove)
+    atexit.register(remove_own_directory, directory)
     return directory
+
+
+def remove_own_directory(directory: Path) -> None:
+    """Remove a pod's directory where this process made it: a child leaves its parent's alone."""
+    if directory.name.endswith(f"-{os.getpid()}"):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def pod_directory(service: str) -> Path:

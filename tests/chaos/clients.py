@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import httpx
@@ -29,12 +30,18 @@ class Answers:
 
 
 class Clients:
-    """So many clients at once, in a thread of their own, from `with` to its end."""
+    """So many clients at once, in a thread of their own, from `with` to its end.
 
-    def __init__(self, url: str, *, count: int) -> None:
+    They send `inputs` in turns, by default one of each class of the colour model.
+    """
+
+    def __init__(
+        self, url: str, *, count: int, inputs: Sequence[Sequence[float]] | None = None
+    ) -> None:
         self.answers = Answers()
         self._url = url
         self._count = count
+        self._inputs = inputs or [channel(index) for index in range(3)]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
@@ -50,7 +57,7 @@ class Clients:
         await asyncio.gather(*(self._predict(index) for index in range(self._count)))
 
     async def _predict(self, index: int) -> None:
-        body = np.array(channel(index % 3), dtype="<f4").tobytes()
+        body = np.array(self._inputs[index % len(self._inputs)], dtype="<f4").tobytes()
         headers = {"Content-Type": "application/octet-stream"}
         client = httpx.AsyncClient(timeout=20.0, trust_env=False, headers=headers)
         async with client:

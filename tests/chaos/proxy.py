@@ -1,4 +1,4 @@
-"""A small TCP proxy that cuts, slows and breaks what goes through it."""
+"""A small TCP proxy that cuts, slows, delays and breaks what goes through it."""
 
 import asyncio
 import random
@@ -6,22 +6,29 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, Literal
 
-Mode = Literal["pass", "cut", "slow", "break", "swallow"]
+Mode = Literal["pass", "cut", "slow", "break", "swallow", "delay", "hang", "error"]
 
 _CHUNK = 65_536
 _SLOW_CHUNK = 2_048
 _SLOW_SECONDS = 0.02
+_ERROR = (
+    b"HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/json\r\n"
+    b'Content-Length: 22\r\nConnection: close\r\n\r\n{"error": "it failed"}'
+)
 
 
 class Proxy:
     """Listens on a port of its own and forwards to another one, as `mode` says.
 
     `cut` closes every connection at once, `slow` forwards little at a time, `break` closes after
-    a part of the answer, `swallow` lets requests through and no answer back.
+    a part of the answer, `swallow` lets requests through and no answer back. `delay` keeps each
+    part of an answer for `delay_seconds`, `hang` takes connections and forwards nothing, and
+    `error` answers 500 itself.
     """
 
-    def __init__(self, target_port: int, *, seed: int = 1) -> None:
+    def __init__(self, target_port: int, *, seed: int = 1, delay_seconds: float = 0.0) -> None:
         self._target_port = target_port
+        self._delay_seconds = delay_seconds
         self._chance = random.Random(seed)
         self._connections: set[asyncio.StreamWriter] = set()
         self._mode: Mode = "pass"
@@ -61,6 +68,9 @@ class Proxy:
         if self._mode == "cut":
             writer.transport.abort()
             return
+        if self._mode in ("hang", "error"):
+            await self._answer(reader, writer)
+            return
         try:
             there, back = await asyncio.open_connection("127.0.0.1", self._target_port)
         except OSError:
@@ -79,6 +89,21 @@ class Proxy:
             writer.transport.abort()
             back.transport.abort()
 
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer 500, or nothing until the client leaves or the mode changes."""
+        self._connections.add(writer)
+        try:
+            if self._mode == "error" and await reader.read(_CHUNK):
+                writer.write(_ERROR)
+                await writer.drain()
+            while self._mode == "hang" and await reader.read(_CHUNK):
+                pass
+        except OSError:
+            pass
+        finally:
+            self._connections.discard(writer)
+            writer.close()
+
     async def _forward(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool
     ) -> None:
@@ -91,6 +116,8 @@ class Proxy:
                 await asyncio.sleep(0.01)
                 self.broken += 1
                 raise ConnectionResetError
+            if answers and self._mode == "delay":
+                await asyncio.sleep(self._delay_seconds)
             writer.write(data)
             await writer.drain()
         raise ConnectionResetError

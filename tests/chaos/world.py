@@ -1,7 +1,7 @@
 """Both services with a proxy between them, on disks of their own, and what stands in the end."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -10,24 +10,43 @@ import psutil
 from bentos.inference.delivery.outbox import Outbox, outboxes_in
 from tests.chaos.proxy import Proxy
 from tests.support.inference import metric, start_inference
-from tests.support.models import ModelStore
+from tests.support.models import COLOURS, ModelStore
 from tests.support.servers import Server, free_port, start_service
 
 LOGGING_TARGET = "bentos.logging.service:LoggingService"
-_MODEL_PROCESS = "bentos.inference.model_process"
+_MODEL_PROCESS = "bentos.inference.model"
 _SETTLE_SECONDS = 300.0
+# How late an answer of the logging service is where the network delays it.
+DELAY_SECONDS = 4.0
 
 
 class World:
-    """The services as `bentoml serve` starts them; what ends is started again on what it left."""
+    """The services as `bentoml serve` starts them; what ends is started again on what it left.
 
-    def __init__(self, directory: Path, store: ModelStore, *, outboxes: Path, databases: Path):
+    `environment` has further settings of both, `tracking_uri` the registry where it is not a copy
+    of the store. Both may be changed before a start.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        store: ModelStore,
+        *,
+        outboxes: Path,
+        databases: Path,
+        model: str = COLOURS,
+        tracking_uri: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.directory = directory
+        self.environment = {"LOG_LEVEL": "WARNING", **(environment or {})}
+        self._model = model
         self.outboxes = outboxes
         self.database = databases / "predictions.db"
-        self._tracking_uri = store.copy(directory).tracking_uri
+        self._tracking_uri = tracking_uri or store.copy(directory).tracking_uri
         self._ports = {"inference": free_port(), "logging": free_port()}
-        self.proxy = Proxy(self._ports["logging"])
+        self._probe_ports = {"inference": free_port(), "logging": free_port()}
+        self.proxy = Proxy(self._ports["logging"], delay_seconds=DELAY_SECONDS)
         self.logging = self.start_logging()
         self.inference = self.start_inference()
 
@@ -36,11 +55,13 @@ class World:
         self.inference = start_inference(
             self.directory,
             self._tracking_uri,
+            model=self._model,
             port=self._ports["inference"],
             env={
                 "LOGGING_URL": f"http://127.0.0.1:{self.proxy.port}",
                 "OUTBOX_PATH": str(self.outboxes),
-                "LOG_LEVEL": "WARNING",
+                "PROBE_PORT": str(self._probe_ports["inference"]),
+                **self.environment,
             },
         )
         return self.inference
@@ -51,7 +72,11 @@ class World:
             LOGGING_TARGET,
             self.directory,
             port=self._ports["logging"],
-            env={"DATABASE_PATH": str(self.database), "LOG_LEVEL": "WARNING"},
+            env={
+                "DATABASE_PATH": str(self.database),
+                "PROBE_PORT": str(self._probe_ports["logging"]),
+                **self.environment,
+            },
         )
         return self.logging
 
@@ -62,12 +87,18 @@ class World:
 
     def kill_worker(self) -> None:
         """Kill a worker of the inference service; BentoML starts it again."""
+        self.inference.wait_until(self.inference.workers, "a worker")
         self._kill(self.inference.workers())
 
     def kill_model_process(self) -> None:
         """Kill the process with the model; its worker starts it again."""
+        self.inference.wait_until(self.model_processes, "a model process")
+        self._kill(self.model_processes())
+
+    def model_processes(self) -> list[psutil.Process]:
+        """Return the processes with a model that run."""
         children = psutil.Process(self.inference.process.pid).children(recursive=True)
-        self._kill([one for one in children if _MODEL_PROCESS in " ".join(_command(one))])
+        return [one for one in children if _MODEL_PROCESS in _command(one)]
 
     def settle(self) -> None:
         """Return when everything that waits has been delivered."""
@@ -109,6 +140,7 @@ class World:
                 yield outbox.count().waiting
 
     def _kill(self, processes: list[psutil.Process]) -> None:
+        assert processes, "there is nothing to kill"
         for process in processes:
             with suppress(psutil.NoSuchProcess):
                 process.kill()

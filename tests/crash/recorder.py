@@ -100,6 +100,23 @@ def replay(trace: Path, directory: Path, markers: Path) -> Iterator[Moment]:
         yield Moment(step, disk, frozenset(said))
 
 
+def directories_without_sync(trace: Path, markers: Path) -> set[Path]:
+    """Return the directories whose names were not on disk when something was first promised."""
+    made: set[Path] = set()
+    for call in _calls(trace):
+        if not call.ended or call.result.startswith("-1"):
+            continue
+        described = [_bytes(match).decode() for match in _DESCRIPTOR.finditer(call.arguments)]
+        if call.name in ("mkdir", "mkdirat"):
+            (name,) = (_bytes(match).decode() for match in _STRING.finditer(call.arguments))
+            made.add(Path(name))
+        elif call.name == "fsync" and described:
+            made = {one for one in made if one.parent != Path(described[0])}
+        elif call.name in ("write", "pwrite64") and described == [str(markers)]:
+            break
+    return made
+
+
 def _apply(disk: Disk, call: Call, path: str, inside: list[bytes], directory: Path) -> bool:
     names = [one.decode("utf-8", "replace") for one in inside[-2:]]
     match call.name:

@@ -747,6 +747,18 @@ class TestLog:
             os.close(reader)
 
 
+@pytest.mark.case(56)
+def test_every_line_of_the_log_from_start_to_end_is_one_json_object(tmp_path: Path) -> None:
+    """The logging service from its start to its end: every line it logs is one JSON object."""
+    with start(tmp_path) as server:
+        server.wait_until_ready()
+        assert server.post("/log", json=batch(prediction())).is_success
+        assert server.post("/log", content=b"nonsense").status_code == 400
+        assert server.stop() == 0
+        assert server.events("request") != []
+        assert server.lines_that_are_no_json() == []
+
+
 class TestTwoWorkers:
     def test_both_tell_the_same_totals_and_none_is_lost(self, tmp_path: Path) -> None:
         with start(tmp_path, WORKERS="2") as server:

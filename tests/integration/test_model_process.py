@@ -175,9 +175,11 @@ def test_a_worker_that_is_killed_takes_its_model_process_with_it(server: Server)
     wait_until_gone(left)
 
 
-def test_the_end_of_the_service_leaves_no_model_process_behind(
+@pytest.mark.case(56)
+def test_the_end_of_the_service_leaves_no_model_process_behind_and_each_line_it_logged_is_json(
     model_store: ModelStore, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    """The inference service from its start to its end: every line it logs is one JSON object."""
     directory = tmp_path_factory.mktemp("ending")
     with start_inference(
         directory, model_store.copy(directory).tracking_uri, env={"WORKERS": "2"}
@@ -188,3 +190,4 @@ def test_the_end_of_the_service_leaves_no_model_process_behind(
         assert len(left) == 2
         assert server.stop() == 0
         wait_until_gone(left)
+        assert server.lines_that_are_no_json() == []

@@ -16,7 +16,7 @@ class MlflowServer:
     def __init__(self, store: ModelStore, artifacts: Path) -> None:
         self._store = store
         self._artifacts = artifacts
-        self._port = free_port()
+        self.port = free_port()
         self._server: Server | None = None
 
     def __enter__(self) -> Self:
@@ -33,7 +33,7 @@ class MlflowServer:
     @property
     def tracking_uri(self) -> str:
         """The same while it is down."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://127.0.0.1:{self.port}"
 
     def start(self, *, wait: bool = True) -> None:
         """Start it and, unless told otherwise, wait until it answers."""
@@ -41,13 +41,13 @@ class MlflowServer:
             command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
             command += ["--backend-store-uri", self._store.tracking_uri]
             command += ["--artifacts-destination", str(self._artifacts)]
-            command += ["--host", "127.0.0.1", "--port", str(self._port)]
+            command += ["--host", "127.0.0.1", "--port", str(self.port)]
             environment = clean_environment(
                 MLFLOW_DISABLE_TELEMETRY="true", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"
             )
             self._server = Server(
                 command,
-                port=self._port,
+                port=self.port,
                 environment=environment,
                 log_path=self._store.directory / "mlflow.log",
             )

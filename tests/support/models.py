@@ -7,6 +7,7 @@ serves the store works on a copy of the database; the artifacts are shared, noth
 import contextlib
 import json
 import os
+import resource
 import shutil
 import sqlite3
 import sys
@@ -48,6 +49,11 @@ RETURNS_NAN = (0.0, -1.0)
 # [-1, 2], pickled: sleeps for as many seconds as the first number says, longest of the batch, and
 # raises where the second is 1, and where it is 2 for whatever comes next as well.
 MOODY = "moody"
+# [-1, 2], pickled, versions 1 and 2: does what the file says that MODEL_FAULT_FILE names. Empty, it
+# answers; `nan` answers NaN, `raise` raises, `hang` does not return until the file says otherwise,
+# and `leak` keeps 64 MB a call, of a limit of 256 MB that it sets itself.
+SWITCHED = "switched"
+MODEL_FAULT_FILE = "MODEL_FAULT_FILE"
 _EXPERIMENT = "tests"
 
 
@@ -89,6 +95,35 @@ class _Moody(nn.Module):  # type: ignore[misc]
         if sulked or bool((numbers[:, 1] != 0).any()):
             raise ValueError("the model is in no mood for this")
         return torch.stack([torch.ones(len(numbers)), torch.zeros(len(numbers))], dim=1)
+
+
+class _Switched(nn.Module):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[bytes] = []
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        mode = self.mode()
+        while mode == "hang":
+            time.sleep(0.1)
+            mode = self.mode()
+        if mode == "raise":
+            raise ValueError("the model fails on everything")
+        if mode == "leak":
+            self.leak()
+        answers = torch.stack([torch.ones(len(numbers)), torch.zeros(len(numbers))], dim=1)
+        return answers * float("nan") if mode == "nan" else answers
+
+    def mode(self) -> str:
+        path = os.environ.get("MODEL_FAULT_FILE", "")
+        return Path(path).read_text() if path else ""
+
+    def leak(self) -> None:
+        if not self.kept:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            limit = pages * resource.getpagesize() + (256 << 20)
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        self.kept.append(bytes(64 << 20))
 
 
 @dataclass(frozen=True)
@@ -181,7 +216,10 @@ def _register_all(store: ModelStore, experiment: str) -> None:
     _log(experiment, UNSIGNED, _Tabular(), (TABULAR_SIZE,), columns=True)
     _log(experiment, FRAGILE, _Fragile(), (2,))
     _log(experiment, MOODY, _Moody(), (2,), form="pickle")
-    for name in (COLOURS, UNNAMED, MISNAMED, GREY, TABULAR, SINGLE, UNSIGNED, FRAGILE, MOODY):
+    for _ in range(2):
+        _log(experiment, SWITCHED, _Switched(), (2,), form="pickle")
+    names = (COLOURS, UNNAMED, MISNAMED, GREY, TABULAR, SINGLE, UNSIGNED, FRAGILE, MOODY, SWITCHED)
+    for name in names:
         point_alias(store.tracking_uri, name, "1")
 
 

@@ -74,6 +74,10 @@ class Server(local.process.Server):
         lines = [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
         return [line for line in lines if not message or line.get("message") == message]
 
+    def lines_that_are_no_json(self) -> list[str]:
+        """Return the lines of the log that are no JSON object, of which there should be none."""
+        return [line for line in self.log.splitlines() if not _is_object(line)]
+
     def wait_for_status(self, path: str, status: int, *, seconds: float = START_SECONDS) -> None:
         """Return as soon as the path answers with the status."""
         self.wait_until(
@@ -105,6 +109,13 @@ class Server(local.process.Server):
         """End the server and all its processes at once, as a power cut would."""
         self.http.close()
         super().kill()
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def start_service(

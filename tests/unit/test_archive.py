@@ -15,6 +15,7 @@ from bentos.inference.model import archive as module
 from bentos.inference.model.archive import (
     EXPORTED,
     PICKLE_SWITCH,
+    check_description,
     check_files,
     file_below,
     read_program,
@@ -452,3 +453,41 @@ def test_data_outside_of_the_models_folder_are_refused(path: Path, given: object
     with pytest.raises(UnusableModel):
         file_below(path.parents[1] / "inner", given, EXPORTED)
     assert file_below(path.parents[1], "data", EXPORTED) == path
+
+
+_REPEATED = "".join(f"b{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 10)}]\n" for n in range(1, 12))
+_MERGED = "".join(f"b{n}: &b{n}\n  <<: [{', '.join([f'*b{n - 1}'] * 10)}]\n" for n in range(1, 12))
+
+
+@pytest.mark.case(65)
+@pytest.mark.parametrize(
+    "description",
+    [
+        f"b0: &b0 [x]\n{_REPEATED}model_data: *b11\n",
+        f"b0: &b0 {{x: y}}\n{_MERGED}",
+        "b0: &b0 [*b0]\n",
+    ],
+    ids=["repeated", "merged", "circle"],
+)
+def test_a_description_that_stands_for_gigabytes_is_refused(
+    description: str, tmp_path: Path
+) -> None:
+    """Registered: an MLmodel of 1 kB whose YAML aliases stand for gigabytes: refused unread."""
+    path = tmp_path / "MLmodel"
+    path.write_text(description)
+    with pytest.raises(UnusableModel, match="aliases"):
+        check_description(path)
+
+
+def test_a_description_may_repeat_a_value(tmp_path: Path) -> None:
+    path = tmp_path / "MLmodel"
+    path.write_text("class_names: &names [good, bad]\ndefect_classes: *names\n")
+    check_description(path)
+
+
+@pytest.mark.parametrize("content", [b"a: [", b"\xff\xfe\x00", b"a: *nothing", b"[" * 5_000])
+def test_a_description_that_is_no_yaml_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "MLmodel"
+    path.write_bytes(content)
+    with pytest.raises(UnusableModel, match="MLmodel"):
+        check_description(path)

@@ -133,6 +133,13 @@ def test_a_message_that_is_none_of_the_known_ones_is_an_error() -> None:
         read(frames(Withdrawn(1)), 1 << 20)
 
 
+@pytest.mark.case(64)
+def test_a_frame_of_gigabytes_ends_the_stream_and_takes_no_memory() -> None:
+    """A damaged stream announces a frame of 4 GB: it ends, where 4 GB had been taken."""
+    with pytest.raises(ValueError, match="frame of 4294967299 bytes"):
+        read(b"\xff" * 8, 1 << 20)
+
+
 @pytest.fixture
 def streams() -> Iterator[tuple[socket.socket, socket.socket]]:
     ours, theirs = socket.socketpair()

@@ -271,6 +271,23 @@ def test_a_progressive_jpeg_of_very_many_scans_is_refused_in_a_moment() -> None:
     assert time.process_time() - started < 1.0
 
 
+@pytest.mark.case(67)
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_picture_that_takes_too_long_to_decode_is_given_up(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture whose decoding takes longer than any client waits: 413, and the next one's turn."""
+    pixels = np.random.default_rng(1).integers(0, 255, (300, 400, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, quality=100)
+    file = open_image(buffer.getvalue(), max_pixels=1_000_000)
+    assert read_pixels(file, "RGB", (30, 40)).shape == (30, 40, 3)
+    monkeypatch.setattr(images, "MOST_SECONDS", -1.0)
+    with pytest.raises(ServiceError, match="to decode") as refused:
+        read_pixels(file, "RGB", (30, 40))
+    assert (refused.value.status, refused.value.reason) == (413, "too_large")
+
+
 @pytest.mark.case(6)
 def test_scans_of_a_large_picture_are_bounded_by_its_pixels() -> None:
     """A JPEG of a million pixels in 50 scans: each costs its pixels again, so fewer are read."""

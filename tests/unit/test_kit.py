@@ -93,6 +93,16 @@ class TestReadmeExample:
             assert server.stop() in ENDED
             wait_until(lambda: not probe_process.is_running(), "the probe process ends")
 
+    def test_sigterm_leaves_nothing_in_the_temporary_folder(self, tmp_path: Path) -> None:
+        temporary = tmp_path / "temporary"
+        temporary.mkdir()
+        env = {"TMPDIR": str(temporary)}
+        with serve(readme_example(), tmp_path, probe_port=free_port(), env=env) as server:
+            server.wait_until(lambda: server.get("/health").status_code == 200, "health")
+            assert list(temporary.iterdir()) != []
+            assert server.stop() in ENDED
+        assert list(temporary.iterdir()) == []
+
     def test_sigkill_ends_its_probe_process_too(self, tmp_path: Path) -> None:
         with serve(readme_example(), tmp_path, probe_port=free_port()) as server:
             server.wait_until(lambda: children(server), "the probe process")

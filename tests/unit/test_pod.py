@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import resource
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -77,6 +78,24 @@ def test_a_dead_worker_keeps_its_counts_and_is_dead(path: Path) -> None:
         clock.pass_next_look()
         assert total(pod) == 7
         assert pod.live_workers() == [pod.workers[0]]
+
+
+def look_without_descriptors(path: Path) -> tuple[bool, bool]:
+    """Run in a process of its own: is a worker alive before and after it can open no file?"""
+    clock = Clock()
+    row = pod_of(path, clock=clock).workers[0]
+    before = row.alive
+    clock.pass_next_look()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    return before, row.alive
+
+
+@pytest.mark.case(63)
+def test_a_process_that_can_open_no_file_goes_on_with_what_it_knew(path: Path) -> None:
+    """No file descriptor is left: the heartbeat goes on, where it had ended for good."""
+    with child(work, path, 1, 3, 1):
+        with child(look_without_descriptors, path) as looking:
+            assert looking.result == (True, True)
 
 
 def test_a_zombie_is_a_dead_worker(path: Path) -> None:

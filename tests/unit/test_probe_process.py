@@ -3,10 +3,12 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,24 @@ def test_it_reads_no_body_and_answers_head(probe_process: tuple[ProbeProcess, st
     assert httpx.request("GET", f"{url}/health", content=b"x" * 1_000_000).status_code == 200
     assert httpx.get(f"{url}/health\n".replace("\n", "%0A")).status_code in (200, 404)
     assert httpx.get(f"{url}/anything").status_code == 404
+
+
+@pytest.mark.case(60)
+def test_a_head_without_end_is_refused_before_it_fills_memory(
+    probe_process: tuple[ProbeProcess, str],
+) -> None:
+    """A head of 100 MB to the probe port: refused after 16 kB, and probes are answered."""
+    _, url = probe_process
+    port = int(url.rpartition(":")[2])
+    sent = 0
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nX-Long: ")
+        with suppress(ConnectionError):
+            while sent < 100_000_000:
+                sent += connection.send(b"a" * 65_536)
+    # The kernel's buffers take some of it; the process itself no more than its bound.
+    assert sent < 50_000_000
+    assert httpx.get(f"{url}/health").status_code == 200
 
 
 def test_it_ends_when_its_parent_closes_the_pipe(probe_process: tuple[ProbeProcess, str]) -> None:

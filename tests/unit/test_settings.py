@@ -52,6 +52,19 @@ def test_the_probe_process_can_be_switched_off(
     assert load_settings(kind).probe_port == 0
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"), [(InferenceSettings, "INFERENCE_PORT"), (LoggingSettings, "LOGGING_PORT")]
+)
+def test_a_port_for_the_service_and_its_probe_process_at_once_is_refused(
+    kind: type[ServiceSettings], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    default = str(kind.model_fields[name.lower()].default)
+    monkeypatch.setenv("PROBE_PORT", default)
+    assert f"{name}: Value error, must not be PROBE_PORT" in refusal(kind)
+    monkeypatch.setenv(name, "9000")
+    assert load_settings(kind).probe_port == int(default)
+
+
 @pytest.mark.case(39)
 @pytest.mark.parametrize("address", ["::", "::1", "0.0.0.0", "10.0.0.7"])
 def test_the_address_may_be_ipv6(address: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,20 @@ from pathlib import Path
 
 import pytest
 
+from bentos.health.checks import judge
 from bentos.health.state import ServiceState
 from bentos.health.values import OTHER
 from bentos.inference.channel import LoadChanged, RegistryChecked
 from bentos.inference.model.spec import ModelIdentity, ModelSpec, ServedModel
-from bentos.inference.state import LOAD, MODEL, REGISTRY, InferenceState, _model_stuck
+from bentos.inference.settings import InferenceSettings
+from bentos.inference.state import (
+    LOAD,
+    MODEL,
+    REGISTRY,
+    InferenceState,
+    _model_stuck,
+    inference_probes,
+)
 from tests.support.processes import child
 
 
@@ -185,6 +194,25 @@ def test_a_model_process_that_falls_silent_is_found_by_readiness(tmp_path: Path)
     assert _model_stuck(30.0, state) is not None
     state.model_is_gone()
     assert _model_stuck(30.0, state) is None  # which is another reason
+
+
+@pytest.mark.case(61)
+def test_a_worker_that_is_stopped_is_not_taken_for_a_model_that_is_stuck(tmp_path: Path) -> None:
+    """`kill -STOP` of the worker: its model is not blamed, the port that does not answer is."""
+    state = inference_state(tmp_path)
+    state.model_heard_at.set(time.monotonic() - 60)
+    state.row.set("heartbeat", time.monotonic() - 59)
+    assert _model_stuck(30.0, state) is None
+
+
+@pytest.mark.case(62)
+def test_a_model_that_hangs_is_found_by_readiness_before_liveness(tmp_path: Path) -> None:
+    """A model that hangs: unready once requests time out, not live only after STALL_SECONDS."""
+    state = inference_state(tmp_path)
+    state.model_busy_since.set(time.monotonic() - 11)
+    plan = inference_probes(InferenceSettings(), tmp_path)
+    assert "model_thread_stuck" in judge(plan.readiness, state).reasons
+    assert "model_thread_stuck" not in judge(plan.liveness, state).reasons
 
 
 def test_a_refusal_whose_reason_is_not_declared_counts_as_other(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from bentos.inference.delivery.outbox import (
     Outbox,
     Settlement,
     is_set_aside,
-    make_directory,
     recovered_path,
     remove,
     set_aside,
@@ -29,6 +28,7 @@ from bentos.inference.delivery.outbox import (
 from bentos.inference.delivery.salvage import salvage
 from bentos.inference.state import InferenceState
 from bentos.process.backoff import Backoff
+from bentos.process.directories import make_directory
 from bentos.process.logs import event, get_logger
 
 FULL = "outbox_full"

@@ -6,7 +6,6 @@ power cut. Ids grow and are never used twice. `progress.floor` says up to which 
 left the outbox, so that the salvage of a damaged file does not bring back what was delivered.
 """
 
-import os
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import orjson
+
+from bentos.process.directories import make_directory, sync_directory
 
 _ROWS_A_STATEMENT = 250
 _LOCK_SECONDS = 5.0
@@ -399,23 +400,6 @@ def remove(path: Path) -> None:
     for suffix in ("-wal", "-shm", ""):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     sync_directory(path.parent)
-
-
-def make_directory(path: Path) -> None:
-    """Make a directory that survives a power cut: its name is on disk before it is used."""
-    if not path.is_dir():
-        make_directory(path.parent)
-        path.mkdir(exist_ok=True)
-        sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Have the disk take what was made, renamed and deleted in a directory."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _size_of(path: Path) -> int:

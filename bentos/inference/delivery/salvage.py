@@ -25,9 +25,9 @@ from bentos.inference.delivery.outbox import (
     PAGE_BYTES,
     Outbox,
     remove,
-    sync_directory,
     wal_path,
 )
+from bentos.process.directories import sync_directory
 
 _LEAF = 0x0D
 _SCHEMA_PAGE = 1

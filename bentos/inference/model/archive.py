@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from bentos.inference.model.spec import UnusableModel
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 PICKLE_SWITCH = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
 EXPORTED = "model.pt2"
 MAX_FILES = 10_000
+MAX_DESCRIPTION_BYTES = 4 * 1024 * 1024
 MAX_JSON_BYTES = 64 * 1024 * 1024
 _COPY_BYTES = 1 << 20
 
@@ -61,6 +64,39 @@ def check_files(folder: Path) -> None:
                 "serialization_format='pt2' and without code_paths, or allow code and pickles "
                 f"with {PICKLE_SWITCH}=true"
             )
+
+
+def check_description(path: Path) -> None:
+    """Refuse an `MLmodel` file that is far larger than it looks.
+
+    YAML may name a value and repeat it by that name, also within a value that is repeated: a
+    kilobyte then stands for gigabytes, once something prints or copies it. Raises UnusableModel.
+    """
+    if not path.is_file() or path.stat().st_size > MAX_DESCRIPTION_BYTES:
+        raise UnusableModel("the version has no file MLmodel, or one that is far too large")
+    try:
+        # Nodes, of which a repeated one is there once; values are made of them later.
+        node = yaml.compose(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, UnicodeError, RecursionError) as error:
+        raise UnusableModel(f"the file MLmodel is no YAML: {str(error)[:300]}") from error
+    if _written_out(node, {}) > MAX_DESCRIPTION_BYTES:
+        raise UnusableModel(
+            f"the file MLmodel has more than {MAX_DESCRIPTION_BYTES} bytes once its aliases are "
+            "written out"
+        )
+
+
+def _written_out(node: Any, known: dict[int, float]) -> float:
+    """Return about how many bytes a node of YAML has without aliases, infinity for a circle."""
+    if node is None or isinstance(node.value, str):
+        return 1.0 + len(node.value) if node is not None else 0.0
+    if id(node) not in known:
+        known[id(node)] = float("inf")  # what a node finds that holds itself
+        parts = (
+            one for item in node.value for one in (item if isinstance(item, tuple) else [item])
+        )
+        known[id(node)] = 1.0 + sum(_written_out(part, known) for part in parts)
+    return known[id(node)]
 
 
 def file_below(folder: Path, given: object, name: str) -> Path:

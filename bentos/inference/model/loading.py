@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from bentos.inference.images import warm_up_decoding
 from bentos.inference.model.archive import (
     EXPORTED,
+    check_description,
     check_files,
     file_below,
     pickle_allowed,
@@ -25,7 +26,6 @@ from bentos.inference.model.signature import check_signature
 from bentos.inference.model.spec import Metadata, ModelIdentity, UnusableModel
 from bentos.inference.model.warm_up import Forward, LoadedModel, put_channels_last, warm_up
 
-_MAX_DESCRIPTION_BYTES = 4 * 1024 * 1024
 _MAX_BATCH = 4_096
 
 
@@ -114,8 +114,7 @@ def _description(folder: Path) -> _Description:
     Those bring pandas into the process, 40 MiB.
     """
     path = folder / "MLmodel"
-    if not path.is_file() or path.stat().st_size > _MAX_DESCRIPTION_BYTES:
-        raise UnusableModel("the version has no file MLmodel, or one that is far too large")
+    check_description(path)
     try:
         return msgspec.convert(yaml.safe_load(path.read_bytes()), _Description)
     except (yaml.YAMLError, msgspec.ValidationError) as error:

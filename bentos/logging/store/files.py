@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bentos.logging.store.errors import StoreError, classify
+from bentos.process.directories import make_directory
 from bentos.process.logs import event, get_logger
 
 _MAGIC = b"SQLite format 3\x00"
@@ -81,7 +82,7 @@ class DatabaseFiles:
         corrupt, or another process still has the lost one open.
         """
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(self.path.parent)
         except OSError as error:
             message = f"{self.path.parent}: cannot be made: {error.strerror}"
             raise StoreError("missing", message) from error
