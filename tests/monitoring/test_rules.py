@@ -5,15 +5,14 @@ from pathlib import Path
 import pytest
 
 from monitoring.generate import DASHBOARDS, ROOT, RULES, generated
-from monitoring.prometheus.source import RULE_FILES
+from monitoring.prometheus.source import ALERTS, RULE_FILES
 from monitoring.prometheus.source.objectives import OBJECTIVES, PERIOD
-from monitoring.prometheus.source.rule import Alert, Recording, RuleFile, seconds
+from monitoring.prometheus.source.rule import seconds
 from tests.monitoring.promtool import (
     PROMETHEUS,
-    cases_of,
     promtool,
     scenarios_of,
-    unit_tests,
+    write_tests,
     write_yaml,
 )
 from tests.monitoring.scenarios.story import Silence
@@ -37,15 +36,10 @@ def test_promtool_finds_nothing_in_the_rules() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("file", "interval"),
-    [(file, interval) for file in RULE_FILES for interval in cases_of(file)],
-    ids=lambda value: value.name if isinstance(value, RuleFile) else value,
-)
-def test_promtool_passes_every_case(file: RuleFile, interval: str, tmp_path: Path) -> None:
-    finished = promtool(
-        "test", "rules", write_yaml(tmp_path / "tests.yml", unit_tests(file, interval))
-    )
+@pytest.mark.parametrize("alert", ALERTS)
+def test_promtool_passes_every_case(alert: str, tmp_path: Path) -> None:
+    cases = [case for scenario in scenarios_of(alert) for case in scenario.cases()]
+    finished = promtool("test", "rules", *write_tests(tmp_path, alert, cases))
     assert finished.status == 0, finished.output[:8000]
 
 
@@ -57,19 +51,11 @@ def test_promtool_finds_nothing_in_the_local_configuration() -> None:
 
 def _run(directory: Path, alert: str, *whats: str) -> None:
     """Run the cases of an alert's scenarios, those that are named; AssertionError if one fails."""
-    (file,) = (
-        file for file in RULE_FILES for group in file.groups if alert in map(_name, group.rules)
-    )
-    for number, what in enumerate(whats):
-        (scenario,) = (one for one in scenarios_of(alert) if one.what == what)
-        tests = unit_tests(file, scenario.interval)
-        tests["tests"] = [case.document() for case in scenario.cases()]
-        finished = promtool("test", "rules", write_yaml(directory / f"{number}.yml", tests))
-        assert finished.status == 0, finished.output
-
-
-def _name(rule: Alert | Recording) -> str:
-    return rule.name if isinstance(rule, Alert) else rule.record
+    scenarios = [scenario for scenario in scenarios_of(alert) if scenario.what in whats]
+    assert len(scenarios) == len(whats)
+    cases = [case for scenario in scenarios for case in scenario.cases()]
+    finished = promtool("test", "rules", *write_tests(directory, alert, cases))
+    assert finished.status == 0, finished.output
 
 
 @pytest.mark.slow

@@ -53,16 +53,19 @@ class Case:
     value: str = ""
     with_texts: bool = False
 
-    def document(self, alert: str = "") -> dict[str, object]:
-        """Return the test group; of another alert, without texts, where one is named."""
-        name = alert or self.alert
+    def document(self, *others: str) -> dict[str, object]:
+        """Return the test group; of other alerts, without texts, where some are named."""
         group: dict[str, object] = {
             "name": f"{self.alert}: {self.what}",
             "interval": self.interval,
             "input_series": self._input(),
-            "promql_expr_test": [self._state_test(check, name) for check in self.checks],
+            "promql_expr_test": [
+                self._state_test(check, name)
+                for name in others or (self.alert,)
+                for check in self.checks
+            ],
         }
-        if self.with_texts and not alert:
+        if self.with_texts and not others:
             group["alert_rule_test"] = [self._text_test()]
         return group
 
