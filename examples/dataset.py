@@ -22,6 +22,8 @@ LARGEST_DEFAULT_SIDE: Final = 64
 
 _Labelled = tuple[Path, int, NDArray[np.uint8]]
 
+# Of a picture with one channel.
+_GREY_MODES: Final = ("1", "L", "LA", "I;16")
 _MAX_PIXELS: Final = 200_000_000
 
 
@@ -82,7 +84,7 @@ def read_folder(
     for path in (path for paths in files.values() for path in paths):
         image = _opened(path)
         shapes[path] = (image.height, image.width)
-        greyscale = greyscale and image.grey
+        greyscale = greyscale and image.mode in _GREY_MODES
     size = size or _default_size(list(shapes.values()))
     if min(size) < SMALLEST_SIDE:
         raise DatasetError(f"the image size {size[0]}x{size[1]} is under {SMALLEST_SIDE} pixels")
