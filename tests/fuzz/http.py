@@ -13,9 +13,11 @@ from typing import Any
 import requests
 
 from bentos.inference.state import InferenceState
+from bentos.inference.v2.tensors import HEADER_LENGTH
 from bentos.logging.state import LoggingState
 from tests.fuzz.mutation import mutated
 from tests.fuzz.targets import form, pictures
+from tests.support.models import COLOURS
 from tests.support.predictions import batch, prediction
 from tests.support.servers import Server
 
@@ -88,9 +90,28 @@ def seeds(service: str) -> Sequence[bytes]:
     return [
         _request("POST", "/predict", json.dumps({"data": [0.5] * 768}).encode()),
         _request("POST", "/predict", tensor, "application/octet-stream"),
+        _request("POST", "/predict", json.dumps({"data": [[0.5] * 768] * 2}).encode()),
+        *_infers(),
         *(_request("POST", "/predict_image", one, "image/png") for one in pictures()),
         _request("POST", "/predict_image", form(file), multipart),
         *_common(),
+    ]
+
+
+def _infers() -> list[bytes]:
+    """Return requests of the Open Inference Protocol, with numbers in the JSON and behind it."""
+    path = f"/v2/models/{COLOURS}/infer"
+    tensor: dict[str, object] = {"name": "input", "shape": [2, 768], "datatype": "FP32"}
+    wanted = {"id": "1", "outputs": [{"name": "class", "parameters": {"binary_data": True}}]}
+    numbers = json.dumps({"inputs": [{**tensor, "data": [0.5] * 1_536}], **wanted}).encode()
+    raw = bytes(4 * 1_536)
+    size = {"parameters": {"binary_data_size": len(raw)}}
+    head = json.dumps({"inputs": [{**tensor, **size}], **wanted}).encode()
+    length = f"{HEADER_LENGTH}: {len(head)}\r\n"
+    return [
+        _request("POST", path, numbers),
+        _request("POST", path, head + raw, "application/octet-stream", length),
+        *(_request("GET", one) for one in ("/v2", f"/v2/models/{COLOURS}/versions/1/ready")),
     ]
 
 

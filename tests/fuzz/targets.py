@@ -31,7 +31,8 @@ from bentos.inference.images import FORMATS, open_image, read_pixels
 from bentos.inference.model.loading import _description, _input_of
 from bentos.inference.model.numbers import NumberReader
 from bentos.inference.model.spec import Metadata, ModelSpec, picture_of
-from bentos.inference.request import upload_of
+from bentos.inference.request import inputs_of, upload_of
+from bentos.inference.v2.tensors import read_request
 from bentos.logging.request import BatchParser
 from tests.support.predictions import batch, prediction
 from tests.support.requests import chunk, request
@@ -103,6 +104,30 @@ def pictures() -> Sequence[bytes]:
 
 def _json_numbers(content: bytes) -> object:
     return NumberReader().read(Input(InputKind.JSON, content), _SPEC)
+
+
+def _rows(content: bytes) -> object:
+    given = inputs_of(content, _SPEC, limit=8)
+    return None if given is None else NumberReader().read(given, _SPEC)
+
+
+def _infer(content: bytes) -> object:
+    return NumberReader().read(read_request(content, None, _SPEC, limit=8).given, _SPEC)
+
+
+def _infer_bytes(content: bytes) -> object:
+    """Read what stands behind the last brace as the bytes of a tensor."""
+    length = str(content.rfind(b"}") + 1).encode()
+    return NumberReader().read(read_request(content, length, _SPEC, limit=8).given, _SPEC)
+
+
+def _infers(*, binary: bool) -> Sequence[bytes]:
+    size = _SPEC.input_size
+    tensor: dict[str, object] = {"name": "x", "shape": [2, size], "datatype": "FP32"}
+    raw = bytes(8 * size) if binary else b""
+    numbers = {"parameters": {"binary_data_size": len(raw)}} if binary else {"data": [0] * 2 * size}
+    wanted = {"id": "1", "outputs": [{"name": "class", "parameters": {"binary_data": True}}]}
+    return [json.dumps({"inputs": [{**tensor, **numbers}], **wanted}).encode() + raw]
 
 
 def _batch(content: bytes) -> object:
@@ -195,6 +220,9 @@ _ANSWERS = (Beat(), Answers(1, 1, 0.5, [1], [0], bytes(8)), RegistryChecked(True
 TARGETS = {
     "pictures": Target(_picture, pictures),
     "numbers": Target(_json_numbers, lambda: [b'{"data": [1, 2.5, -3e2, 0]}', b'{"data": []}']),
+    "several inputs": Target(_rows, lambda: [b'{"data": [[1, 2.5, -3e2, 0], [0, 0, 0, 1]]}']),
+    "infer": Target(_infer, lambda: _infers(binary=False)),
+    "infer with bytes": Target(_infer_bytes, lambda: _infers(binary=True)),
     "batches": Target(_batch, _batches),
     "multipart": Target(_multipart, lambda: [form(b"content"), form(pictures()[0])]),
     # A file of tokens that cannot be read is refused with these, at start.

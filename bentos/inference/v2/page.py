@@ -1,13 +1,14 @@
 """The routes of the protocol on the API page."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from bentos import __version__
 from bentos.edge.openapi import JSON, Content, Operation
 from bentos.inference.request import TENSOR
-from bentos.inference.state import V2_MODEL_PATH, V2_PATH, V2_VERSION_PATH
+from bentos.inference.state import SERVICE_NAME, V2_MODEL_PATH, V2_PATH, V2_VERSION_PATH
 from bentos.inference.v2.tensors import HEADER_LENGTH, OUTPUTS, STRUCTS
 
 SCHEMAS: Mapping[str, Any] = msgspec.json.schema_components(
@@ -35,7 +36,27 @@ _ANSWER = {
         "outputs": {"type": "array", "items": _TENSOR},
     },
 }
-_OBJECT = {"type": "object"}
+_TEXT = {"type": "string"}
+_SERVER = {
+    "type": "object",
+    "required": ["name", "version", "extensions"],
+    "properties": {
+        "name": {"const": SERVICE_NAME},
+        "version": _TEXT,
+        "extensions": {"type": "array", "items": _TEXT},
+    },
+}
+_METADATA = {
+    "type": "object",
+    "required": ["name", "versions", "platform", "inputs", "outputs"],
+    "properties": {
+        "name": _TEXT,
+        "versions": {"type": "array", "items": _TEXT, "description": "The one that is served."},
+        "platform": _TEXT,
+        "inputs": {"type": "array", "items": _TENSOR},
+        "outputs": {"type": "array", "items": _TENSOR},
+    },
+}
 _REQUEST = {
     "id": "strip 7",
     "inputs": [
@@ -59,21 +80,33 @@ _MODEL = {
     "inputs": [{"name": "input", "datatype": "FP32", "shape": [-1, 3]}],
     "outputs": [{"name": "class", "datatype": "INT64", "shape": [-1]}],
 }
+_TAG = "Open Inference Protocol"
 _UNKNOWN = ("There is no such model, or not in this version.", None)
+_OTHER_METHOD = ("It takes GET.", None)
 
 
 def infer_operations(answers: Mapping[int, tuple[str, Content | None]]) -> list[Operation]:
     """Return the operations of the protocol; `answers` are the errors of `/predict`."""
+    example = {
+        "name": SERVICE_NAME,
+        "version": __version__,
+        "extensions": ["binary_tensor_data"],
+    }
     return [
         _get(
-            V2_PATH, "The server: name, version and extensions", {}, {"name": "inference-service"}
+            V2_PATH, "The server: its name, version and extensions", Content(JSON, _SERVER, example)
         ),
-        _get(f"{V2_PATH}/health/live", "Liveness, as /health", {500: "Not live."}, {"live": True}),
+        _get(
+            f"{V2_PATH}/health/live",
+            "Liveness, judged as by /health",
+            _judged("live"),
+            {500: ("Not live.", _judged("live", "event_loop_stalled"))},
+        ),
         _get(
             f"{V2_PATH}/health/ready",
-            "Readiness, as /ready",
-            {503: "Not ready; `reason` is that of /ready."},
-            {"ready": True},
+            "Readiness, judged as by /ready",
+            _judged("ready"),
+            {503: ("Not ready.", _judged("ready", "model_not_loaded"))},
         ),
         *(
             operation
@@ -84,8 +117,8 @@ def infer_operations(answers: Mapping[int, tuple[str, Content | None]]) -> list[
 
 
 def _of_model(path: str, answers: Mapping[int, tuple[str, Content | None]]) -> list[Operation]:
-    parameters: list[dict[str, object]] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+    parameters: list[Mapping[str, object]] = [
+        {"name": name, "in": "path", "required": True, "schema": _TEXT}
         for name in ("model", "version")
         if f"{{{name}}}" in path
     ]
@@ -95,15 +128,18 @@ def _of_model(path: str, answers: Mapping[int, tuple[str, Content | None]]) -> l
         _get(
             path,
             f"The model's inputs and outputs{of_version}",
-            {404: _UNKNOWN[0], 503: "There is no model now."},
-            _MODEL,
+            Content(JSON, _METADATA, _MODEL),
+            {404: _UNKNOWN, 503: ("There is no model now.", None)},
             parameters,
         ),
         _get(
             f"{path}/ready",
             f"Readiness of the model{of_version}",
-            {404: _UNKNOWN[0], 503: "Not ready; `reason` is that of /ready."},
-            {"name": "steel-defects", "ready": True},
+            _judged("ready", name="steel-defects"),
+            {
+                404: _UNKNOWN,
+                503: ("Not ready.", _judged("ready", "model_not_loaded", name="steel-defects")),
+            },
             parameters,
         ),
         Operation(
@@ -143,6 +179,7 @@ def _of_model(path: str, answers: Mapping[int, tuple[str, Content | None]]) -> l
                 **refused,
             },
             protected=True,
+            tag=_TAG,
         ),
     ]
 
@@ -150,17 +187,22 @@ def _of_model(path: str, answers: Mapping[int, tuple[str, Content | None]]) -> l
 def _get(
     path: str,
     summary: str,
-    errors: Mapping[int, str],
-    example: Mapping[str, object],
-    parameters: list[dict[str, object]] | None = None,
+    content: Content,
+    errors: Mapping[int, tuple[str, Content | None]] | None = None,
+    parameters: Sequence[Mapping[str, object]] = (),
 ) -> Operation:
-    return Operation(
-        "GET",
-        path,
-        summary,
-        parameters=parameters or [],
-        answers={
-            200: (f"{summary}.", Content(JSON, _OBJECT, example)),
-            **{status: (text, None) for status, text in errors.items()},
-        },
-    )
+    answers = {200: (f"{summary}.", content), **(errors or {405: _OTHER_METHOD})}
+    return Operation("GET", path, summary, parameters=parameters, answers=answers, tag=_TAG)
+
+
+def _judged(word: str, reason: str = "", *, name: str = "") -> Content:
+    """Return a probe's body: the protocol's word, and the reason where it is not so."""
+    properties: dict[str, object] = {"name": _TEXT} if name else {}
+    example: dict[str, object] = {"name": name} if name else {}
+    properties[word] = {"const": not reason}
+    example[word] = not reason
+    if reason:
+        properties |= {"error": _TEXT, "reason": _TEXT}
+        example |= {"error": f"not {word}: {reason}", "reason": reason}
+    schema = {"type": "object", "required": list(properties), "properties": properties}
+    return Content(JSON, schema, example)
