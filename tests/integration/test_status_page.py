@@ -202,7 +202,9 @@ def test_a_browser_signs_in_with_the_token_as_the_password(
         assert page.evaluate("location.pathname + location.search") == "/"
     assert guarded.get("/").status_code == 200
     assert "secret-line" not in guarded.get("/").text
-    assert guarded.get("/", headers={"Authorization": "Bearer wrong"}).status_code == 401
+    wrong = {"Authorization": "Bearer wrong"}
+    assert "secret-line" not in guarded.get("/", headers=wrong).text
+    assert guarded.get("/?sign-in", headers=wrong).status_code == 401
 
 
 def check_api_page(browser: Browser, server: Server, *routes: str) -> None:

@@ -213,11 +213,11 @@ class TestTokens:
         assert "line-4" not in house.text()
 
     @pytest.mark.parametrize("header", ["Bearer wrong", basic("wrong"), "Basic ???", "Basic", "x"])
-    def test_a_wrong_one_is_a_401_that_makes_a_browser_ask(self, house: House, header: str) -> None:
-        for query in ("", "sign-in"):
-            answer = asyncio.run(house.ask(query, header))
-            assert answer.status == 401
-            assert dict(answer.headers)[b"www-authenticate"].startswith(b"Basic realm=")
+    def test_a_wrong_one_shows_none_and_may_be_a_proxys(self, house: House, header: str) -> None:
+        assert "line-4" not in house.text(authorization=header)
+        asked = asyncio.run(house.ask("sign-in", header))
+        assert asked.status == 401
+        assert dict(asked.headers)[b"www-authenticate"].startswith(b"Basic realm=")
 
     def test_signing_in_asks_and_leads_back_to_the_page(self, house: House) -> None:
         asked = asyncio.run(house.ask("sign-in"))
@@ -236,7 +236,7 @@ def test_it_refreshes_itself_unless_it_is_told_not_to(house: House) -> None:
     assert refresh("refresh=0") == []
 
 
-@pytest.mark.parametrize("value", ["", "-1", "x", "3601", "1e9", "9" * 100, "٣"])
+@pytest.mark.parametrize("value", ["", "-1", "x", "11", "1e1", "9" * 100, "٦٠"])
 def test_a_wrong_refresh_is_a_400_that_names_it(house: House, value: str) -> None:
     answer = asyncio.run(house.ask(f"refresh={value}"))
     assert (answer.status, json.loads(answer.body)["field"]) == (400, "refresh")

@@ -40,8 +40,8 @@ from bentos.logging.state import LoggingState
 from bentos.process.logs import event, get_logger
 
 CACHE_SECONDS = 2.0
-REFRESH_SECONDS = 10
-_MOST_REFRESH_SECONDS = 3_600
+# After how many seconds a browser may ask again, the first by itself; 0 is never.
+REFRESH_SECONDS = (10, 60, 0)
 _FOLDER = Path(__file__).parent
 _BAR_HEIGHT = 100
 
@@ -80,7 +80,7 @@ class _Snapshot:
     minutes: Minutes
     predictions: Sequence[ShownPrediction]
     failure: str
-    pages: dict[tuple[bool, bool, int], bytes] = field(default_factory=dict)
+    pages: dict[tuple[bool, int], bytes] = field(default_factory=dict)
 
 
 class StatusPage:
@@ -141,40 +141,36 @@ class StatusPage:
     async def answer(self, request: Request) -> Response:
         """Return the page, with the last predictions for those who may read them.
 
-        Raises ServiceError 400 for a wrong parameter, 401 for a token that is not valid, and where
-        the browser shall ask for one.
+        With `sign-in` it leads to the page those who may, and makes the browser of others ask for a
+        token. Raises ServiceError 400 for a wrong parameter, and 401 for that.
         """
         query = parse_qs(request.query.decode("latin-1"), keep_blank_values=True)
         refresh = _refresh(query.get("refresh"))
-        header = request.header(b"authorization")
+        allowed = self._allows(request.header(b"authorization"))
         if "sign-in" in query:
-            self._allow(header)
+            if not allowed:
+                raise _sign_in()
             return Response(b"", 303, b"text/plain", ((b"location", b"./"), *self._headers))
-        allowed = self._require_token is None or header is not None
-        if allowed:
-            self._allow(header)
         snapshot = await self._fresh_snapshot()
-        signed_in = allowed and self._require_token is not None
-        key = (allowed, signed_in, refresh)
+        key = (allowed, refresh)
         if key not in snapshot.pages:
             snapshot.pages[key] = self._render(snapshot, allowed=allowed, refresh=refresh)
         return Response(
             snapshot.pages[key], content_type=b"text/html; charset=utf-8", headers=self._headers
         )
 
-    def _allow(self, header: bytes | None) -> None:
-        """Raise ServiceError 401, which makes a browser ask, unless the header has a token."""
+    def _allows(self, header: bytes | None) -> bool:
+        """Return whether who sends this Authorization header may read predictions.
+
+        A wrong one is no error: it may be meant for a proxy before this service.
+        """
         if self._require_token is None:
-            return
+            return True
         try:
             self._require_token(_as_bearer(header))
-        except ServiceError as error:
-            raise ServiceError(
-                error.status,
-                error.reason,
-                "the last predictions need a token: give it as the password, with any name",
-                headers={"WWW-Authenticate": 'Basic realm="predictions", charset="UTF-8"'},
-            ) from None
+        except ServiceError:
+            return False
+        return True
 
     async def _fresh_snapshot(self) -> _Snapshot:
         known = self._snapshot
@@ -237,7 +233,7 @@ class StatusPage:
             version=__version__,
             taken=f"{words.moment(snapshot.seconds, now=snapshot.seconds)} UTC",
             refresh=refresh,
-            default_refresh=REFRESH_SECONDS,
+            default_refresh=REFRESH_SECONDS[0],
             services=snapshot.services,
             links=self._links,
             minutes=snapshot.minutes,
@@ -294,14 +290,22 @@ def _scale(most: int) -> int:
 
 def _refresh(given: list[str] | None) -> int:
     """Return the seconds after which a browser asks again, 0 for never."""
-    text = given[0] if given else str(REFRESH_SECONDS)
-    if len(text) <= 4 and text.isascii() and text.isdigit() and int(text) <= _MOST_REFRESH_SECONDS:
-        return int(text)
+    if given is None:
+        return REFRESH_SECONDS[0]
+    choices = {str(seconds): seconds for seconds in REFRESH_SECONDS}
+    if given[0] in choices:
+        return choices[given[0]]
     raise ServiceError(
-        400,
-        "bad_input",
-        f"refresh: expected seconds from 0, for never, to {_MOST_REFRESH_SECONDS}",
-        field="refresh",
+        400, "bad_input", f"refresh: expected one of {', '.join(choices)} seconds", field="refresh"
+    )
+
+
+def _sign_in() -> ServiceError:
+    return ServiceError(
+        401,
+        "unauthorized",
+        "the last predictions need a token: give it as the password, with any name",
+        headers={"WWW-Authenticate": 'Basic realm="predictions", charset="UTF-8"'},
     )
 
 
