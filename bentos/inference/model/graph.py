@@ -11,6 +11,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -187,24 +188,18 @@ class Graph:
             kept |= used
 
 
+@dataclass(slots=True)
 class _Step:
     """One call of an operator."""
 
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        positional: list[_Place],
-        named: dict[str, _Place],
-        outputs: list[int],
-    ) -> None:
-        self._function = function
-        self.positional = positional
-        self.named = named
-        self.outputs = outputs
-        self.forgets: list[int] = []
+    function: Callable[..., Any]
+    positional: list[_Place]
+    named: dict[str, _Place]
+    outputs: list[int]
+    forgets: Sequence[int] = ()
 
     def run(self, registers: list[Any]) -> None:
-        values = self._function(
+        values = self.function(
             *[_value(place, registers) for place in self.positional],
             **{name: _value(place, registers) for name, place in self.named.items()},
         )
