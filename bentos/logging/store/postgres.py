@@ -256,21 +256,31 @@ class PostgresDatabase:
 
     def give_space_back(self) -> bool:
         """Drop a partition that retention has emptied; return whether it did."""
-        with self._failures(), self._connection.transaction():
-            if not self._locked_alone():
-                return False
-            if self._deleted:
-                self._forget_emptied()
-                self._deleted = False
-            oldest = next(iter(partitions(self._connection)), None)
-            end = partition_name(month_of(self._expired)) if self._expired > 0 else ""
-            if oldest is None or oldest >= end:
-                return False
-            table = sql.Identifier(oldest)
-            self._connection.execute(sql.SQL("LOCK TABLE {} IN EXCLUSIVE MODE").format(table))
-            if self._connection.execute(sql.SQL("SELECT FROM {} LIMIT 1").format(table)).fetchone():
-                return False
-            self._connection.execute(sql.SQL("DROP TABLE {}").format(table))
+        try:
+            with self._failures(), self._connection.transaction():
+                # Whoever writes waits behind what waits for a lock here.
+                self._connection.execute(b"SET LOCAL lock_timeout = '200ms'")
+                return self._drop_oldest()
+        except StoreError as failure:
+            if failure.reason == "busy":
+                return False  # the next round tries again
+            raise
+
+    def _drop_oldest(self) -> bool:
+        if not self._locked_alone():
+            return False
+        if self._deleted:
+            self._forget_emptied()
+            self._deleted = False
+        oldest = next(iter(partitions(self._connection)), None)
+        end = partition_name(month_of(self._expired)) if self._expired > 0 else ""
+        if oldest is None or oldest >= end:
+            return False
+        table = sql.Identifier(oldest)
+        self._connection.execute(sql.SQL("LOCK TABLE {} IN EXCLUSIVE MODE").format(table))
+        if self._connection.execute(sql.SQL("SELECT FROM {} LIMIT 1").format(table)).fetchone():
+            return False
+        self._connection.execute(sql.SQL("DROP TABLE {}").format(table))
         self._months.clear()
         return True
 
@@ -287,6 +297,8 @@ class PostgresDatabase:
 
     def _set_up(self, busy_timeout_seconds: float) -> None:
         execute = self._connection.execute
+        # What another replica has committed is seen by the next statement; `write` relies on it.
+        self._connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
         # A transaction that a dead network has left open holds its locks no longer than that.
         # There is no statement_timeout: it would end the wait for a synchronous standby, and the
         # commit would look as if it were on the standby's disk too.
