@@ -129,9 +129,12 @@ undeploy: $(STAMP) ## Remove what deploy made; the namespace and the volumes sta
 	$(BIN)/python -m k8s.deploy delete --overlay $(OVERLAY)
 
 ##@ Watch it
-.PHONY: monitoring loadtest bench
+.PHONY: monitoring browse loadtest bench
 monitoring: $(STAMP) ## Prometheus, Alertmanager, Grafana beside a running `make serve`
 	@exec $(BIN)/python -m monitoring.stack
+
+browse: $(STAMP) ## Datasette, read only, on the database of a `make serve` (DATABASE_PATH), port 8002
+	@exec $(BIN)/python -m examples.browse
 
 loadtest: $(STAMP) ## Locust, headless, with a verdict on the probes (UI=1 for its web page)
 	$(BIN)/python -m loadtests.run

@@ -22,8 +22,14 @@ from bentos.logging.state import (
     STATS_PATH,
     LoggingState,
 )
-from bentos.logging.store import PageQuery, Retention, Store, StoreError
-from bentos.logging.store.schema import StoredPrediction
+from bentos.logging.store import (
+    PageQuery,
+    Retention,
+    Store,
+    StoredPrediction,
+    StoreError,
+    make_backend,
+)
 from bentos.process.probe_process import ProbePlan
 
 # Of a batch, this many predictions get a span: a client may say that all of them are sampled.
@@ -46,13 +52,10 @@ class LoggingApp:
         self.kit = Kit(plan, settings, worker=worker)
         self.state: LoggingState = self.kit.state
         self._store = Store(
-            settings.database_path,
+            make_backend(settings, plan.arguments["directory"] if settings.workers > 1 else None),
             self.state,
-            busy_timeout_seconds=settings.busy_timeout_seconds,
-            query_timeout_seconds=settings.query_timeout_seconds,
             queue_rows=settings.write_queue_rows,
             retention=Retention(settings.retention_days, settings.max_database_bytes),
-            lock_directory=plan.arguments["directory"] if settings.workers > 1 else None,
         )
         self._page = StatusPage(
             self.kit.probes,

@@ -187,7 +187,7 @@ def _parameter(name: str, kind: str, description: str) -> dict[str, object]:
 
 
 class Logging(FrontedInstance):
-    """Keeps predictions in SQLite, each once, and tells what it keeps."""
+    """Keeps predictions in a database, each once, and tells what it keeps."""
 
     service = SERVICE_NAME
     settings = settings

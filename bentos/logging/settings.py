@@ -20,6 +20,11 @@ class LoggingSettings(ServiceSettings):
     database_path: Path = Field(
         default=Path(".data/predictions.db"), description="SQLite database of the predictions."
     )
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="PostgreSQL database of the predictions instead of DATABASE_PATH, as"
+        " `postgresql://user:password@host/name`; several replicas may share it.",
+    )
     logging_token: SecretStr | None = Field(
         default=None, description="Bearer token that `/log` requires, where it is set."
     )
@@ -54,7 +59,7 @@ class LoggingSettings(ServiceSettings):
         default=None,
         ge=16_777_216,
         description="Size of the database, in bytes, beyond which the oldest predictions are"
-        " deleted; unset, it may grow.",
+        " deleted; unset, it may grow. Not with DATABASE_URL: set RETENTION_DAYS.",
     )
 
     inference_probe_url: AnyHttpUrl | None = Field(
@@ -84,6 +89,27 @@ class LoggingSettings(ServiceSettings):
             raise ValueError("must not hold a name or a password: the page shows it to everybody")
         return value
 
+    @field_validator("database_url")
+    @classmethod
+    def _is_a_database(cls, value: SecretStr | None) -> SecretStr | None:
+        # psycopg's own message would show a password that it could not parse.
+        if value is not None and not _is_postgresql(value.get_secret_value()):
+            raise ValueError(
+                "must be postgresql://user:password@host:port/name, special characters in it"
+                " percent-encoded"
+            )
+        return value
+
+    @field_validator("max_database_bytes")
+    @classmethod
+    def _is_one_file(cls, value: int | None, given: ValidationInfo) -> int | None:
+        if value is not None and given.data.get("database_url") is not None:
+            raise ValueError(
+                "cannot apply to the PostgreSQL database of DATABASE_URL; unset it, and set"
+                " RETENTION_DAYS to bound the database"
+            )
+        return value
+
     @field_validator("protect_reads")
     @classmethod
     def _has_a_token(cls, value: bool | None, given: ValidationInfo) -> bool:
@@ -93,3 +119,18 @@ class LoggingSettings(ServiceSettings):
         if value and not required and all(name in given.data for name in names):
             raise ValueError("needs a token: set LOGGING_TOKEN or LOGGING_TOKENS_FILE")
         return required if value is None else value
+
+
+def _is_postgresql(url: str) -> bool:
+    """Return whether a URL names a PostgreSQL database. Imports psycopg."""
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import conninfo_to_dict
+
+    if not url.startswith(("postgresql://", "postgres://")):
+        return False
+    try:
+        parts = conninfo_to_dict(url)
+        ports = [int(port or 5432) for port in str(parts.get("port", "")).split(",")]
+    except (ProgrammingError, ValueError):
+        return False
+    return bool(parts.get("dbname")) and all(1 <= port <= 65_535 for port in ports)

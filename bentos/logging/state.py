@@ -17,7 +17,7 @@ LOG_PATH = "/log"
 STATS_PATH = "/stats"
 PREDICTIONS_PATH = "/predictions"
 
-STORE_ERROR_REASONS = ("busy", "full", "read_only", "corrupt", "missing", "other")
+STORE_ERROR_REASONS = ("busy", "full", "read_only", "corrupt", "missing", "other", "unreachable")
 # The oldest proof that still counts: a check a second, and one that may wait for a lock.
 _PROOF_AGE_SECONDS = 3.0
 
@@ -104,10 +104,14 @@ class LoggingState(ServiceState):
     database_bytes = Gauge(across="max")
     wal_bytes = Gauge(across="max")
     disk_free_bytes = Gauge(
-        "{prefix}_disk_free_bytes", "Free space where the database lies.", across="max"
+        "{prefix}_disk_free_bytes",
+        "Free space where the database lies, 0 for one on a server.",
+        across="max",
     )
     disk_size_bytes = Gauge(
-        "{prefix}_disk_size_bytes", "Size of the disk it lies on.", across="max"
+        "{prefix}_disk_size_bytes",
+        "Size of the disk it lies on, 0 for one on a server.",
+        across="max",
     )
     database_capacity_bytes = Gauge(
         "{prefix}_database_capacity_bytes",

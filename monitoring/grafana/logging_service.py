@@ -32,6 +32,9 @@ from monitoring.grafana.queries import (
 from monitoring.grafana.schema import Panel, Row, Target, Threshold, Thresholds
 
 STORED = "logging_predictions_total"
+# Replicas on one PostgreSQL all tell the size of the same database: a maximum is right for them
+# and for the one that has a file.
+GROWTH = f"delta({series('logging_database_bytes')}[{RANGE}])"
 ERRORS = "logging_errors_total"
 COMMIT = "logging_commit_duration_seconds"
 DAY_SECONDS = 86_400
@@ -237,7 +240,7 @@ def _database() -> tuple[Panel, ...]:
             "A write-ahead log that only grows means that some reader never ends. The limit is "
             "MAX_DATABASE_BYTES, 0 for none.",
             Target(
-                expr=aggregate("sum", series("logging_database_bytes"), "file"), legend="{{file}}"
+                expr=aggregate("max", series("logging_database_bytes"), "file"), legend="{{file}}"
             ),
             Target(
                 expr=aggregate("max", series("logging_database_capacity_bytes")), legend="limit"
@@ -266,7 +269,7 @@ def _database() -> tuple[Panel, ...]:
             "Growth of the database's files over the predictions stored in the chosen time.",
             Target(
                 expr=ratio(
-                    aggregate("sum", f"delta({series('logging_database_bytes')}[{RANGE}])"),
+                    aggregate("sum", aggregate("max", GROWTH, "file")),
                     increase(STORED),
                 )
             ),

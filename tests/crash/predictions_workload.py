@@ -15,7 +15,7 @@ from pathlib import Path
 from unittest import mock
 
 from bentos.logging.state import LoggingState
-from bentos.logging.store import Store, StoredPrediction, schema
+from bentos.logging.store import SqliteBackend, Store, StoredPrediction, schema
 from tests.crash.outbox_workload import Markers
 from tests.support.logging_store import row
 from tests.support.servers import wait_until
@@ -41,10 +41,8 @@ def main(databases: Path, others: Path, *, fsync: bool) -> None:
 async def _flow(path: Path, others: Path, markers: Markers, seed: int) -> None:
     chance = random.Random(seed)
     store = Store(
-        path,
+        SqliteBackend(path, busy_timeout_seconds=5.0, query_timeout_seconds=2.0),
         LoggingState(others, worker=1, workers=1),
-        busy_timeout_seconds=5.0,
-        query_timeout_seconds=2.0,
         queue_rows=10_000,
         check_seconds=0.1,
     )

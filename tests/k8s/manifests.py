@@ -23,9 +23,14 @@ NAMESPACE = "mlops"
 OPTIONAL = ("outbox-claims", "predict-tokens", "ipv6")
 EXTENDED = "+".join(("production", *OPTIONAL))
 OVERLAYS = [*overlay_names(), EXTENDED]
+# In this one the logging service has several replicas and PostgreSQL, in the others one and SQLite.
+SCALE = "scale"
+SQLITE_OVERLAYS = [name for name in OVERLAYS if name != SCALE]
 INFERENCE = "inference-service"
 LOGGING = "logging-service"
 
+# Secrets of which a service takes no other form.
+_SECRETS = {"DATABASE_URL": "postgresql://predictions:from-a-secret@postgresql/predictions"}
 _TEMPLATED = ("Deployment", "StatefulSet", "DaemonSet", "Job")
 _FACTORS = {
     "": Decimal(1),
@@ -146,7 +151,7 @@ def environment(
             variables[variable["name"]] = variable["value"]
         else:
             assert "secretKeyRef" in variable["valueFrom"], variable
-            variables[variable["name"]] = secrets
+            variables[variable["name"]] = _SECRETS.get(variable["name"], secrets)
     return variables
 
 

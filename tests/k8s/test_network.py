@@ -13,6 +13,8 @@ from tests.k8s.manifests import (
     LOGGING,
     NAMESPACE,
     OVERLAYS,
+    SCALE,
+    SQLITE_OVERLAYS,
     Object,
     Workload,
     environment,
@@ -48,6 +50,7 @@ def strangers() -> dict[str, Endpoint]:
     """Return pods of other namespaces, those we know of and those we do not."""
     pods = [
         Endpoint("mlflow-elsewhere", "mlflow", {_NAME: "mlflow"}, namespace_labels("mlflow")),
+        Endpoint("postgresql", "postgresql", {_NAME: "postgresql"}, namespace_labels("postgresql")),
         Endpoint("dns", "kube-system", {"k8s-app": "kube-dns"}, namespace_labels("kube-system")),
         Endpoint("prometheus", "monitoring", {_NAME: "prometheus"}, namespace_labels("monitoring")),
         Endpoint("grafana", "monitoring", {_NAME: "grafana"}, namespace_labels("monitoring")),
@@ -85,8 +88,9 @@ EXPECTED = {
     "production": PRODUCTION,
     "production-monitored": PRODUCTION,
     EXTENDED: PRODUCTION,
+    SCALE: PRODUCTION | {(LOGGING, "postgresql", 5432), (LOGGING, "dns", 53)},
 }
-PORTS = (53, 80, 443, 5000, 8000, 8001, 8010, 8011)
+PORTS = (53, 80, 443, 5000, 5432, 8000, 8001, 8010, 8011)
 
 
 def connections(overlay: str, policies: list[Object]) -> Iterator[tuple[str, str, int]]:
@@ -136,7 +140,7 @@ def test_names_are_resolved_over_udp_too(overlay: str) -> None:
         assert not allowed(policies, pod, Endpoint("metadata", address="169.254.169.254"), 80)
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", SQLITE_OVERLAYS)
 def test_the_jobs_talk_to_nobody(overlay: str) -> None:
     """Backup and restore work on volumes."""
     policies = objects_of("NetworkPolicy", rendered(overlay))
@@ -182,17 +186,18 @@ def test_each_controller_selects_the_pods_it_makes(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_disruption_budget_covers_the_inference_pods_alone(overlay: str) -> None:
+def test_a_disruption_budget_covers_the_pods_of_each_service_with_several(overlay: str) -> None:
     """And lets one go at a time, so that a node drain ends."""
-    (budget,) = objects_of("PodDisruptionBudget", rendered(overlay))
-    covered = [
-        item.name
-        for item in workloads(rendered(overlay))
-        if selects(budget["spec"]["selector"], item.labels)
-    ]
-    assert covered == [INFERENCE]
-    assert budget["spec"]["maxUnavailable"] == 1
-    assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+    covered = []
+    for budget in objects_of("PodDisruptionBudget", rendered(overlay)):
+        covered += [
+            item.name
+            for item in workloads(rendered(overlay))
+            if selects(budget["spec"]["selector"], item.labels)
+        ]
+        assert budget["spec"]["maxUnavailable"] == 1
+        assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+    assert covered == ([INFERENCE, LOGGING] if overlay == SCALE else [INFERENCE])
 
 
 def policy_target(url: str) -> tuple[str, str, int]:

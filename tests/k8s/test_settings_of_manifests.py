@@ -20,6 +20,7 @@ from tests.k8s.manifests import (
     INFERENCE,
     LOGGING,
     OVERLAYS,
+    SQLITE_OVERLAYS,
     Object,
     Workload,
     environment,
@@ -189,7 +190,7 @@ def test_the_outbox_can_be_given_a_volume_that_outlives_the_pod() -> None:
     assert "persistentVolumeClaimRetentionPolicy" not in item.spec
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", SQLITE_OVERLAYS)
 def test_the_database_lies_on_the_persistent_volume(overlay: str) -> None:
     """Not on anything that goes with the pod."""
     item, variables = deployed(overlay, LOGGING)
@@ -321,7 +322,7 @@ def test_pods_move_to_a_new_model_at_different_moments(overlay: str) -> None:
     assert settings.model_spread_seconds <= int(differ.hold.removesuffix("m")) * 60 / 3
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", SQLITE_OVERLAYS)
 def test_the_database_is_pruned_before_its_volume_is_full(overlay: str) -> None:
     """A restore needs room for the former database and the restored one."""
     _, variables = deployed(overlay, LOGGING)

@@ -10,7 +10,7 @@ from celpy.evaluation import CELEvalError
 
 from tests.k8s.manifests import (
     LOGGING,
-    OVERLAYS,
+    SQLITE_OVERLAYS,
     Object,
     named,
     objects_of,
@@ -23,7 +23,7 @@ from tests.k8s.manifests import (
 POLICY = "mlops-logging-service-single-writer"
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", SQLITE_OVERLAYS)
 def test_there_is_one_replica_and_no_deployment_could_make_two(overlay: str) -> None:
     """A StatefulSet ends a pod before it starts the next; a Deployment overlaps them."""
     item = workload(LOGGING, rendered(overlay))
@@ -32,7 +32,7 @@ def test_there_is_one_replica_and_no_deployment_could_make_two(overlay: str) -> 
     assert item.spec["updateStrategy"]["type"] == "RollingUpdate"
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", SQLITE_OVERLAYS)
 def test_no_autoscaler_targets_a_workload_with_state(overlay: str) -> None:
     """Only the inference service scales; with claims each of its pods has a volume of its own."""
     for autoscaler in objects_of("HorizontalPodAutoscaler", rendered(overlay)):
@@ -41,7 +41,7 @@ def test_no_autoscaler_targets_a_workload_with_state(overlay: str) -> None:
         assert (target["kind"], target["name"]) == (item.kind, item.name)
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", SQLITE_OVERLAYS)
 def test_a_second_replica_would_ask_for_the_same_volume(overlay: str) -> None:
     """A claim made from a template would be an empty second database instead."""
     item = workload(LOGGING, rendered(overlay))
@@ -54,7 +54,7 @@ def test_a_second_replica_would_ask_for_the_same_volume(overlay: str) -> None:
     assert claims == {"predictions"}
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", SQLITE_OVERLAYS)
 def test_no_two_writers_can_run_at_once(overlay: str) -> None:
     """The volume keeps them on one node, the anti-affinity off it."""
     claim = named("PersistentVolumeClaim", "predictions", rendered(overlay))
@@ -70,7 +70,7 @@ def test_no_two_writers_can_run_at_once(overlay: str) -> None:
     )
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", SQLITE_OVERLAYS)
 def test_only_the_logging_service_and_its_jobs_use_the_database(overlay: str) -> None:
     """The backup where the writer is, since the volume is attached there; the restore alone."""
     users = {
@@ -122,20 +122,20 @@ def scaled(name: str, replicas: int | None) -> Object:
         (scaled("mlflow", 2), False),
     ],
 )
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", SQLITE_OVERLAYS)
 def test_the_api_server_refuses_a_second_replica(overlay: str, item: Object, denied: bool) -> None:
     """The policy's own expressions, evaluated; scaling to 0 for a restore stays possible."""
     assert refused(item, named("ValidatingAdmissionPolicy", POLICY, rendered(overlay))) == denied
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", SQLITE_OVERLAYS)
 def test_the_policy_takes_the_very_manifest(overlay: str) -> None:
     """It must not refuse what is deployed with it."""
     manifest = named("StatefulSet", LOGGING, rendered(overlay))
     assert not refused(manifest, named("ValidatingAdmissionPolicy", POLICY, rendered(overlay)))
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", SQLITE_OVERLAYS)
 def test_the_policy_sees_every_way_to_scale(overlay: str) -> None:
     """`kubectl apply` and `edit` send the StatefulSet, `kubectl scale` and autoscalers a Scale."""
     policy = named("ValidatingAdmissionPolicy", POLICY, rendered(overlay))

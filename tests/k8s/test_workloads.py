@@ -13,6 +13,7 @@ from tests.k8s.manifests import (
     INFERENCE,
     LOGGING,
     OVERLAYS,
+    SQLITE_OVERLAYS,
     Workload,
     environment,
     named,
@@ -82,7 +83,7 @@ def test_every_volume_is_mounted_and_every_mount_has_a_volume(overlay: str) -> N
     assert used == claims
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", SQLITE_OVERLAYS)
 def test_the_backups_volume_holds_all_that_are_kept(overlay: str) -> None:
     """KEEP copies of the largest database, the one being written and the one restored from it."""
     objects = rendered(overlay)

@@ -37,7 +37,8 @@ from bentos.inference.delivery.sender import Reply, Sender
 from bentos.inference.delivery.writer import Limits, OutboxWriter
 from bentos.inference.state import InferenceState
 from bentos.logging.request import BatchParser
-from bentos.logging.store.database import Conflict, PredictionDatabase
+from bentos.logging.store.batches import Conflict
+from bentos.logging.store.database import PredictionDatabase
 from bentos.logging.store.files import DatabaseFiles
 
 TODAY = 1_760_000_000.0

@@ -18,7 +18,16 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from bentos.logging.state import LoggingState
-from bentos.logging.store import PageQuery, StatsQuery, Store, Stored, StoredPrediction
+from bentos.logging.store import (
+    Backend,
+    PageQuery,
+    SqliteBackend,
+    StatsQuery,
+    Store,
+    Stored,
+    StoredPrediction,
+)
+from tests.support.postgres import locked_tables, query
 from tests.support.servers import wait_until
 
 WAIT_SECONDS = 15.0
@@ -48,22 +57,24 @@ def row(prediction_id: str | None = None, **changes: Any) -> StoredPrediction:
 
 
 class RunningStore:
-    """A store whose coroutines are called from the test's thread."""
+    """A store whose coroutines are called from the test's thread.
 
-    def __init__(self, path: Path, directory: Path, **options: Any) -> None:
+    `where` is the path of an SQLite database, or the URL of a PostgreSQL one.
+    """
+
+    def __init__(self, where: Path | str, directory: Path, **options: Any) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self.path = path
+        self._where = where
         self.state = LoggingState(directory, worker=1, workers=1)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        settings = {
-            "busy_timeout_seconds": 0.2,
-            "query_timeout_seconds": 2.0,
-            "queue_rows": 1_000,
-            "check_seconds": 0.05,
+        bounds: dict[str, Any] = {
+            "busy_timeout_seconds": options.pop("busy_timeout_seconds", 0.2),
+            "query_timeout_seconds": options.pop("query_timeout_seconds", 2.0),
         }
-        self.store = Store(path, self.state, **(settings | options))
+        settings = {"queue_rows": 1_000, "check_seconds": 0.05}
+        self.store = Store(_backend(where, bounds), self.state, **(settings | options))
         self._call(self._start())
         self._stopped = False
 
@@ -77,6 +88,18 @@ class RunningStore:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+    @property
+    def path(self) -> Path:
+        """The file of its database."""
+        assert isinstance(self._where, Path)
+        return self._where
+
+    @property
+    def url(self) -> str:
+        """The URL of its database."""
+        assert isinstance(self._where, str)
+        return self._where
 
     async def _start(self) -> None:
         self.store.start()
@@ -92,13 +115,13 @@ class RunningStore:
         """Hand a batch in and return what became of it."""
         return self.begin(rows).result(WAIT_SECONDS)
 
-    def page(self, query: PageQuery) -> dict[str, Any]:
+    def page(self, asked: PageQuery) -> dict[str, Any]:
         """Return a page of predictions."""
-        return dict(json.loads(self._call(self.store.page(query))))
+        return dict(json.loads(self._call(self.store.page(asked))))
 
-    def stats(self, query: StatsQuery) -> dict[str, Any]:
+    def stats(self, asked: StatsQuery) -> dict[str, Any]:
         """Return the totals."""
-        return dict(json.loads(self._call(self.store.stats(query))))
+        return dict(json.loads(self._call(self.store.stats(asked))))
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
         """Return as soon as the condition holds."""
@@ -134,7 +157,29 @@ class RunningStore:
 
     def ids(self) -> set[str]:
         """Return the ids of the predictions that stand in the database."""
-        return stored_ids(self.path)
+        if isinstance(self._where, str):
+            return {
+                found for (found,) in query(self._where, "SELECT prediction_id FROM predictions")
+            }
+        return stored_ids(self._where)
+
+    @contextmanager
+    def locked_by_another(self) -> Iterator[None]:
+        """Have somebody else hold the database's strongest lock for the block."""
+        if isinstance(self._where, str):
+            with locked_tables(self._where, "predictions"):
+                yield
+        else:
+            with locked_by_another_process(self._where):
+                yield
+
+
+def _backend(where: Path | str, bounds: dict[str, Any]) -> Backend:
+    if isinstance(where, str):
+        from bentos.logging.store.postgres import PostgresBackend
+
+        return PostgresBackend(where, **bounds)
+    return SqliteBackend(where, **bounds)
 
 
 def stored_ids(path: Path) -> set[str]:

@@ -28,7 +28,7 @@ from bentos.logging.store.queries import (
     read_page,
     read_stats,
 )
-from bentos.logging.store.reader import Reader
+from bentos.logging.store.reader import SqliteReader
 from bentos.logging.store.schema import INSERT, StoredPrediction
 from tests.support.logging_store import row
 
@@ -214,12 +214,14 @@ def failures() -> list[StoreError]:
 
 
 @pytest.fixture
-def reader(tmp_path: Path, failures: list[StoreError]) -> Iterator[Reader]:
+def reader(tmp_path: Path, failures: list[StoreError]) -> Iterator[SqliteReader]:
     """A reader of a database with one table."""
     connection = sqlite3.connect(tmp_path / "predictions.db")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("CREATE TABLE predictions (id)")
-    reading = Reader(tmp_path / "predictions.db", timeout_seconds=0.3, on_failure=failures.append)
+    reading = SqliteReader(
+        tmp_path / "predictions.db", timeout_seconds=0.3, on_failure=failures.append
+    )
     reading.open()
     yield reading
     reading.shut()
@@ -227,7 +229,7 @@ def reader(tmp_path: Path, failures: list[StoreError]) -> Iterator[Reader]:
     connection.close()
 
 
-def test_nothing_is_read_before_the_database_is_open(reader: Reader) -> None:
+def test_nothing_is_read_before_the_database_is_open(reader: SqliteReader) -> None:
     reader.shut()
     with pytest.raises(ServiceError) as refused:
         asyncio.run(reader.read(lambda connection: None))
@@ -235,7 +237,9 @@ def test_nothing_is_read_before_the_database_is_open(reader: Reader) -> None:
     assert (refused.value.status, refused.value.reason) == (503, "database_not_accessible")
 
 
-def test_a_query_that_takes_too_long_is_stopped(reader: Reader, failures: list[StoreError]) -> None:
+def test_a_query_that_takes_too_long_is_stopped(
+    reader: SqliteReader, failures: list[StoreError]
+) -> None:
     with pytest.raises(ServiceError) as refused:
         asyncio.run(reader.read(lambda connection: connection.execute(ENDLESS).fetchone()))
 
@@ -243,7 +247,7 @@ def test_a_query_that_takes_too_long_is_stopped(reader: Reader, failures: list[S
     assert failures == []
 
 
-def test_a_reader_cannot_write(reader: Reader, failures: list[StoreError]) -> None:
+def test_a_reader_cannot_write(reader: SqliteReader, failures: list[StoreError]) -> None:
     with pytest.raises(ServiceError):
         asyncio.run(reader.read(lambda connection: connection.execute("DELETE FROM predictions")))
 
@@ -253,7 +257,7 @@ def test_a_reader_cannot_write(reader: Reader, failures: list[StoreError]) -> No
 def test_shutting_stops_a_running_query_and_waits_until_it_has_let_go(tmp_path: Path) -> None:
     path = tmp_path / "predictions.db"
     sqlite3.connect(path).close()
-    reader = Reader(path, timeout_seconds=60, on_failure=lambda _failure: None)
+    reader = SqliteReader(path, timeout_seconds=60, on_failure=lambda _failure: None)
     reader.open()
     running = threading.Event()
     outcome: list[ServiceError] = []
@@ -279,11 +283,11 @@ def test_shutting_stops_a_running_query_and_waits_until_it_has_let_go(tmp_path: 
 
 
 def test_a_corrupt_page_is_reported(
-    reader: Reader, failures: list[StoreError], tmp_path: Path
+    reader: SqliteReader, failures: list[StoreError], tmp_path: Path
 ) -> None:
     damaged = tmp_path / "damaged.db"
     damaged.write_bytes(b"no database" * 1_000)
-    reading = Reader(damaged, timeout_seconds=1, on_failure=failures.append)
+    reading = SqliteReader(damaged, timeout_seconds=1, on_failure=failures.append)
     reading.open()
     with pytest.raises(ServiceError) as refused:
         asyncio.run(reading.read(lambda connection: connection.execute("SELECT 1 FROM x")))
@@ -293,7 +297,7 @@ def test_a_corrupt_page_is_reported(
     assert [failure.reason for failure in failures] == ["corrupt"]
 
 
-def test_too_many_queries_are_a_429(reader: Reader) -> None:
+def test_too_many_queries_are_a_429(reader: SqliteReader) -> None:
     release = threading.Event()
 
     async def crowd() -> list[object]:

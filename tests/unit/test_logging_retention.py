@@ -3,11 +3,10 @@
 import sqlite3
 import time
 from pathlib import Path
-from typing import Any
 
 from msgspec import Raw
 
-from bentos.logging.store import PageQuery, Retention, StatsQuery
+from bentos.logging.store import Retention, StatsQuery
 from bentos.logging.store.database import PredictionDatabase
 from bentos.logging.store.files import DatabaseFiles
 from tests.support.logging_store import RunningStore, row
@@ -34,76 +33,6 @@ def used_bytes(path: Path) -> int:
     finally:
         connection.close()
     return (used - free) * size
-
-
-def test_predictions_older_than_the_retention_are_deleted_and_counted(tmp_path: Path) -> None:
-    now = time.time()
-    with RunningStore(
-        tmp_path / "predictions.db", tmp_path / "pod", retention=Retention(days=30)
-    ) as store:
-        store.wait_until_accessible()
-        store.put(*[row(received_at=now - 31 * DAY) for _ in range(300)], row("kept"))
-        store.put(row("new", received_at=now))
-        store.wait_for(lambda: store.state.pruned.value == 301)
-        page = store.page(PageQuery())
-
-    assert [one["prediction_id"] for one in page["predictions"]] == ["new"]
-    assert page["next"] is None
-
-
-def test_what_counts_is_when_a_prediction_arrived_not_when_its_sender_says_it_was_made(
-    tmp_path: Path,
-) -> None:
-    with RunningStore(
-        tmp_path / "predictions.db", tmp_path / "pod", retention=Retention(days=1)
-    ) as store:
-        store.wait_until_accessible()
-        store.put(row("of 1970", timestamp=5.0, received_at=time.time()))
-        store.put(row("old", received_at=time.time() - 2 * DAY))
-        store.wait_for(lambda: store.state.pruned.value == 1)
-
-        assert store.ids() == {"of 1970"}
-
-
-def test_totals_are_of_what_is_still_stored(tmp_path: Path) -> None:
-    now = time.time()
-    with RunningStore(
-        tmp_path / "predictions.db", tmp_path / "pod", retention=Retention(days=30)
-    ) as store:
-        store.wait_until_accessible()
-        old: dict[str, Any] = {
-            "received_at": now - 31 * DAY,
-            "inference_time_ms": 9.0,
-            "defect_detected": True,
-        }
-        store.put(
-            *[row(edge_device_id="gone", model_version="1", **old) for _ in range(20)],
-            *[row(edge_device_id="stays", model_version="2", **old) for _ in range(20)],
-            row(edge_device_id="stays", model_version="2", received_at=now, timestamp=now),
-        )
-        store.wait_for(lambda: store.state.pruned.value == 40)
-        stats = store.stats(StatsQuery())
-
-    assert (stats["total_predictions"], stats["defects_detected"]) == (1, 0)
-    assert stats["normal_detections"] == 1
-    assert stats["average_inference_time_ms"] == 2.5
-    assert stats["by_edge_device"] == {"stays": 1}
-    assert stats["by_model"] == {"steel-defects": 1}
-    assert [one["model_version"] for one in stats["models"]] == ["2"]
-    assert (stats["edge_devices_total"], stats["models_total"]) == (1, 1)
-
-
-def test_totals_of_nothing_are_zero(tmp_path: Path) -> None:
-    with RunningStore(
-        tmp_path / "predictions.db", tmp_path / "pod", retention=Retention(days=1)
-    ) as store:
-        store.wait_until_accessible()
-        store.put(row(received_at=1.0))
-        store.wait_for(lambda: store.state.pruned.value == 1)
-        stats = store.stats(StatsQuery())
-
-    assert (stats["total_predictions"], stats["average_inference_time_ms"]) == (0, 0)
-    assert (stats["by_edge_device"], stats["edge_devices"], stats["models"]) == ({}, [], [])
 
 
 def test_a_database_that_is_too_large_loses_its_oldest_and_gives_the_space_back(
@@ -196,11 +125,3 @@ def test_a_new_database_gives_free_pages_back_in_steps(tmp_path: Path) -> None:
 
     assert steps > 2
     assert path.stat().st_size < 5 << 20
-
-
-def test_without_a_retention_nothing_is_deleted(tmp_path: Path) -> None:
-    with RunningStore(tmp_path / "predictions.db", tmp_path / "pod") as store:
-        store.wait_until_accessible()
-        store.put(row("of 1970", received_at=0.0))
-        time.sleep(0.2)  # several checks
-        assert store.ids() == {"of 1970"}

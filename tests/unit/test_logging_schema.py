@@ -8,7 +8,8 @@ import sqlite_utils
 from msgspec import Raw
 from msgspec.structs import replace
 
-from bentos.logging.store.database import Conflict, PredictionDatabase, Stored
+from bentos.logging.store.batches import Conflict, Stored
+from bentos.logging.store.database import PredictionDatabase
 from bentos.logging.store.errors import StoreError
 from bentos.logging.store.files import DatabaseFiles
 from bentos.logging.store.queries import PageQuery, StatsQuery, read_page, read_stats

@@ -1,5 +1,7 @@
 """Settings of the logging service that depend on one another."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +85,69 @@ def test_a_senseless_retention_is_refused_at_the_start(
     monkeypatch.setenv(name, value)
 
     assert name in refusal()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://user:s3cret@host/name",
+        "sqlite:///predictions.db",
+        "postgresql://user:s3cret@host",
+        "postgresql://user:s3cret@host:0/name",
+        "postgresql://user:s3cret@host:port/name",
+        "postgresql://user:s3cret%zz@host/name",
+        "postgresql://user:s3cret@host/name?no_such_option=1",
+        "host=host dbname=name password=s3cret",
+        "s3cret",
+    ],
+)
+def test_a_database_url_that_is_none_is_refused_and_not_shown(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+
+    assert "DATABASE_URL" in (message := refusal())
+    assert "postgresql://user:password@host:port/name" in message
+    assert "s3cret" not in message
+
+
+def test_the_limit_of_a_file_does_not_apply_to_postgresql(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://user:s3cret@host/name")
+    monkeypatch.setenv("MAX_DATABASE_BYTES", "100000000")
+
+    assert "MAX_DATABASE_BYTES" in (message := refusal())
+    assert "RETENTION_DAYS" in message
+    assert "s3cret" not in message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user@host/name",
+        "postgres://user:p%40ss@host:5433/name?sslmode=verify-full",
+        "postgresql://one,two:5433/name?target_session_attrs=read-write",
+        "postgresql:///name?host=/var/run/postgresql",
+    ],
+)
+def test_a_database_url_may_say_all_that_libpq_knows(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", f" {url}\n")
+    given = load_settings(LoggingSettings).database_url
+
+    assert given is not None
+    assert given.get_secret_value() == url
+    assert "p%40ss" not in repr(given)
+
+
+def test_without_a_database_url_psycopg_is_not_imported() -> None:
+    program = (
+        "import sys, bentos.logging.app\n"
+        "from bentos.logging.settings import LoggingSettings\n"
+        "from bentos.logging.store import make_backend\n"
+        "make_backend(LoggingSettings())\n"
+        "assert not any(name.startswith('psycopg') for name in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

@@ -4,11 +4,8 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from msgspec import Raw
-from msgspec.structs import replace
 
 from bentos.edge.http import ServiceError
 from bentos.logging.store import PageQuery, StoreError
@@ -44,110 +41,6 @@ def put_until_refused(store: RunningStore) -> StoreError | ServiceError:
     return failures[0]
 
 
-def test_a_batch_is_in_the_database_when_it_is_acknowledged(store: RunningStore) -> None:
-    stored = store.put(row("a", defect_detected=True), row("b"))
-
-    assert (stored.predictions, stored.duplicates, stored.defects) == (2, 0, 1)
-    assert store.ids() == {"a", "b"}
-    assert (store.state.predictions.value, store.state.defects.value) == (2, 1)
-    assert store.state.last_prediction_at.value > 0
-
-
-def test_the_same_id_twice_is_stored_once_in_a_batch_and_across_batches(
-    store: RunningStore,
-) -> None:
-    a, b = row("a"), row("b")
-    first = store.put(a, a, b)
-    second = store.put(b, row("c"))
-
-    assert (first.predictions, first.duplicates) == (2, 1)
-    assert (second.predictions, second.duplicates) == (1, 1)
-    assert store.ids() == {"a", "b", "c"}
-    assert store.state.duplicates.value == 2
-
-
-@pytest.mark.case(20)
-def test_two_devices_may_use_the_same_id(store: RunningStore) -> None:
-    """Devices A and B each send `prediction_id: "1"`, with other content: both are stored."""
-    first = store.put(row("1", edge_device_id="A", defect_detected=True))
-    second = store.put(row("1", edge_device_id="B", defect_detected=False))
-
-    assert (first.predictions, second.predictions) == (1, 1)
-    assert (first.duplicates, second.duplicates) == (0, 0)
-
-
-@pytest.mark.case(20)
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"defect_detected": True},
-        {"image_id": "another.png"},
-        {"timestamp": 1.0},
-        {"model_version": "4"},
-        {"inference_time_ms": 2.500001},
-        {"processing_notes": "dim"},
-        {"confidence_scores": Raw(b"[0.9,0.2]")},
-        {"detections": Raw(b"[]")},
-    ],
-)
-def test_other_content_under_a_known_id_is_a_conflict(
-    store: RunningStore, changes: dict[str, Any]
-) -> None:
-    """A device sends an id again with other content: 409 that names the item, nothing stored."""
-    known = row("a")
-    store.put(known)
-    with pytest.raises(ServiceError) as refused:
-        store.put(row("new"), replace(known, **changes))
-
-    assert (refused.value.status, refused.value.reason) == (409, "conflict")
-    assert refused.value.details["field"] == "predictions[1].prediction_id"
-    assert refused.value.message.startswith("predictions[1].prediction_id: expected an id of its")
-    assert store.ids() == {"a"}
-    assert store.state.conflicts.value == 1
-    assert store.state.duplicates.value == 0
-    assert store.state.errors.value == 0
-
-
-@pytest.mark.case(20)
-def test_the_same_content_is_a_duplicate_however_it_was_sent(store: RunningStore) -> None:
-    """A device sends the same prediction in another request: a duplicate, stored once."""
-    known = row("a", confidence_scores=Raw(b'{"a":0.9,"b":0.1}'), request_id="first")
-    store.put(known)
-    again = replace(
-        known,
-        confidence_scores=Raw(b'{"b": 0.1, "a": 0.9}'),
-        detections=Raw(b'[{"confidence":0.9,"class":"scratch"}]'),
-        request_id="second",
-        received_at=known.received_at + 60,
-        sent_at=1.75e9,
-    )
-
-    assert store.put(again).duplicates == 1
-
-
-@pytest.mark.case(20)
-def test_a_conflict_within_a_batch_and_between_batches_of_one_transaction(
-    store: RunningStore,
-) -> None:
-    """The same id with other content in batches that wait together: the second is refused."""
-    one, other = row("1"), row("1", image_id="other")
-    with pytest.raises(ServiceError) as refused:
-        store.put(one, other)
-    assert refused.value.details["field"] == "predictions[1].prediction_id"
-    with locked_by_another_process(store.path):
-        store.wait_for_failure("busy")
-    store.wait_until_accessible()
-    first, second, third = [
-        store.begin(rows) for rows in ([one], [row("new"), other], [row("last")])
-    ]
-
-    assert first.result(10).predictions == 1
-    with pytest.raises(ServiceError, match=r"predictions\[1\]"):
-        second.result(10)
-    assert third.result(10).predictions == 1
-    assert store.ids() == {"1", "last"}
-
-
 @pytest.mark.case(9)
 def test_a_read_that_takes_too_long_is_no_error_of_the_service(tmp_path: Path) -> None:
     """Pages that take longer than a query may: each is a 504, and readiness counts none."""
@@ -175,40 +68,6 @@ def test_the_sizes_of_the_files_and_of_the_disk_are_known(store: RunningStore) -
     assert store.state.database_capacity_bytes.value == 0
 
 
-def test_a_known_id_is_still_known_after_a_restart(tmp_path: Path) -> None:
-    path = tmp_path / "predictions.db"
-    with RunningStore(path, tmp_path / "first") as store:
-        store.wait_until_accessible()
-        sent = row("a")
-        store.put(sent)
-    with RunningStore(path, tmp_path / "second") as store:
-        store.wait_until_accessible()
-        assert store.put(sent).duplicates == 1
-
-
-def test_predictions_without_an_id_are_never_taken_for_duplicates(store: RunningStore) -> None:
-    nameless = replace(row(), prediction_id=None)
-
-    assert store.put(nameless, nameless).predictions == 2
-
-
-def test_batches_that_wait_share_one_transaction_and_keep_their_own_counts(
-    store: RunningStore,
-) -> None:
-    with locked_by_another_process(store.path):
-        store.wait_for_failure("busy")
-    store.wait_until_accessible()
-    shared = row("shared")
-    patient = [store.begin([row(f"id-{number}"), shared]) for number in range(50)]
-    stored = [one.result(10) for one in patient]
-
-    assert sum(one.predictions for one in stored) == 51
-    assert sum(one.duplicates for one in stored) == 49
-    transactions, predictions = store.commits()
-    assert predictions == 51
-    assert transactions < 50
-
-
 def test_one_batch_that_cannot_be_stored_does_not_harm_its_neighbours(
     store: RunningStore,
 ) -> None:
@@ -232,76 +91,6 @@ def test_a_row_that_the_schema_refuses_fails_its_batch_as_a_whole(store: Running
 
     assert store.ids() == set()
     assert store.state.db_accessible.value
-
-
-def test_a_failure_of_the_code_itself_fails_what_waits_and_is_recovered_from(
-    store: RunningStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store.state, "record_stored", None)
-    with pytest.raises(TypeError):
-        store.put(row("stored but not acknowledged"))
-    monkeypatch.undo()
-    store.wait_until_accessible()
-
-    assert store.put(row("later")).predictions == 1
-    assert store.state.queue_depth.value == 0
-
-
-def test_a_full_queue_refuses_with_429_and_a_large_batch_is_let_in_alone(tmp_path: Path) -> None:
-    path = tmp_path / "predictions.db"
-    with RunningStore(
-        path, tmp_path / "pod", queue_rows=10, busy_timeout_seconds=10, check_seconds=60
-    ) as store:
-        store.wait_until_accessible()
-        with locked_by_another_process(path):
-            first = store.begin([row() for _ in range(15)])
-            wait_until(lambda: store.state.queue_depth.value == 15, "it waits", seconds=5)
-            with pytest.raises(ServiceError) as refused:
-                store.put(row())
-        assert (refused.value.status, refused.value.reason) == (429, "queue_full")
-        assert refused.value.headers["Retry-After"]
-        assert first.result(10).predictions == 15
-        wait_until(lambda: store.state.queue_depth.value == 0, "none waits", seconds=5)
-
-
-def test_what_waits_is_stored_before_the_store_stops(tmp_path: Path) -> None:
-    path = tmp_path / "predictions.db"
-    with RunningStore(path, tmp_path / "pod", busy_timeout_seconds=10, check_seconds=60) as store:
-        store.wait_until_accessible()
-        with locked_by_another_process(path):
-            waiting = [store.begin([row()]) for _ in range(20)]
-            wait_until(lambda: store.state.queue_depth.value == 20, "they wait", seconds=5)
-        store.stop()
-        assert all(one.result(1).predictions == 1 for one in waiting)
-    assert not path.with_name("predictions.db-wal").exists()
-    assert len(stored_ids(path)) == 20
-
-
-def test_a_lock_held_by_another_process_is_a_failure_until_it_is_gone(
-    store: RunningStore,
-) -> None:
-    with locked_by_another_process(store.path):
-        store.wait_for_failure("busy")
-        with pytest.raises(ServiceError) as refused:
-            store.put(row("refused"))
-        assert (refused.value.status, refused.value.reason) == (503, "database_not_accessible")
-        assert store.state.store_errors["busy"].value >= 1
-    store.wait_until_accessible()
-
-    assert store.put(row("later")).predictions == 1
-    assert store.ids() == {"later"}
-
-
-def test_a_batch_caught_by_a_failure_is_refused_and_counted_as_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "predictions.db"
-    with RunningStore(path, tmp_path / "pod", check_seconds=60) as store:
-        store.wait_until_accessible()
-        with locked_by_another_process(path), pytest.raises(StoreError, match="locked") as failure:
-            store.put(row("refused"))
-        assert failure.value.reason == "busy"
-        assert store.state.errors.value == 1
-        assert store.state.outcomes.errors == 1
-        assert stored_ids(path) == set()
 
 
 @pytest.mark.parametrize("suffixes", [("",), ("", "-wal", "-shm")], ids=["database", "all-files"])

@@ -3,7 +3,7 @@
 import threading
 from pathlib import Path
 
-from bentos.logging.store.writer import WriteLock
+from bentos.logging.store.sqlite import WriteLock
 from tests.support.processes import child
 from tests.support.servers import wait_until
 

@@ -213,13 +213,19 @@ class StatusPage:
         last = state.last_prediction_at.value
         stored, defects = words.count(state.predictions.value), words.count(state.defects.value)
         bytes_used = state.database_bytes.value + state.wal_bytes.value
-        free = words.size(state.disk_free_bytes.value)
+        # A database on a server has no disk that could be looked at from here.
+        free = words.size(state.disk_free_bytes.value) if state.disk_size_bytes.value else ""
         facts = [
             ("Stored", f"{stored} since its start, {defects} with a defect"),
             ("Last stored", words.since(last, now=now) if last else "none yet"),
         ]
         if bytes_used:
-            facts.append(("Database", f"{words.size(bytes_used)}, {free} free on its disk"))
+            facts.append(
+                (
+                    "Database",
+                    words.size(bytes_used) + (f", {free} free on its disk" if free else ""),
+                )
+            )
         facts.append(("Running since", words.since(state.pod.started_at, now=now)))
         return view_of(LOGGING, "Logging", read_answer(self._probes.ready().body), *facts)
 

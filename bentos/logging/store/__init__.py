@@ -1,67 +1,84 @@
 """The store of predictions: everything that knows SQL, behind one class.
 
-The service calls `Store` and nothing below it, so that a store in another database can take its
-place. Of the modules here `writer` puts batches into transactions, `database` is one connection
-that writes, `reader` and `queries` answer questions, `schema` is the tables, and `files` watches
-that the database is not deleted, replaced or damaged.
+The service calls `Store` and nothing below it. What differs between the databases lies behind the
+two protocols of `backend`: `sqlite`, the default, and `postgres`, which alone imports psycopg and
+is imported only where `DATABASE_URL` is set. Of the other modules `writer` puts waiting batches
+into transactions, `reader` answers questions, `batches` has the rules of duplicates, conflicts and
+totals, and `schema` the columns; `database` is an open SQLite database, `queries` what is read of
+it, and `files` watches that its file is not deleted, replaced or damaged.
 """
 
-import contextlib
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from bentos.edge.http import ServiceError
+from bentos.logging.settings import LoggingSettings
 from bentos.logging.state import LoggingState
-from bentos.logging.store.database import KEEP_ALL, Retention, Stored
+from bentos.logging.store.backend import Backend
+from bentos.logging.store.batches import KEEP_ALL, Retention, Stored
 from bentos.logging.store.errors import StoreError
-from bentos.logging.store.queries import PageQuery, StatsQuery, read_page, read_stats
-from bentos.logging.store.reader import Reader
+from bentos.logging.store.queries import PageQuery, StatsQuery
 from bentos.logging.store.schema import StoredPrediction
-from bentos.logging.store.writer import CHECK_SECONDS, WriteLock, Writer
+from bentos.logging.store.sqlite import SqliteBackend
+from bentos.logging.store.writer import CHECK_SECONDS, Writer
 
 __all__ = [
+    "Backend",
     "PageQuery",
     "Retention",
+    "SqliteBackend",
     "StatsQuery",
     "Store",
     "StoreError",
     "Stored",
     "StoredPrediction",
+    "make_backend",
 ]
 
 
-class Store:
-    """The predictions of one worker's requests, in the SQLite database at `path`.
+def make_backend(settings: LoggingSettings, lock_directory: Path | None = None) -> Backend:
+    """Return the database that the settings name.
 
-    `lock_directory` is where the workers of a pod lock one another out; None for a single worker.
+    `lock_directory` is where the workers of a pod lock one another out, None for a single worker;
+    PostgreSQL needs none.
     """
+    if settings.database_url is not None:
+        from bentos.logging.store.postgres import PostgresBackend
+
+        return PostgresBackend(
+            settings.database_url.get_secret_value(),
+            busy_timeout_seconds=settings.busy_timeout_seconds,
+            query_timeout_seconds=settings.query_timeout_seconds,
+        )
+    return SqliteBackend(
+        settings.database_path,
+        busy_timeout_seconds=settings.busy_timeout_seconds,
+        query_timeout_seconds=settings.query_timeout_seconds,
+        lock_directory=lock_directory,
+    )
+
+
+class Store:
+    """The predictions of one worker's requests, in the database of a backend."""
 
     def __init__(
         self,
-        path: Path,
+        backend: Backend,
         state: LoggingState,
         *,
-        busy_timeout_seconds: float,
-        query_timeout_seconds: float,
         queue_rows: int,
         retention: Retention = KEEP_ALL,
-        lock_directory: Path | None = None,
         check_seconds: float = CHECK_SECONDS,
     ) -> None:
         self._state = state
-        self._reader = Reader(
-            path, timeout_seconds=query_timeout_seconds, on_failure=self._read_failed
-        )
+        self._reader = backend.reader(self._read_failed)
         self._writer = Writer(
-            path,
+            backend,
             state,
             self._reader,
-            busy_timeout_seconds=busy_timeout_seconds,
             queue_rows=queue_rows,
             retention=retention,
             check_seconds=check_seconds,
-            write_lock=WriteLock(lock_directory).held if lock_directory else contextlib.nullcontext,
         )
 
     def start(self) -> None:
@@ -87,11 +104,11 @@ class Store:
 
     async def page(self, query: PageQuery) -> bytes:
         """Return a page of `/predictions`; raises ServiceError as `Reader.read` does, and 404."""
-        return await self._reader.read(partial(read_page, query=query))
+        return await self._reader.page(query)
 
     async def stats(self, query: StatsQuery) -> bytes:
         """Return `/stats`; raises ServiceError as `Reader.read` does."""
-        return await self._reader.read(partial(read_stats, query=query))
+        return await self._reader.stats(query)
 
     def _read_failed(self, failure: StoreError) -> None:
         # A read that fails says nothing of whether predictions can be stored: readiness does not

@@ -3,28 +3,35 @@
 import contextlib
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 
 import orjson
 import sqlite_utils
 from msgspec.structs import astuple
 
+from bentos.logging.store.batches import (
+    Changes,
+    Groups,
+    Key,
+    Outcome,
+    Retention,
+    Totals,
+    TotalsByKey,
+    sort_batches,
+    totals_by_table,
+)
 from bentos.logging.store.errors import StoreError, classify
 from bentos.logging.store.files import DatabaseFiles
 from bentos.logging.store.schema import (
     INSERT,
     SELECTED,
-    TOTALS,
     VERSION,
     StoredPrediction,
     configure,
     from_row,
     migrate,
-    same_content,
 )
 
 # SELECT over json_each: one statement for any number of ids, one look-up in the index each.
@@ -46,71 +53,6 @@ _PRUNE_ROWS = 8
 # Free pages, 4 KiB each, that are kept for new rows, and that one step gives back beyond them.
 _KEPT_PAGES = 1_024
 _GIVEN_BACK_PAGES = 512
-
-_Device: TypeAlias = str
-_Id: TypeAlias = str
-_Key: TypeAlias = tuple[_Device, _Id]
-
-
-@dataclass(frozen=True)
-class Stored:
-    """Of a batch: rows that were stored, rows that were there already, defects among the new."""
-
-    predictions: int
-    duplicates: int
-    defects: int
-
-
-@dataclass(frozen=True)
-class Conflict:
-    """A batch of which nothing was stored: the id of its row `index` is another prediction's."""
-
-    index: int
-
-
-Outcome: TypeAlias = Stored | Conflict
-
-
-@dataclass(frozen=True)
-class Retention:
-    """What is kept: predictions that arrived within `days`, in at most `max_bytes`; None: all.
-
-    `max_bytes` counts the database's pages in use, without its write-ahead log.
-    """
-
-    days: float | None = None
-    max_bytes: int | None = None
-
-
-KEEP_ALL = Retention()
-
-
-@dataclass
-class _Totals:
-    predictions: int = 0
-    defects: int = 0
-    inference_time_ms: float = 0.0
-    first_timestamp: float = float("inf")
-    last_timestamp: float = float("-inf")
-
-    def add(self, other: "_Totals") -> None:
-        self.predictions += other.predictions
-        self.defects += other.defects
-        self.inference_time_ms += other.inference_time_ms
-        self.first_timestamp = min(self.first_timestamp, other.first_timestamp)
-        self.last_timestamp = max(self.last_timestamp, other.last_timestamp)
-
-
-_Groups: TypeAlias = dict[tuple[str, str, str], _Totals]
-
-
-@dataclass
-class _Changes:
-    """The new rows of a transaction, by their ids, and what they add to the totals."""
-
-    rows: list[StoredPrediction] = field(default_factory=list)
-    by_key: dict[_Key, StoredPrediction] = field(default_factory=dict)
-    groups: _Groups = field(default_factory=dict)
 
 
 class PredictionDatabase:
@@ -197,7 +139,7 @@ class PredictionDatabase:
         expired = now - retention.days * 86_400 if retention.days is not None else float("-inf")
         if not self._prunable(retention, expired):
             return 0
-        groups: _Groups = {}
+        groups: Groups = {}
         deleted = 0
         with self._failures():
             with self._transaction():
@@ -209,8 +151,8 @@ class PredictionDatabase:
                         break
                     deleted += len(rows)
                     for device, model, version, defect, milliseconds in rows:
-                        removed = _Totals(-1, -defect, -milliseconds)
-                        groups.setdefault((device, model, version), _Totals()).add(removed)
+                        removed = Totals(-1, -defect, -milliseconds)
+                        groups.setdefault((device, model, version), Totals()).add(removed)
                 self._add_to_totals(groups)
             self._files.verify()
         return deleted
@@ -281,40 +223,12 @@ class PredictionDatabase:
                     self._connection.execute("ROLLBACK")
             raise
 
-    def _sort(
-        self, batches: Sequence[Sequence[StoredPrediction]]
-    ) -> tuple[list[Outcome], _Changes]:
+    def _sort(self, batches: Sequence[Sequence[StoredPrediction]]) -> tuple[list[Outcome], Changes]:
         """Return what becomes of each batch, and the rows to insert."""
         stored = self._find([row for rows in batches for row in rows])
-        changes = _Changes()
-        outcomes: list[Outcome] = []
-        for rows in batches:
-            new: list[StoredPrediction] = []
-            by_key: dict[_Key, StoredPrediction] = {}
-            conflict = None
-            for index, row in enumerate(rows):
-                key = (row.edge_device_id or "", row.prediction_id or "")
-                known = by_key.get(key) or changes.by_key.get(key)
-                if known is None and key in stored:
-                    known = self._read(stored[key])
-                if known is None:
-                    new.append(row)
-                    if row.prediction_id is not None:
-                        by_key[key] = row
-                elif not same_content(known, row):
-                    conflict = Conflict(index)
-                    break
-            if conflict is not None:
-                outcomes.append(conflict)
-                continue
-            changes.rows += new
-            changes.by_key |= by_key
-            _group(new, changes.groups)
-            defects = sum(row.defect_detected for row in new)
-            outcomes.append(Stored(len(new), len(rows) - len(new), defects))
-        return outcomes, changes
+        return sort_batches(batches, lambda key: self._read(stored[key]) if key in stored else None)
 
-    def _find(self, rows: Sequence[StoredPrediction]) -> dict[_Key, int]:
+    def _find(self, rows: Sequence[StoredPrediction]) -> dict[Key, int]:
         """Return the row ids of predictions whose ids are stored."""
         asked = [
             (row.edge_device_id, row.prediction_id) for row in rows if row.prediction_id is not None
@@ -329,19 +243,11 @@ class PredictionDatabase:
         ).fetchone()
         return StoredPrediction(*from_row(row))
 
-    def _add_to_totals(self, groups: _Groups) -> None:
-        for table, keys in TOTALS.items():
-            changes: dict[tuple[object, ...], _Totals] = {}
-            for (device, model, version), totals in groups.items():
-                values = {"id": 1, "edge_device_id": device}
-                values |= {"model_name": model, "model_version": version}
-                key = tuple(values[name] for name in keys)
-                changes.setdefault(key, _Totals()).add(totals)
+    def _add_to_totals(self, groups: Groups) -> None:
+        for table, keys, changes in totals_by_table(groups):
             self._update_totals(table, keys, changes)
 
-    def _update_totals(
-        self, table: str, keys: tuple[str, ...], changes: Mapping[tuple[object, ...], _Totals]
-    ) -> None:
+    def _update_totals(self, table: str, keys: tuple[str, ...], changes: TotalsByKey) -> None:
         self._connection.executemany(
             f"INSERT INTO {table} AS old ({', '.join(keys)}, predictions, defects,"  # noqa: S608
             " inference_time_ms, first_timestamp, last_timestamp)"
@@ -391,17 +297,3 @@ class PredictionDatabase:
 
     def _pragma(self, name: str) -> int:
         return int(self._connection.execute(f"PRAGMA {name}").fetchone()[0])
-
-
-def _group(rows: Sequence[StoredPrediction], groups: _Groups) -> None:
-    """Add rows to the totals of their device and model."""
-    for row in rows:
-        key = (row.edge_device_id or "", row.model_name, row.model_version)
-        totals = groups.get(key)
-        if totals is None:
-            totals = groups[key] = _Totals()
-        totals.predictions += 1
-        totals.defects += row.defect_detected
-        totals.inference_time_ms += row.inference_time_ms
-        totals.first_timestamp = min(totals.first_timestamp, row.timestamp)
-        totals.last_timestamp = max(totals.last_timestamp, row.timestamp)

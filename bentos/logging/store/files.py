@@ -42,13 +42,13 @@ class _Inodes:
 
 
 @dataclass(frozen=True)
-class FileSizes:
-    """Bytes of the database and its log, and of the disk that they are on."""
+class Sizes:
+    """Bytes of the database and its log, and of the disk that they are on; 0 where unknown."""
 
-    database: int
-    log: int
-    disk_free: int
-    disk_size: int
+    database: int = 0
+    log: int = 0
+    disk_free: int = 0
+    disk_size: int = 0
 
 
 class DatabaseFiles:
@@ -181,13 +181,13 @@ class DatabaseFiles:
         if disk.f_bavail * disk.f_frsize < _FREE_BYTES:
             raise StoreError("full", f"{self.path.parent}: less than {_FREE_BYTES} bytes free")
 
-    def sizes(self) -> FileSizes:
+    def sizes(self) -> Sizes:
         """Return the sizes of the files, 0 for one that is not there, and of the disk.
 
         Raises OSError where the directory is not there.
         """
         disk = os.statvfs(self.path.parent)
-        return FileSizes(
+        return Sizes(
             database=_size(self.path),
             log=_size(self.log_path),
             disk_free=disk.f_bavail * disk.f_frsize,

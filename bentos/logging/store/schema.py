@@ -93,7 +93,7 @@ INSERT = (
     f" VALUES ({', '.join('CAST(? AS TEXT)' if one.is_json else '?' for one in COLUMNS)})"
 )
 # What a device sends again when it sends a prediction again; request and trace are other ones.
-_CONTENT = tuple(
+CONTENT = tuple(
     field for field in Prediction.__struct_fields__ if field not in ("request_id", "traceparent")
 )
 _HELD = {field.name: held_type(field.type) for field in _fields(Prediction)}
@@ -113,7 +113,7 @@ def same_content(one: Prediction, other: Prediction) -> bool:
         _same_json(getattr(one, name), getattr(other, name), _HELD[name])
         if _HELD[name]
         else getattr(one, name) == getattr(other, name)
-        for name in _CONTENT
+        for name in CONTENT
     )
 
 

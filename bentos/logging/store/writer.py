@@ -9,30 +9,20 @@ the database works.
 
 import asyncio
 import contextlib
-import fcntl
 import logging
-import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from bentos.edge.http import RETRY_LATER, ServiceError
 from bentos.logging.state import LoggingState
-from bentos.logging.store.database import (
-    KEEP_ALL,
-    Conflict,
-    Outcome,
-    PredictionDatabase,
-    Retention,
-    Stored,
-)
+from bentos.logging.store.backend import Backend, Database
+from bentos.logging.store.batches import KEEP_ALL, Conflict, Outcome, Retention, Stored
 from bentos.logging.store.errors import StoreError
-from bentos.logging.store.files import DatabaseFiles
 from bentos.logging.store.reader import Reader
 from bentos.logging.store.schema import StoredPrediction
 from bentos.process.backoff import Backoff
@@ -47,34 +37,6 @@ _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 2.0
 
 _logger = get_logger("store")
-
-
-class WriteLock:
-    """Lets the workers of a pod, which share `directory`, write one after another, as they ask.
-
-    SQLite lets a writer that finds the database locked sleep and try again, longer each time, so
-    that a neighbour that goes on writing may keep it out for seconds. Here a waiting worker holds
-    the place behind the writer, and the writer cannot come again before it. The kernel frees the
-    locks of a process that dies.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        self._next = os.open(directory / "writer.next", flags, 0o600)
-        self._writing = os.open(directory / "writer.now", flags, 0o600)
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Wait for the lock, and hold it for the block."""
-        fcntl.flock(self._next, fcntl.LOCK_EX)
-        try:
-            fcntl.flock(self._writing, fcntl.LOCK_EX)
-        finally:
-            fcntl.flock(self._next, fcntl.LOCK_UN)
-        try:
-            yield
-        finally:
-            fcntl.flock(self._writing, fcntl.LOCK_UN)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,26 +92,21 @@ class Writer:
 
     def __init__(
         self,
-        path: Path,
+        backend: Backend,
         state: LoggingState,
-        reader: Reader,
+        reader: Reader[Any],
         *,
-        busy_timeout_seconds: float,
         queue_rows: int,
         retention: Retention,
         check_seconds: float = CHECK_SECONDS,
-        write_lock: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
-        self._path = path
+        self._backend = backend
         self._state = state
         self._reader = reader
-        self._busy_timeout_seconds = busy_timeout_seconds
         self._queue_rows = queue_rows
         self._retention = retention
         self._check_seconds = check_seconds
-        self._write_lock = write_lock
-        self._files = DatabaseFiles(path)
-        self._database: PredictionDatabase | None = None
+        self._database: Database | None = None
         self._failure: StoreError | None = None
         self._queue = _Queue()
         self._open_requests: set[_Request] = set()
@@ -253,7 +210,7 @@ class Writer:
         self._reader.shut()
         if self._database is not None:
             self._database.close()
-        self._files.close()
+        self._backend.close()
 
     @property
     def _prunes(self) -> bool:
@@ -272,27 +229,23 @@ class Writer:
             elif self._prunes and self._database is not None and now >= self._next_prune:
                 self._prune(self._database)
 
-    def _check(self, database: PredictionDatabase) -> None:
+    def _check(self, database: Database) -> None:
         with self._transaction():
             database.check(proof_seconds=PROOF_SECONDS if self._failure is None else 0.0)
 
     def _open(self) -> None:
         try:
-            database = PredictionDatabase(
-                self._files,
-                busy_timeout_seconds=self._busy_timeout_seconds,
-                write_lock=self._write_lock,
-            )
+            database = self._backend.open()
         except StoreError as failure:
             self._fail(failure)
             return
         self._database = database
         self._reader.open()
-        event(_logger, logging.INFO, "the database is open", {"path": str(self._path)})
+        event(_logger, logging.INFO, "the database is open", {"database": self._backend.name})
         # It only was opened: the pauses stay as long until something was written.
         self._note_success()
 
-    def _prune(self, database: PredictionDatabase) -> None:
+    def _prune(self, database: Database) -> None:
         """Do one short step of the retention, after which waiting batches get their turn."""
         if self._retention_steps is None:
             self._retention_steps = self._retain(database)
@@ -302,7 +255,7 @@ class Writer:
             self._retention_steps = None
             self._next_prune = time.monotonic() + self._check_seconds
 
-    def _retain(self, database: PredictionDatabase) -> Iterator[bool]:
+    def _retain(self, database: Database) -> Iterator[bool]:
         """Delete what need not be kept and give its space back, yielding True after each step.
 
         Each step is followed by a checkpoint of what it wrote: otherwise the commit of a waiting
@@ -342,7 +295,7 @@ class Writer:
         else:
             self._commit(self._database, requests)
 
-    def _commit(self, database: PredictionDatabase, requests: Sequence[_Request]) -> None:
+    def _commit(self, database: Database, requests: Sequence[_Request]) -> None:
         wanted: list[_Request] = []
         for one in requests:
             # A cancelled request's sender has no answer and sends the batch again.
@@ -395,7 +348,9 @@ class Writer:
 
     def _note_success(self) -> None:
         if self._failure is not None and self._database is not None:
-            event(_logger, logging.INFO, "the database works again", {"path": str(self._path)})
+            event(
+                _logger, logging.INFO, "the database works again", {"database": self._backend.name}
+            )
         self._failure = None
         self._state.database_works()
         self._note_sizes()
@@ -403,7 +358,7 @@ class Writer:
 
     def _note_sizes(self) -> None:
         with contextlib.suppress(OSError):
-            sizes = self._files.sizes()
+            sizes = self._backend.sizes()
             self._state.database_bytes.set(sizes.database)
             self._state.wal_bytes.set(sizes.log)
             self._state.disk_free_bytes.set(sizes.disk_free)

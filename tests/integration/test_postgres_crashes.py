@@ -1,0 +1,222 @@
+"""What is acknowledged is stored, once, whatever happens to PostgreSQL and the way to it."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from bentos.edge.http import ServiceError
+from bentos.logging.store import StatsQuery, StoredPrediction, StoreError
+from tests.chaos.proxy import Proxy
+from tests.support.logging_store import WAIT_SECONDS, RunningStore, row
+from tests.support.postgres import PostgresServer, postgres_server, query
+from tests.support.servers import wait_until
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    with postgres_server() as running:
+        yield running
+
+
+class Senders:
+    """Threads that send batches, each until it is acknowledged, and say what was."""
+
+    def __init__(self, stores: list[RunningStore], threads: int = 4) -> None:
+        self._stores = stores
+        self._ended = threading.Event()
+        self.acknowledged: list[str] = []
+        self.refused = 0
+        self.unexpected: list[BaseException] = []
+        self._threads = [threading.Thread(target=self._send, args=(n,)) for n in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    def wait_for(self, more: int) -> None:
+        """Return when so many predictions more are acknowledged."""
+        enough = len(self.acknowledged) + more
+        wait_until(
+            lambda: len(self.acknowledged) >= enough,
+            f"{more} more are acknowledged",
+            seconds=60,
+            describe=lambda: f"{self.refused} refused, {self.unexpected}",
+        )
+
+    def wait_for_refusal(self) -> None:
+        """Return when a batch more was refused."""
+        before = self.refused
+        wait_until(lambda: self.refused > before, "a batch is refused", seconds=60)
+
+    def stop(self) -> None:
+        """Have every batch that was begun acknowledged, and end."""
+        self._ended.set()
+        for thread in self._threads:
+            thread.join(60)
+        assert not any(thread.is_alive() for thread in self._threads)
+        assert self.unexpected == []
+
+    def _send(self, number: int) -> None:
+        store = self._stores[number % len(self._stores)]
+        try:
+            while not self._ended.is_set():
+                self._deliver(store, [row(defect_detected=n % 2 == 0) for n in range(5)])
+        except BaseException as error:
+            self.unexpected.append(error)
+
+    def _deliver(self, store: RunningStore, rows: list[StoredPrediction]) -> None:
+        while True:
+            try:
+                stored = store.begin(rows).result(WAIT_SECONDS * 2)
+            except (ServiceError, StoreError):
+                self.refused += 1
+                self._ended.wait(0.02)
+            else:
+                assert stored.predictions + stored.duplicates == len(rows)
+                self.acknowledged += [str(one.prediction_id) for one in rows]
+                return
+
+
+@contextmanager
+def sending(stores: list[RunningStore]) -> Iterator[Senders]:
+    """Send batches to stores for the block."""
+    senders = Senders(stores)
+    try:
+        yield senders
+    finally:
+        senders.stop()
+
+
+def check(url: str, senders: Senders, stores: list[RunningStore]) -> None:
+    """Check that what was acknowledged is stored, nothing twice, and all of it counted once."""
+    stored = [found for (found,) in query(url, "SELECT prediction_id FROM predictions")]
+    stats = stores[0].stats(StatsQuery())
+    twice = [one for one, times in Counter(stored).items() if times > 1]
+
+    assert twice == []
+    assert set(senders.acknowledged) == set(stored)
+    assert len(senders.acknowledged) == len(stored)
+    assert query(url, "SELECT count(*) FROM prediction_ids") == [(len(stored),)]
+    assert stats["total_predictions"] == len(stored)
+    assert stats["defects_detected"] == len(stored) * 3 // 5
+    counted = sum(int(one.state.predictions.value) for one in stores)
+    duplicates = sum(int(one.state.duplicates.value) for one in stores)
+    # A commit whose answer was lost is counted by nobody; sent again, it is a duplicate.
+    assert counted <= len(stored) <= counted + duplicates
+
+
+def test_a_server_that_is_killed_while_batches_flow_loses_nothing_and_stores_nothing_twice(
+    server: PostgresServer, tmp_path: Path
+) -> None:
+    url = server.url(server.make_database())
+    with (
+        RunningStore(url, tmp_path / "one") as one,
+        RunningStore(url, tmp_path / "other") as other,
+    ):
+        stores = [one, other]
+        for store in stores:
+            store.wait_until_accessible()
+        with sending(stores) as senders:
+            for _ in range(4):
+                senders.wait_for(50)
+                server.kill()
+                senders.wait_for_refusal()
+                assert not one.state.db_accessible.value or not other.state.db_accessible.value
+                server.start()
+                # They come back by themselves.
+                senders.wait_for(50)
+        for store in stores:
+            store.wait_until_accessible()
+        check(url, senders, stores)
+        assert one.state.store_errors["unreachable"].value > 0
+
+
+@pytest.mark.parametrize("mode", ["swallow", "break", "cut"])
+def test_a_connection_that_is_cut_in_the_middle_of_a_commit_counts_nothing_twice(
+    mode: str, server: PostgresServer, tmp_path: Path
+) -> None:
+    """The server may have committed when the answer is lost: the batch comes again, stored once."""
+    name = server.make_database()
+    proxy = Proxy(server.port)
+    try:
+        with RunningStore(server.url(name, port=proxy.port), tmp_path / "pod") as store:
+            store.wait_until_accessible()
+            with sending([store]) as senders:
+                for _ in range(8):
+                    senders.wait_for(20)
+                    proxy.become(mode)  # type: ignore[arg-type]
+                    senders.wait_for_refusal()
+                    proxy.become("pass")
+                senders.wait_for(20)
+            store.wait_until_accessible()
+            check(server.url(name), senders, [store])
+    finally:
+        proxy.close()
+
+
+@contextmanager
+def commits_that_wait(url: str) -> Iterator[None]:
+    """Have commits wait for a standby that is not there, for the block."""
+
+    def wait_for(name: str) -> None:
+        query(url, f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
+        query(url, "SELECT pg_reload_conf()")
+        wait_until(
+            lambda: query(url, "SHOW synchronous_standby_names") == [(name,)],
+            "the setting holds",
+            seconds=15,
+        )
+
+    wait_for("lagging")
+    try:
+        yield
+    finally:
+        wait_for("")
+
+
+def wait_for_a_waiting_commit(url: str) -> None:
+    """Return when a commit is on the server's disk and waits for the standby."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    wait_until(lambda: query(url, waiting) == [(1,)], "the commit waits", seconds=15)
+
+
+def test_a_batch_is_not_acknowledged_before_a_standby_that_lags_has_it(
+    server: PostgresServer, tmp_path: Path
+) -> None:
+    url = server.url(server.make_database())
+    with RunningStore(url, tmp_path / "pod", check_seconds=60) as store:
+        store.wait_until_accessible()
+        with commits_that_wait(url):
+            waiting = store.begin([row("a")])
+            wait_for_a_waiting_commit(url)
+            assert not waiting.done()
+        assert waiting.result(WAIT_SECONDS).predictions == 1
+
+
+def test_a_commit_whose_answer_is_lost_is_a_duplicate_when_it_is_sent_again(
+    server: PostgresServer, tmp_path: Path
+) -> None:
+    url = server.url(server.make_database())
+    with RunningStore(url, tmp_path / "pod", check_seconds=60) as store:
+        store.wait_until_accessible()
+        sent = [row(), row()]
+        with commits_that_wait(url):
+            waiting = store.begin(sent)
+            wait_for_a_waiting_commit(url)
+            query(
+                url,
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE wait_event = 'SyncRep'",
+            )
+        with pytest.raises(StoreError) as lost:
+            waiting.result(WAIT_SECONDS)
+        store.wait_until_accessible()
+        again = store.put(*sent)
+
+        assert lost.value.reason == "unreachable"
+        assert (again.predictions, again.duplicates) == (0, 2)
+        assert store.stats(StatsQuery())["total_predictions"] == len(store.ids()) == 2
+        # It is not known to this replica that it stored them: it counts what it stored for sure.
+        assert (store.state.predictions.value, store.state.duplicates.value) == (0, 2)
