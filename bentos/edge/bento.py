@@ -7,6 +7,7 @@ fails with a clear message when an upgrade changes it.
 import os
 import signal
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -17,7 +18,7 @@ from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from starlette.middleware.cors import CORSMiddleware
 
 from bentos.edge.door import Door, FrontDoor
-from bentos.edge.http import AsgiApp, Receive, Scope, Send
+from bentos.edge.http import AsgiApp, Receive, Scope, Send, ServiceError
 from bentos.edge.openapi import ApiPage
 from bentos.edge.traces import SampledTraces, sample_rate
 from bentos.health.probes import HEALTH_PATH, READY_PATH
@@ -36,6 +37,8 @@ from bentos.process.supervisor import (
 # that show an API page.
 _BENTOML_PATHS = frozenset({"/schema.json", "/livez", "/readyz", "/healthz"})
 _BENTOML_FOLDERS = ("/static_content/", "/assets/")
+_REASONS = {HTTPStatus.NOT_FOUND: "not_found", HTTPStatus.METHOD_NOT_ALLOWED: "method_not_allowed"}
+_MAX_SHOWN = 60
 # The environment variable with the process id of `bentoml serve`, for its workers.
 _SUPERVISOR = "POD_SUPERVISOR"
 _PICKLE = b"application/vnd.bentoml+pickle"
@@ -144,7 +147,7 @@ class FrontedService(Service[Any]):  # type: ignore[misc]  # BentoML ships no ty
         """Return the ASGI app that a worker serves."""
         app = super().to_asgi(is_main)
         find_door: Callable[[], Door | None] = self.inner.door
-        fronted: Any = FrontDoor(app, find_door, passes=_passes)
+        fronted: Any = FrontDoor(_OneShape(app), find_door, passes=_passes)
         if not is_main:
             fronted = _PickledCalls(app, fronted)
         for middleware in reversed(app.user_middleware):
@@ -153,6 +156,35 @@ class FrontedService(Service[Any]):  # type: ignore[misc]  # BentoML ships no ty
             if middleware.cls is OpenTelemetryMiddleware and sample_rate(middleware.kwargs) > 0:
                 fronted = SampledTraces(fronted, middleware.kwargs)
         return fronted
+
+
+class _OneShape:
+    """Gives errors on BentoML's own paths, as a missing static file, the one shape of errors."""
+
+    def __init__(self, app: AsgiApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand a request on, and an answer back unless it is an error."""
+        refused = False
+
+        async def reshaped(message: dict[str, Any]) -> None:
+            nonlocal refused
+            if message["type"] != "http.response.start" or message["status"] < 400:
+                if not refused:
+                    await send(message)
+                return
+            refused = True
+            status = HTTPStatus(message["status"])
+            reason = _REASONS.get(status, "refused")
+            body = ServiceError(status, reason, f"{scope['path'][:_MAX_SHOWN]}: {status.phrase}")
+            answer = body.response()
+            length = str(len(answer.body)).encode()
+            headers = [(b"content-type", answer.content_type), (b"content-length", length)]
+            await send({**message, "headers": headers})
+            await send({"type": "http.response.body", "body": answer.body})
+
+        await self._app(scope, receive, reshaped)
 
 
 class _PickledCalls:

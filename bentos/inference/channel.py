@@ -223,15 +223,21 @@ class Reader(Generic[T]):
         self._size = _LENGTH.size
 
     def room(self) -> memoryview:
-        """Return where the next bytes belong, room for the message that is under way at least."""
+        """Return where the next bytes belong.
+
+        The buffer grows with what came of a message, not with the length that it announces.
+        """
         if self._start == self._end:
             self._start = self._end = 0
         if self._start + self._size > len(self._view) or self._end == len(self._view):
-            left = bytes(self._view[self._start : self._end])
-            if self._size > len(self._view):
-                self._view = memoryview(bytearray(self._size))
-            self._view[: len(left)] = left
-            self._start, self._end = 0, len(left)
+            full = self._end - self._start == len(self._view)
+            if full or self._start:
+                left = bytes(self._view[self._start : self._end])
+                if full:
+                    size = min(self._size, 2 * len(self._view))
+                    self._view = memoryview(bytearray(size))
+                self._view[: len(left)] = left
+                self._start, self._end = 0, len(left)
         return self._view[self._end :]
 
     def received(self, count: int) -> None:

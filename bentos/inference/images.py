@@ -97,6 +97,11 @@ class ImageFile:
     significant_bits: int | None = None
 
     @property
+    def grey(self) -> bool:
+        """Whether the picture has one channel."""
+        return self.mode in ("1", "L", "LA", "I;16")
+
+    @property
     def pixels(self) -> int:
         return self.width * self.height
 

@@ -33,6 +33,8 @@ REGISTRY = "registry"
 _MOST_TEXT = 600
 # The model process says something every second, however busy its model is.
 _SILENT_SECONDS = 5.0
+# A worker beats every second, and later where its machine is busy.
+_LATE_BEAT_SECONDS = 3.0
 
 _CONFIDENCES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 # Series of a metric that has one for each class of the model; all others are `other`.
@@ -329,12 +331,18 @@ def _model_stuck(most_seconds: float, state: InferenceState) -> Details | None:
 
 
 def _waited(moment: str, state: InferenceState) -> float:
-    """Return the seconds since a moment when the worker last beat, the longest of all workers.
+    """Return the seconds since a moment, the longest of all workers.
 
-    A worker that is stopped itself hears nothing: that is no fault of its model process.
+    A worker that is stopped itself hears nothing, which is no fault of its model process: there
+    it counts until the worker's last beat.
     """
-    rows = [row for row in state.pod.live_workers() if row.get(moment)]
-    return max((row.get("heartbeat") - row.get(moment) for row in rows), default=0.0)
+    now = time.monotonic()
+    seconds = [0.0]
+    for row in state.pod.live_workers():
+        beat, since = row.get("heartbeat"), row.get(moment)
+        if since:
+            seconds.append((now if now - beat < _LATE_BEAT_SECONDS else beat) - since)
+    return max(seconds)
 
 
 def _mlflow_as_required(

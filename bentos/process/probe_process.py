@@ -249,6 +249,8 @@ def main() -> None:
             pass
         os.kill(os.getpid(), signal.SIGTERM)
 
+    # Uvicorn raises its signal anew when it has ended; an exit in order cleans up behind it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     threading.Thread(target=wait_for_end, name="parent", daemon=True).start()
     event(_logger, logging.INFO, "answering probes", {"host": plan.host, "port": plan.port})
     asyncio.run(_serve(plan, plan.probes(worker=0)))

@@ -52,6 +52,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()), help="random moments")
     parser.add_argument("--times", type=int, help="instead of each fault's own number")
     parser.add_argument("--away", type=float, default=600.0, help="seconds without logging (600)")
+    parser.add_argument("--only", default="", help="faults with one of these texts, a|b, in them")
     parser.add_argument("--page", type=Path, help="where the table goes, e.g. docs/chaos.md")
     options = parser.parse_args()
     # SIGTERM ends the run in order: services are stopped and disks unmounted.
@@ -61,6 +62,7 @@ def main() -> int:
     plan = [
         (fault, min(options.times or fault.times, fault.times))
         for fault in faults(away_seconds=options.away)
+        if any(text in fault.name for text in options.only.split("|"))
     ]
     with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as scratch:
         store = make_store(Path(scratch) / "models")

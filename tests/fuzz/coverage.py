@@ -19,6 +19,7 @@ def main() -> None:
         import bentos.inference.channel
         import bentos.inference.images
         import bentos.inference.model.loading
+        import bentos.inference.model.numbers
         import bentos.inference.request
         import bentos.logging.request  # noqa: F401
 

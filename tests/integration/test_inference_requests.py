@@ -281,6 +281,16 @@ def test_what_is_bentomls_own_is_still_there(server: Server) -> None:
     assert server.get("/static_content/swagger-ui.css").status_code == 200
 
 
+@pytest.mark.case(68)
+def test_what_bentoml_itself_refuses_has_the_one_shape_of_errors(server: Server) -> None:
+    """`GET /static_content/../../etc/passwd` and a POST there: 404 and 405, with a reason."""
+    for path in ("/static_content/nothing.js", "/static_content/%2e%2e/%2e%2e/etc/passwd"):
+        answer = server.get(path)
+        assert (answer.status_code, answer.json()["reason"]) == (404, "not_found")
+    answer = server.post("/static_content/swagger-ui.css", content=b"x")
+    assert (answer.status_code, answer.json()["reason"]) == (405, "method_not_allowed")
+
+
 def test_probes_are_counted_apart_from_requests(server: Server) -> None:
     before = metric(server, "probe_duration_seconds_count", probe="ready", status="200")
     predictions = metric(server, "inference_predictions_total")
