@@ -415,7 +415,7 @@ BAD_JSON: dict[str, tuple[object, int, str]] = {
     "many dimensions": (body_of(shape=[1] * 10_000), 400, "inputs[0].shape"),
     "no dimensions": (body_of(shape=[]), 400, "inputs[0].shape"),
     "no batch": (body_of(shape=[SIZE]), 400, "inputs[0].shape"),
-    "fractions": (body_of(shape=[1.5, SIZE]), 400, "inputs[0].shape"),
+    "fractions": (body_of(shape=[1.5, SIZE]), 400, "inputs[0].shape[0]"),
     "a text as shape": (body_of(shape="[2, 768]"), 400, "inputs[0].shape"),
     "more rows than may wait": (
         body_of(shape=[QUEUE_SIZE + 1, SIZE], data=[0]),
@@ -434,11 +434,6 @@ BAD_JSON: dict[str, tuple[object, int, str]] = {
     "bytes": (body_of(datatype="BYTES"), 400, "inputs[0].datatype"),
     "datatype of a number": (body_of(datatype=32), 400, "inputs[0].datatype"),
     "parameters of a text": (body_of(parameters="x"), 400, "inputs[0].parameters"),
-    "negative bytes": (
-        body_of(parameters={"binary_data_size": -1}),
-        400,
-        "inputs[0].parameters.binary_data_size",
-    ),
     "shared memory": (
         body_of(parameters={"shared_memory_region": "x"}),
         400,
@@ -510,6 +505,7 @@ BAD_BINARY: dict[str, tuple[object, bytes, object, int, str]] = {
     "numbers cut short": (of_size(len(RAW)), RAW[:-4], None, 400, "body"),
     "bytes left over": (of_size(len(RAW)), RAW + b"\0", None, 400, "body"),
     "no size": (BINARY, RAW, None, 400, "inputs[0].parameters.binary_data_size"),
+    "negative size": (of_size(-1), RAW, None, 400, "inputs[0].parameters.binary_data_size"),
     "wrong size": (of_size(8), RAW, None, 400, "inputs[0].parameters.binary_data_size"),
     "huge size": (of_size(HUGE), RAW, None, 400, "inputs[0].parameters.binary_data_size"),
     "size and data": (of_size(len(RAW), data=[1]), RAW, None, 400, "inputs[0].data"),
