@@ -145,24 +145,22 @@ class Page:
         failure = self.call("Page.navigate", url=url).get("errorText")
         if failure:
             raise RuntimeError(f"{url}: {failure}")
-        wait_until(
-            lambda: (
-                self.evaluate("document.readyState") == "complete"
-                and any(
-                    event["method"] == "Page.loadEventFired"
-                    for event in self._browser.events(self._session)[seen:]
-                )
-            ),
-            f"{url} is loaded",
-            seconds=_SECONDS,
-        )
+        wait_until(lambda: self._is_loaded(seen), f"{url} is loaded", seconds=_SECONDS)
 
     def evaluate(self, expression: str) -> Any:
-        """Return the JSON value of a JavaScript expression."""
-        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
-        if "exceptionDetails" in found:
-            raise RuntimeError(str(found["exceptionDetails"]))
-        return found["result"].get("value")
+        """Return the JSON value of a JavaScript expression; raises RuntimeError where it fails."""
+        ends = time.monotonic() + _SECONDS
+        while True:
+            try:
+                found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+            except RuntimeError as error:
+                # The page is just being replaced, as one that refreshes itself is.
+                if "context" not in str(error) or time.monotonic() > ends:
+                    raise
+                continue
+            if "exceptionDetails" in found:
+                raise RuntimeError(str(found["exceptionDetails"]))
+            return found["result"].get("value")
 
     @property
     def text(self) -> str:
@@ -195,6 +193,12 @@ class Page:
             elif event["method"] == "Runtime.exceptionThrown":
                 found.append(str(event["params"]["exceptionDetails"]))
         return found
+
+    def _is_loaded(self, seen: int) -> bool:
+        # What has happened meanwhile comes with the answer to any command.
+        self.call("Page.getNavigationHistory")
+        events = self._browser.events(self._session)[seen:]
+        return any(event["method"] == "Page.loadEventFired" for event in events)
 
     def screenshot(self, path: Path, *, whole: bool = True) -> None:
         """Write a PNG of the page, all of it or what fits on the screen."""

@@ -75,7 +75,7 @@ def open_until(page: Page, url: str, says: str) -> str:
     """Return the page's text once it says so; what it shows is up to two seconds old."""
 
     def opened() -> bool:
-        page.open(url)
+        page.open(f"{url}/?refresh=0")
         return says in page.text
 
     wait_until(opened, f"the page says {says!r}", seconds=60.0, describe=lambda: page.text)
@@ -99,7 +99,7 @@ def test_a_service_without_a_model_and_an_empty_database(
     browser: Browser, server: Server, size: tuple[int, int]
 ) -> None:
     with browser.page(width=size[0], height=size[1]) as page:
-        page.open(server.url)
+        page.open(f"{server.url}/?refresh=0")
         text = page.text
         check_page(page, server)
         links = page.evaluate("[...document.links].map(link => link.href)")
@@ -154,7 +154,7 @@ def test_dark_and_light_follow_the_browser(browser: Browser, server: Server) -> 
     grounds = []
     for dark in (False, True):
         with browser.page(width=400, height=700, dark=dark) as page:
-            page.open(server.url)
+            page.open(f"{server.url}/?refresh=0")
             colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
             grounds.append(sum(int(part) for part in re.findall(r"\d+", colour)[:3]))
     assert grounds[0] > 600
@@ -192,7 +192,7 @@ def test_a_browser_signs_in_with_the_token_as_the_password(
     browser: Browser, guarded: Server
 ) -> None:
     with browser.page(width=1280, height=800) as page:
-        page.open(guarded.url)
+        page.open(f"{guarded.url}/?refresh=0")
         assert "secret-line" not in page.text
         assert "Sign in" in page.text
         assert "not configured" in page.text
@@ -207,22 +207,25 @@ def test_a_browser_signs_in_with_the_token_as_the_password(
     assert guarded.get("/?sign-in", headers=wrong).status_code == 401
 
 
-def check_api_page(browser: Browser, server: Server, *routes: str) -> None:
+def check_api_page(browser: Browser, server: Server, title: str, *routes: str) -> None:
+    """Raise AssertionError where the page lacks something, or asks another host for it."""
+    count = "document.querySelectorAll('{}').length"
     with browser.page(width=1280, height=900) as page:
         page.open(f"{server.url}/docs")
-        wait_until(
-            lambda: all(route in page.text for route in routes), "the routes are listed", seconds=60
-        )
+        wait_until(lambda: page.evaluate(count.format(".opblock")), "it is drawn", seconds=60)
+        operations = page.evaluate(count.format(".opblock"))
         page.evaluate(
             "document.querySelectorAll('.opblock-summary-control').forEach(one => one.click())"
         )
-        wait_until(lambda: page.text.count("Responses") >= len(routes), "they unfold", seconds=60)
+        unfolded = count.format(".responses-wrapper")
+        wait_until(lambda: page.evaluate(unfolded) == operations, "they unfold", seconds=60)
         text = page.text
         assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
         assert page.complaints == []
         hosts = {httpx.URL(url).netloc for url in page.requests}
     assert hosts == {httpx.URL(server.url).netloc}
-    assert "Example Value" in text
+    for expected in (title, "Example Value", *routes):
+        assert expected in text
     assert "validator" not in text.lower()
 
 

@@ -17,10 +17,10 @@ from bentos.inference.settings import InferenceSettings
 from bentos.inference.state import inference_probes
 from bentos.logging.page import Links, StatusPage, words
 from bentos.logging.page.rate import MINUTES, SAMPLE_SECONDS, MinuteCounts
-from bentos.logging.page.reasons import explain, is_known
+from bentos.logging.page.reasons import DATABASE_FAILURES, explain, is_known
 from bentos.logging.page.services import InferenceProbe
 from bentos.logging.settings import LoggingSettings
-from bentos.logging.state import LoggingState, logging_probes
+from bentos.logging.state import STORE_ERROR_REASONS, LoggingState, logging_probes
 from monitoring.prometheus.source.rule import RUNBOOKS_URL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,6 +118,10 @@ def every_reason(folder: Path) -> list[tuple[str, str]]:
 def test_every_reason_that_the_services_declare_is_put_in_words(tmp_path: Path) -> None:
     for kind, reason in every_reason(tmp_path):
         assert is_known(reason), f"{kind}: explain {reason} in bentos/logging/page/reasons.py"
+
+
+def test_every_way_in_which_the_database_fails_is_put_in_words() -> None:
+    assert set(DATABASE_FAILURES) == {*STORE_ERROR_REASONS, "no_answer"}
 
 
 def test_every_explanation_leads_to_a_runbook_that_exists(tmp_path: Path) -> None:

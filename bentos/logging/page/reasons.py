@@ -96,6 +96,7 @@ DATABASE_FAILURES: Final[Mapping[str, str]] = {
     "read_only": "Its disk can only be read.",
     "corrupt": "Its file is damaged.",
     "missing": "Its file was deleted or replaced.",
+    "unreachable": "Its server cannot be reached.",
     "other": "The log says how it fails.",
     "no_answer": "It has not answered in time.",
 }
