@@ -16,6 +16,7 @@ from bentos.inference.state import InferenceState
 from bentos.logging.state import LoggingState
 from tests.fuzz.mutation import mutated
 from tests.fuzz.targets import form, pictures
+from tests.support.models import COLOURS
 from tests.support.predictions import batch, prediction
 from tests.support.servers import Server
 
@@ -85,7 +86,11 @@ def seeds(service: str) -> Sequence[bytes]:
         ]
     tensor, file = bytes(4 * 768), pictures()[0]
     multipart = "multipart/form-data; boundary=fuzz"
+    tensors = [{"name": "input", "shape": [1, 3, 16, 16], "datatype": "FP32", "data": [0.5] * 768}]
+    v2 = json.dumps({"id": "one", "inputs": tensors}).encode()
     return [
+        _request("POST", f"/v2/models/{COLOURS}/infer", v2),
+        *(_request("GET", f"/v2/{path}") for path in ("", "health/ready", f"models/{COLOURS}")),
         _request("POST", "/predict", json.dumps({"data": [0.5] * 768}).encode()),
         _request("POST", "/predict", tensor, "application/octet-stream"),
         *(_request("POST", "/predict_image", one, "image/png") for one in pictures()),
