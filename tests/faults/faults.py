@@ -32,7 +32,8 @@ class Fault:
     `reasons` are those that `/ready` of the service may give first; without any the pod has to
     stay ready. One of `alerts` has to fire, where there are any. `unhealthy` tells whether
     `/health` may be 500, `restarts` what may be started again. `answers` tells whether every
-    prediction has to be answered meanwhile. `short` faults are in the run of `make test`.
+    prediction has to be answered meanwhile; `brief`, that the service mends it within a second,
+    which probes may miss and an alert has to tell. `short` faults are in the run of `make test`.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Fault:
     restarts: frozenset[str] = frozenset()
     answers: bool = False
     clocks: bool = False
+    brief: bool = False
     short: bool = False
 
 
@@ -227,6 +229,15 @@ def _restore(world: FaultWorld, backup: Path) -> None:
     new = world.database.with_name("restored.db")
     shutil.copyfile(backup, new)
     new.rename(world.database)
+
+
+@contextmanager
+def _database_disk_full(world: FaultWorld) -> Iterator[None]:
+    """Fill the disk, and leave no room in the write-ahead log either."""
+    with closing(sqlite3.connect(world.database, timeout=30.0)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with filled(world.database.parent):
+        yield
 
 
 @contextmanager
@@ -494,7 +505,7 @@ FAULTS = (
     Fault(
         "the database's disk full",
         "logging",
-        lambda world: filled(world.database.parent),
+        _database_disk_full,
         _NO_DATABASE,
         ("LoggingDatabaseNotAccessible", "LoggingStoreErrors"),
         answers=True,
@@ -555,6 +566,7 @@ FAULTS = (
         _NO_DATABASE,
         ("LoggingStoreErrors",),
         answers=True,
+        brief=True,
     ),
     Fault(
         "the database deleted",
@@ -563,6 +575,7 @@ FAULTS = (
         _NO_DATABASE,
         ("LoggingStoreErrors",),
         answers=True,
+        brief=True,
     ),
     Fault("clocks a day ahead", "inference", _clock(_DAY), clocks=True, answers=True),
     Fault("clocks a day behind", "inference", _clock(-_DAY), clocks=True, answers=True),

@@ -191,7 +191,7 @@ def _inject(world: FaultWorld, alerts: Alerting | None, fault: Fault) -> Row:
 
 def _wait_until_told(watch: Watch, fault: Fault, began: float, expected: frozenset[str]) -> None:
     def told() -> bool:
-        if not fault.reasons:
+        if not fault.reasons or fault.brief:
             return time.monotonic() - began > _QUIET_SECONDS
         return watch.first(fault.service, "/ready", after=began) is not None
 
@@ -215,7 +215,7 @@ def _record(row: Row, watch: Watch, began: float, ended: float) -> None:
 
 def _judge(row: Row, watch: Watch, began: float, expected: frozenset[str]) -> None:
     fault = row.fault
-    if fault.reasons and row.told is None:
+    if fault.reasons and row.told is None and not fault.brief:
         row.wrong.append("not told")
     elif row.told is not None and row.told > TOLD_SECONDS:
         row.wrong.append(f"told after {row.told:.0f} s")

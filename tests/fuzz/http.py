@@ -87,7 +87,11 @@ def seeds(service: str) -> Sequence[bytes]:
         ]
     tensor, file = bytes(4 * 768), pictures()[0]
     multipart = "multipart/form-data; boundary=fuzz"
+    tensors = [{"name": "input", "shape": [1, 3, 16, 16], "datatype": "FP32", "data": [0.5] * 768}]
+    v2 = json.dumps({"id": "one", "inputs": tensors}).encode()
     return [
+        _request("POST", f"/v2/models/{COLOURS}/infer", v2),
+        *(_request("GET", f"/v2/{path}") for path in ("", "health/ready", f"models/{COLOURS}")),
         _request("POST", "/predict", json.dumps({"data": [0.5] * 768}).encode()),
         _request("POST", "/predict", tensor, "application/octet-stream"),
         _request("POST", "/predict", json.dumps({"data": [[0.5] * 768] * 2}).encode()),
