@@ -1,4 +1,4 @@
-"""Write all that is made from code: rules, dashboards and the Kubernetes component.
+"""Write all that is made from code: rules, dashboards, their page, the Kubernetes component.
 
     python -m monitoring.generate
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from bentos.health.probes import METRICS_PATH
 from monitoring.grafana import inference, kubernetes, logging_service, overview, probes
 from monitoring.grafana.dashboard import Dashboard
+from monitoring.grafana.page import page
 from monitoring.prometheus.source import RULE_FILES
 from monitoring.prometheus.source.rule import SCRAPE_INTERVAL_SECONDS, to_yaml
 from monitoring.timings import PROBE_PORT_NAME, SERVICES
@@ -21,6 +22,7 @@ from monitoring.timings import PROBE_PORT_NAME, SERVICES
 ROOT = Path(__file__).resolve().parents[1]
 RULES = ROOT / "monitoring" / "prometheus" / "rules"
 DASHBOARDS = ROOT / "monitoring" / "grafana" / "dashboards"
+PAGE = ROOT / "docs" / "dashboards.md"
 COMPONENT = ROOT / "k8s" / "components" / "monitoring"
 
 COMMAND = "python -m monitoring.generate"
@@ -52,6 +54,7 @@ def generated() -> dict[Path, str]:
             DASHBOARDS / f"{name}.json": compact_json(build().to_json()) + "\n"
             for name, build in BUILDERS.items()
         },
+        PAGE: page({name: build() for name, build in BUILDERS.items()}),
         DASHBOARDS / "kustomization.yaml": HEADER + to_yaml(_dashboards_kustomization()),
         COMPONENT / "kustomization.yaml": HEADER + _OPERATOR_NOTES + to_yaml(_component()),
         COMPONENT / "prometheusrule.yaml": HEADER + _prometheus_rule(),

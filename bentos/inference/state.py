@@ -173,6 +173,10 @@ class InferenceState(ServiceState):
     outbox_capacity_bytes = Gauge(
         "{prefix}_outbox_capacity_bytes", "Size that the outbox may have (OUTBOX_MAX_BYTES)."
     )
+    outbox_capacity_rows = Gauge(
+        "{prefix}_outbox_capacity_rows",
+        "Predictions that may wait in the outbox (OUTBOX_MAX_ROWS).",
+    )
     # Whether a worker takes no prediction because its outbox holds as much as it may.
     outbox_full = Gauge(across="max")
     # Whether a worker's outbox cannot be written although its disk is not full.

@@ -50,7 +50,6 @@ class Variable:
             "description": self.description,
             "type": "query",
             "datasource": dict(DATASOURCE),
-            "definition": self.query,
             "query": {"qryType": 5, "query": self.query, "refId": f"variable-{self.name}"},
             "regex": "",
             "refresh": 2,
@@ -100,6 +99,7 @@ class Dashboard:
     uid: str
     title: str
     description: str
+    readers: str
     variables: Sequence[Variable | Choice]
     rows: Sequence[Row]
     links: Sequence[Link] = field(default_factory=tuple)
@@ -127,7 +127,7 @@ class Dashboard:
             "templating": {
                 "list": [_datasource(), *(variable.to_json() for variable in self.variables)]
             },
-            "links": [_dashboard_link(link) for link in self.links],
+            "links": [link.to_json() for link in self.links],
             "panels": lay_out(self.rows),
         }
 
@@ -204,7 +204,6 @@ def _datasource() -> Json:
         "refresh": 1,
         "multi": False,
         "includeAll": False,
-        "current": {},
         "hide": 0,
         "options": [],
         "skipUrlSync": False,
@@ -220,19 +219,4 @@ def _grafana_annotations() -> Json:
         "iconColor": "rgba(0, 211, 255, 1)",
         "name": "Annotations & Alerts",
         "type": "dashboard",
-    }
-
-
-def _dashboard_link(link: Link) -> Json:
-    return {
-        "asDropdown": False,
-        "icon": "external link" if link.new_tab else "dashboard",
-        "includeVars": False,
-        "keepTime": not link.new_tab,
-        "tags": [],
-        "targetBlank": link.new_tab,
-        "title": link.title,
-        "tooltip": "",
-        "type": "link",
-        "url": link.url,
     }

@@ -11,7 +11,7 @@ from monitoring.grafana.dashboard import (
     service_variables,
 )
 from monitoring.grafana.model import drift_panels, model_panels
-from monitoring.grafana.panels import FEW_ARE_ODD, bound, gauge, heatmap, stat, timeseries
+from monitoring.grafana.panels import FEW_ARE_ODD, bound, gauge, heatmap, stat, timeseries, tone
 from monitoring.grafana.queries import (
     RANGE,
     aggregate,
@@ -35,15 +35,28 @@ def build() -> Dashboard:
         uid=INFERENCE,
         title=TITLES[INFERENCE],
         description="Whether predictions are answered, how fast, by which model, and how sure.",
+        readers="Who is on call for predictions, and who owns the model.",
         variables=service_variables("inference_start_time_seconds"),
         links=links_from(INFERENCE),
         rows=(
-            Row("Availability", _availability()),
-            Row("Throughput and latency", _traffic()),
-            Row("Errors and refusals", _errors()),
-            Row("Batches and queue", _queue()),
-            Row("Model and registry", model_panels()),
-            Row("Confidence and classes: signs of drift", drift_panels()),
+            Row("Availability", "Is it ready, since when, and if not, why not?", _availability()),
+            Row(
+                "Throughput and latency",
+                "How much is asked, and where does the time go: waiting, the model, one instance?",
+                _traffic(),
+            ),
+            Row("Errors and refusals", "What fails, what is refused, and why?", _errors()),
+            Row("Batches and queue", "Is the load more than the model can take?", _queue()),
+            Row(
+                "Model and registry",
+                "Which version is served where, which should be, and do loads succeed?",
+                model_panels(),
+            ),
+            Row(
+                "Confidence and classes: signs of drift",
+                "Does the model grow unsure, or does the mix of classes shift?",
+                drift_panels(),
+            ),
         ),
     )
 
@@ -126,6 +139,7 @@ def _errors() -> tuple[Panel, ...]:
             "Failures of the service over all judged requests; refusals do not count.",
             Target(expr=shared.error_ratio("inference"), legend="error ratio"),
             unit="percentunit",
+            overrides=(tone("error ratio", "red"),),
             thresholds=Thresholds("green", (Threshold(MAXIMUM_ERROR_RATE, "red"),)),
             links=(runbook("InferenceHighErrorRate"),),
         ),
@@ -135,6 +149,7 @@ def _errors() -> tuple[Panel, ...]:
             Target(expr=rate(ERRORS, by=("reason",)), legend="{{reason}}"),
             unit="reqps",
             stacking="normal",
+            overrides=(tone(".*", "red"),),
             links=(runbook("InferenceHighErrorRate"),),
         ),
         shared.refusals("inference"),

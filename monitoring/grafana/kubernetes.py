@@ -25,6 +25,7 @@ from monitoring.grafana.panels import (
     states,
     table,
     timeseries,
+    tone,
 )
 from monitoring.grafana.queries import RATE, aggregate, increase, ratio, series
 from monitoring.grafana.schema import Panel, Row, Target, Threshold, Thresholds
@@ -45,13 +46,22 @@ def build() -> Dashboard:
         uid=KUBERNETES,
         title=TITLES[KUBERNETES],
         description="The services' pods as kube-state-metrics, the kubelet and cAdvisor see them.",
+        readers="Who runs the cluster.",
         variables=(namespace, workload, *others),
         links=links_from(KUBERNETES),
         rows=(
-            Row("Pods", _pods()),
-            Row("Restarts", _restarts()),
-            Row("CPU and memory", resource_panels()),
-            Row("Autoscaling, disruptions and volumes", scaling_panels()),
+            Row("Pods", "Are the pods there and ready, where, and what do they serve?", _pods()),
+            Row("Restarts", "Which containers restart, and why?", _restarts()),
+            Row(
+                "CPU and memory",
+                "What do pods use of what they asked for and may have?",
+                resource_panels(),
+            ),
+            Row(
+                "Autoscaling, disruptions and volumes",
+                "Is there room to scale, to drain a node, to store?",
+                scaling_panels(),
+            ),
         ),
     )
 
@@ -112,6 +122,12 @@ def _pods() -> tuple[Panel, ...]:
             unit="none",
             stacking="normal",
             decimals=0,
+            overrides=(
+                tone("Running|Succeeded", "green"),
+                tone("Pending", "yellow"),
+                tone("Failed|Unknown", "red"),
+            ),
+            no_value="no cluster",
         ),
         table(
             "Pods and nodes",
@@ -204,6 +220,7 @@ def _restarts() -> tuple[Panel, ...]:
             ),
             columns=(("pod", "Pod"), ("container", "Container"), ("reason", "Reason")),
             width=8,
+            no_value="no container has ended",
             links=(runbook("ServingPodRestarting"),),
         ),
     )

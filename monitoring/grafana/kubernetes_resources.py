@@ -40,7 +40,7 @@ def resource_panels() -> tuple[Panel, ...]:
     )
     return (
         timeseries(
-            "CPU",
+            "CPU cores",
             "Cores used by pod, with the request of one container.",
             Target(
                 expr=aggregate("sum", f"rate({series(CPU, POD, CONTAINER)}[{RATE}])", "pod"),

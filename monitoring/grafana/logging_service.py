@@ -12,11 +12,13 @@ from monitoring.grafana.dashboard import (
 from monitoring.grafana.panels import (
     YES_OR_NO,
     ZERO_IS_GOOD,
+    bars,
     bound,
     gauge,
     heatmap,
     stat,
     timeseries,
+    tone,
 )
 from monitoring.grafana.queries import (
     RANGE,
@@ -39,6 +41,7 @@ ERRORS = "logging_errors_total"
 COMMIT = "logging_commit_duration_seconds"
 DAY_SECONDS = 86_400
 
+OUTBOX_USED = Thresholds("green", (Threshold(0.5, "yellow"), Threshold(0.8, "red")))
 FREE_SPACE = Thresholds("red", (Threshold(0.1, "yellow"), Threshold(0.25, "green")))
 
 
@@ -48,14 +51,23 @@ def build() -> Dashboard:
         uid=LOGGING,
         title=TITLES[LOGGING],
         description="Whether every prediction reaches the database, and how long it will fit.",
+        readers="Who is on call for the database, and who misses a prediction in it.",
         variables=service_variables("probe_duration_seconds_count"),
         links=links_from(LOGGING),
         rows=(
-            Row("Availability", _availability()),
-            Row("Throughput", _throughput()),
-            Row("Time to store", _store()),
-            Row("What waits", _waiting()),
-            Row("Database", _database()),
+            Row("Availability", "Is it ready, since when, and if not, why not?", _availability()),
+            Row("Throughput", "What is stored, what is found, and what fails?", _throughput()),
+            Row(
+                "Time to store",
+                "How long does a commit take, and so every acknowledgement?",
+                _store(),
+            ),
+            Row(
+                "What waits",
+                "What is not in the database yet, and how long will there be room?",
+                _waiting(),
+            ),
+            Row("Database", "How large is it, and how long will the disk last?", _database()),
         ),
     )
 
@@ -75,6 +87,7 @@ def _availability() -> tuple[Panel, ...]:
             "Whether every worker has the database open with its schema up to date.",
             Target(expr=shared.every("logging_db_initialized")),
             unit="bool_yes_no",
+            no_value="no answer",
             width=4,
             mappings=YES_OR_NO,
             links=(runbook("LoggingDatabaseNotInitialized"),),
@@ -131,6 +144,7 @@ def _throughput() -> tuple[Panel, ...]:
                 expr=rate("logging_store_errors_total", by=("reason",)), legend="store: {{reason}}"
             ),
             unit="cps",
+            overrides=(tone("requests", "red"), tone("store: .*", "orange")),
             links=(runbook("LoggingStoreErrors"), runbook("LoggingDatabaseBusy")),
         ),
         shared.refusals("logging"),
@@ -185,6 +199,7 @@ def _waiting() -> tuple[Panel, ...]:
             Target(expr=rate(STORED), legend="stored"),
             Target(expr=rate("inference_log_dropped_total"), legend="dropped"),
             unit="cps",
+            overrides=(tone("dropped", "red"),),
             links=(runbook("InferencePredictionsDropped"),),
         ),
         timeseries(
@@ -208,7 +223,35 @@ def _waiting() -> tuple[Panel, ...]:
             ),
             unit="bytes",
             overrides=(bound("capacity"),),
-            width=12,
+            width=6,
+            links=(runbook("InferenceOutboxNearlyFull"),),
+        ),
+        bars(
+            "Outbox used",
+            "The fullest outbox, of the bytes and of the predictions that it may hold; the alert "
+            "fires above 80%.",
+            Target(
+                expr=aggregate(
+                    "max",
+                    ratio(
+                        series("inference_outbox_bytes"), series("inference_outbox_capacity_bytes")
+                    ),
+                ),
+                legend="bytes",
+            ),
+            Target(
+                expr=aggregate(
+                    "max",
+                    ratio(
+                        series("inference_log_backlog"), series("inference_outbox_capacity_rows")
+                    ),
+                ),
+                legend="predictions",
+            ),
+            unit="percentunit",
+            width=6,
+            maximum=1,
+            thresholds=OUTBOX_USED,
             links=(runbook("InferenceOutboxNearlyFull"),),
         ),
         timeseries(
@@ -216,6 +259,7 @@ def _waiting() -> tuple[Panel, ...]:
             "Predictions that the logging service refused and that went to the dead-letter table.",
             Target(expr=rate("inference_log_refused_total"), legend="refused"),
             unit="cps",
+            overrides=(tone("refused", "red"),),
             links=(runbook("InferenceDeadLetters"),),
         ),
         stat(
@@ -261,6 +305,7 @@ def _database() -> tuple[Panel, ...]:
             "Share of the disk that is free.",
             Target(expr=free_share(), legend="free"),
             unit="percentunit",
+            no_value="no answer",
             thresholds=FREE_SPACE,
             links=(runbook("LoggingDiskAlmostFull"),),
         ),

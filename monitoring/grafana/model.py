@@ -1,7 +1,16 @@
 """Rows of the inference dashboard about the model: its versions, and how sure it is."""
 
 from monitoring.grafana.dashboard import runbook
-from monitoring.grafana.panels import ZERO_IS_GOOD, bars, bound, heatmap, stat, table, timeseries
+from monitoring.grafana.panels import (
+    ZERO_IS_GOOD,
+    bars,
+    bound,
+    heatmap,
+    stat,
+    table,
+    timeseries,
+    tone,
+)
 from monitoring.grafana.queries import (
     RANGE,
     RATE,
@@ -34,6 +43,7 @@ def model_panels() -> tuple[Panel, ...]:
             unit="none",
             steps=True,
             decimals=0,
+            overrides=(bound("wanted .*"),),
             links=(runbook("InferenceModelVersionStale"),),
         ),
         table(
@@ -51,6 +61,7 @@ def model_panels() -> tuple[Panel, ...]:
                 ("version", "Version"),
             ),
             width=8,
+            no_value="no model is served",
         ),
         timeseries(
             "Model loads",
@@ -61,6 +72,7 @@ def model_panels() -> tuple[Panel, ...]:
             ),
             unit="none",
             decimals=0,
+            overrides=(tone("success", "green"), tone("(?!success).*", "red")),
             links=(runbook("InferenceModelNotLoaded"),),
         ),
         stat(
@@ -170,5 +182,6 @@ def drift_panels() -> tuple[Panel, ...]:
             ),
             unit="percentunit",
             maximum=1,
+            no_value="no predictions in the time before",
         ),
     )

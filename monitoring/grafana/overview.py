@@ -14,10 +14,12 @@ from monitoring.grafana.panels import (
     READY_OR_NOT,
     UP_OR_DOWN,
     ZERO_IS_GOOD,
+    advice,
     alerts,
     stat,
     states,
     timeseries,
+    tone,
 )
 from monitoring.grafana.queries import aggregate, quantile, rate, ratio, series
 from monitoring.grafana.schema import Panel, Row, Target, Threshold, Thresholds
@@ -39,14 +41,32 @@ def build() -> Dashboard:
         title=TITLES[OVERVIEW],
         description="Both services at a glance: up, ready, fast, right, and within their "
         "objectives.",
+        readers="Whoever is on call, first; and whoever wants to know whether all is well.",
         variables=service_variables("probe_duration_seconds_count"),
         links=links_from(OVERVIEW),
         rows=(
-            Row("Now", _now()),
-            Row(f"Objectives of /predict over {PERIOD}", objective_panels()),
-            Row("Traffic", _traffic()),
-            Row("From prediction to database", _delivery()),
-            Row("Over time", _history()),
+            Row("Now", "Is it up, ready, fast and right, at this moment?", _now()),
+            Row(
+                "What is wrong, and what to do",
+                "Which alerts are pending or firing, since when is what not ready, and which "
+                "dashboard explains it?",
+                _wrong(),
+            ),
+            Row(
+                f"Objectives of /predict over {PERIOD}",
+                "How much of the error budget is left, and how fast is it spent?",
+                objective_panels(),
+            ),
+            Row(
+                "Traffic",
+                "What is asked, how much of it fails, and how long does it take?",
+                _traffic(),
+            ),
+            Row(
+                "From prediction to database",
+                "Does every prediction reach the database, and what is found?",
+                _delivery(),
+            ),
         ),
     )
 
@@ -70,9 +90,9 @@ def _now() -> tuple[Panel, ...]:
         ),
         stat(
             "Ready",
-            "Whether every chosen instance answers 200 on /ready.",
-            Target(expr=aggregate("min", series("inference_ready")), legend="inference"),
-            Target(expr=aggregate("min", series("logging_ready")), legend="logging"),
+            "Whether every chosen instance answers 200 on /ready; no answer at all is not ready.",
+            Target(expr=aggregate("min", shared.readiness("inference")), legend="inference"),
+            Target(expr=aggregate("min", shared.readiness("logging")), legend="logging"),
             unit="none",
             width=6,
             mappings=READY_OR_NOT,
@@ -99,6 +119,7 @@ def _now() -> tuple[Panel, ...]:
             unit="none",
             width=6,
             shows="name",
+            no_value="no model",
         ),
         stat(
             "Predictions",
@@ -146,8 +167,40 @@ def _now() -> tuple[Panel, ...]:
             "Share of the database's disk that is free.",
             Target(expr=logging_service.free_share()),
             unit="percentunit",
+            no_value="no answer",
             thresholds=logging_service.FREE_SPACE,
             links=(runbook("LoggingDiskFillsSoon"),),
+        ),
+    )
+
+
+def _wrong() -> tuple[Panel, ...]:
+    return (
+        alerts("Alerts", "What is pending or firing, with the runbook of each.", width=10),
+        states(
+            "Ready over time",
+            "What /ready answers, instance by instance; no answer at all is not ready.",
+            *(
+                Target(
+                    expr=aggregate("min", shared.readiness(service), "job", "instance"),
+                    legend="{{job}} {{instance}}",
+                )
+                for service in shared.NAMES
+            ),
+            mappings=READY_OR_NOT,
+            width=8,
+            links=(runbook("InferenceNotReady"), runbook("LoggingNotReady")),
+        ),
+        advice(
+            "Where to look",
+            "The dashboard that explains what is red here.",
+            "An alert has a link to its **runbook**: impact, first commands, causes.",
+            "**Not ready**: the reason is on *Inference* or *Logging*, first row.",
+            "**Model loaded: No**: *Inference*, row *Model and registry*.",
+            "**Not yet delivered** grows: *Logging*, row *What waits*.",
+            "**Error ratio** is red: *Inference*, row *Errors and refusals*.",
+            "**Latency** is red: *Inference*, row *Batches and queue*.",
+            "Ready goes up and down: *Probes*. Pods restart: *Kubernetes*.",
         ),
     )
 
@@ -165,6 +218,11 @@ def _traffic() -> tuple[Panel, ...]:
             ),
             unit="reqps",
             stacking="normal",
+            overrides=(
+                tone("answered", "green"),
+                tone("failed", "red"),
+                tone("refused: .*", "yellow"),
+            ),
         ),
         timeseries(
             "Latency of predictions",
@@ -207,6 +265,11 @@ def _delivery() -> tuple[Panel, ...]:
             Target(expr=rate("inference_log_send_errors_total"), legend="sent again"),
             Target(expr=rate("logging_duplicates_total"), legend="duplicates"),
             unit="cps",
+            overrides=(
+                tone("dropped|lost", "red"),
+                tone("sent again", "yellow"),
+                tone("duplicates", "blue"),
+            ),
             links=(runbook("InferencePredictionsDropped"),),
         ),
         timeseries(
@@ -219,22 +282,4 @@ def _delivery() -> tuple[Panel, ...]:
             unit="percentunit",
             maximum=1,
         ),
-    )
-
-
-def _history() -> tuple[Panel, ...]:
-    return (
-        states(
-            "Ready",
-            "What /ready answers, instance by instance.",
-            *(
-                Target(
-                    expr=aggregate("min", series(metric), "job", "instance"),
-                    legend="{{job}} {{instance}}",
-                )
-                for metric in ("inference_ready", "logging_ready")
-            ),
-            mappings=READY_OR_NOT,
-        ),
-        alerts("Alerts", "What is pending or firing, with the runbook of each."),
     )

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Literal, TypedDict, Unpack
 
 from monitoring.grafana.schema import (
+    Color,
     Json,
     Link,
     Override,
@@ -22,7 +23,7 @@ STAT_HEIGHT = 4
 UP_OR_DOWN = (ValueText(1, "Up", "green"), ValueText(0, "Down", "red"))
 READY_OR_NOT = (ValueText(1, "Ready", "green"), ValueText(0, "Not ready", "red"))
 YES_OR_NO = (ValueText(1, "Yes", "green"), ValueText(0, "No", "red"))
-FAILING = (ValueText(0, "Fine", "green"), ValueText(1, "Not ready", "red"))
+FAILING = (ValueText(0, "No", "green"), ValueText(1, "Keeps it from being ready", "red"))
 
 GREEN = Thresholds("green")
 PLAIN = Thresholds("text")
@@ -61,6 +62,21 @@ def bound(name: str) -> Override:
     )
 
 
+def tone(pattern: str, color: Color) -> Override:
+    """Return that series whose names match have a colour that says good or bad.
+
+    Several that match have shades of it.
+    """
+    mode = "shades" if ".*" in pattern else "fixed"
+    return Override(
+        name=f"/^{pattern}$/", properties={"color": {"mode": mode, "fixedColor": color}}
+    )
+
+
+# Answers by their status, which stands at the end of a series' name.
+BY_STATUS = (tone(".*2..", "green"), tone(".*4..", "yellow"), tone(".*5..", "red"))
+
+
 def timeseries(
     title: str,
     description: str,
@@ -83,7 +99,8 @@ def timeseries(
         custom={
             "drawStyle": "line",
             "lineInterpolation": "stepAfter" if steps else "linear",
-            "lineWidth": 1,
+            # The line of a stacked series that is zero would lie on the one below it.
+            "lineWidth": 0 if stacking != "none" else 1,
             "fillOpacity": 60 if stacking != "none" else 8 if area else 0,
             "showPoints": "never",
             "spanNulls": False,
@@ -268,7 +285,21 @@ def table(
     )
 
 
-def alerts(title: str, description: str) -> Panel:
+def advice(title: str, description: str, *lines: str, **given: Unpack[Options]) -> Panel:
+    """Return what to do, as a list in Markdown."""
+    options: Options = {"width": 6, **given}
+    return Panel(
+        kind="text",
+        title=title,
+        description=description,
+        unit="none",
+        targets=(),
+        options={"mode": "markdown", "content": "\n".join(f"- {line}" for line in lines)},
+        **options,
+    )
+
+
+def alerts(title: str, description: str, **given: Unpack[Options]) -> Panel:
     """Return the list of what is pending or firing for the services and their monitoring.
 
     Every alert of ours carries a service's name; others in the same Grafana are not shown, nor is
@@ -281,7 +312,6 @@ def alerts(title: str, description: str) -> Panel:
         description=description,
         unit="none",
         targets=(),
-        width=12,
         options={
             "alertInstanceLabelFilter": f'{{service=~"{services}", severity!="none"}}',
             "alertName": "",
@@ -299,6 +329,7 @@ def alerts(title: str, description: str) -> Panel:
             },
             "viewMode": "list",
         },
+        **given,
     )
 
 

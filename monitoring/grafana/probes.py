@@ -1,5 +1,6 @@
 """The probes dashboard: what the kubelet sees, against how long it waits."""
 
+from monitoring.grafana import shared
 from monitoring.grafana.dashboard import (
     PROBES,
     TITLES,
@@ -9,6 +10,7 @@ from monitoring.grafana.dashboard import (
     service_variables,
 )
 from monitoring.grafana.panels import (
+    BY_STATUS,
     FEW_ARE_ODD,
     READY_OR_NOT,
     ZERO_IS_GOOD,
@@ -18,6 +20,7 @@ from monitoring.grafana.panels import (
     stat,
     states,
     timeseries,
+    tone,
 )
 from monitoring.grafana.queries import RANGE, aggregate, buckets, increase, quantile, rate, series
 from monitoring.grafana.schema import Panel, Row, Target, Threshold, Thresholds
@@ -49,14 +52,25 @@ def build() -> Dashboard:
         title=TITLES[PROBES],
         description="How fast and with what verdict each probe is answered, against the time-outs "
         "of the manifests.",
+        readers="Who tunes probes, or asks why pods leave rotation or restart.",
         variables=service_variables("probe_duration_seconds_count", "prober_probe_total"),
         links=links_from(PROBES),
         rows=(
-            Row("Against the time-outs", _timeouts()),
-            Row("Latency", _latency()),
-            Row("Verdicts", _verdicts()),
-            Row("Readiness and restarts", _restarts()),
-            Row("What the kubelet saw (in a cluster)", _kubelet()),
+            Row("Against the time-outs", "Will the kubelet lose patience?", _timeouts()),
+            Row(
+                "Latency",
+                "How long do probes take, and do they wait before they are read?",
+                _latency(),
+            ),
+            Row("Verdicts", "What do probes answer, and does anybody ask?", _verdicts()),
+            Row(
+                "Readiness and restarts", "Does readiness flap, does anything restart?", _restarts()
+            ),
+            Row(
+                "What the kubelet saw (in a cluster)",
+                "What did the kubelet decide, and how long did it wait?",
+                _kubelet(),
+            ),
         ),
     )
 
@@ -153,16 +167,19 @@ def _verdicts() -> tuple[Panel, ...]:
             ),
             unit="reqps",
             stacking="normal",
+            overrides=BY_STATUS,
         ),
         timeseries(
             "Answers other than 200",
             "503 on /ready is a verdict. On /health, or with 429 or 504, it is a fault.",
             Target(
-                expr=rate(count, KUBELET_ASKS, NOT_OK, by=("service", "probe", "status")),
+                expr=rate(count, KUBELET_ASKS, NOT_OK, by=("service", "probe", "status")) + " > 0",
                 legend="{{service}} {{probe}} {{status}}",
             ),
             unit="reqps",
             stacking="normal",
+            overrides=BY_STATUS,
+            no_value="no answer other than 200",
             links=(runbook("ServingLivenessFailing"), runbook("ServingReadinessRefused")),
         ),
         bars(
@@ -173,6 +190,7 @@ def _verdicts() -> tuple[Panel, ...]:
                 legend="{{service}} {{probe}} {{status}}",
             ),
             unit="short",
+            decimals=0,
         ),
     )
 
@@ -180,15 +198,16 @@ def _verdicts() -> tuple[Panel, ...]:
 def _restarts() -> tuple[Panel, ...]:
     started = (series("inference_start_time_seconds"), series("logging_start_time_seconds"))
     ready = (series("inference_ready"), series("logging_ready"))
+    answers = (shared.readiness("inference"), shared.readiness("logging"))
     return (
         states(
             "Ready",
-            "What /ready answers, instance by instance.",
+            "What /ready answers, instance by instance; no answer at all is not ready.",
             *(
                 Target(
                     expr=aggregate("min", each, "job", "instance"), legend="{{job}} {{instance}}"
                 )
-                for each in ready
+                for each in answers
             ),
             mappings=READY_OR_NOT,
             links=(runbook("InferenceReadinessFlapping"), runbook("LoggingReadinessFlapping")),
@@ -248,6 +267,8 @@ def _kubelet() -> tuple[Panel, ...]:
             ),
             unit="reqps",
             stacking="normal",
+            overrides=(tone(".* successful", "green"), tone(".* (?!successful).*", "red")),
+            no_value="no cluster",
             links=(runbook("ServingKubeletLivenessFailing"),),
         ),
         stat(
@@ -281,6 +302,7 @@ def _kubelet() -> tuple[Panel, ...]:
             ),
             unit="s",
             thresholds=AGAINST_TIMEOUT,
+            no_value="no cluster",
             links=(runbook("ServingKubeletProbeSlow"),),
         ),
     )

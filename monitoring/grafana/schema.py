@@ -7,7 +7,15 @@ from typing import Literal, TypeAlias
 Json: TypeAlias = dict[str, object]
 
 PanelKind = Literal[
-    "alertlist", "bargauge", "gauge", "heatmap", "stat", "state-timeline", "table", "timeseries"
+    "alertlist",
+    "bargauge",
+    "gauge",
+    "heatmap",
+    "stat",
+    "state-timeline",
+    "table",
+    "text",
+    "timeseries",
 ]
 Unit = Literal[
     "none",
@@ -106,6 +114,21 @@ class Link:
     url: str
     new_tab: bool = False
 
+    def to_json(self) -> Json:
+        """Return the link; one that stays in Grafana keeps the time range."""
+        return {
+            "asDropdown": False,
+            "icon": "external link" if self.new_tab else "dashboard",
+            "includeVars": False,
+            "keepTime": not self.new_tab,
+            "tags": [],
+            "targetBlank": self.new_tab,
+            "title": self.title,
+            "tooltip": "",
+            "type": "link",
+            "url": self.url,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
@@ -150,10 +173,7 @@ class Panel:
             ],
         }
         if self.links:
-            panel["links"] = [
-                {"title": link.title, "url": link.url, "targetBlank": link.new_tab}
-                for link in self.links
-            ]
+            panel["links"] = [link.to_json() for link in self.links]
         if self.transformations:
             panel["transformations"] = list(self.transformations)
         return panel
@@ -190,9 +210,10 @@ class Panel:
 
 @dataclass(frozen=True)
 class Row:
-    """A titled group of panels, laid out from left to right."""
+    """A titled group of panels, laid out from left to right, and the question that it answers."""
 
     title: str
+    question: str
     panels: tuple[Panel, ...]
 
 

@@ -5,6 +5,7 @@ from typing import Literal
 from bentos.health.window import MAXIMUM_ERROR_RATE
 from monitoring.grafana.dashboard import runbook
 from monitoring.grafana.panels import (
+    BY_STATUS,
     FAILING,
     READY_OR_NOT,
     YES_OR_NO,
@@ -13,6 +14,7 @@ from monitoring.grafana.panels import (
     stat,
     states,
     timeseries,
+    tone,
 )
 from monitoring.grafana.queries import aggregate, quantile, rate, ratio, series
 from monitoring.grafana.schema import Panel, Target, Threshold, Thresholds
@@ -44,6 +46,17 @@ def error_ratio(service: Service) -> str:
     return ratio(errors, f"({errors} + {successes})")
 
 
+def readiness(service: Service) -> str:
+    """Return 1 for an instance that is ready, 0 for one that is not or gives no answer at all."""
+    # An instance that cannot be scraped has no series but this one.
+    silent = f"{series('up', _of(service))} == 0"
+    return f"{series(f'{service}_ready')} or {silent}"
+
+
+def _of(service: Service) -> str:
+    return f'job="{NAMES[service]}"'
+
+
 def every(metric: str) -> str:
     """Return 1 where the 0/1 gauge is 1 on every chosen instance."""
     return aggregate("min", series(metric))
@@ -53,8 +66,8 @@ def ready(service: Service, *, width: int) -> Panel:
     """Return whether every instance of a service is ready."""
     return stat(
         "Ready",
-        "Whether every chosen instance answers 200 on /ready.",
-        Target(expr=every(f"{service}_ready")),
+        "Whether every chosen instance answers 200 on /ready; no answer at all is not ready.",
+        Target(expr=aggregate("min", readiness(service))),
         unit="none",
         width=width,
         mappings=READY_OR_NOT,
@@ -69,6 +82,7 @@ def model_loaded() -> Panel:
         "Whether every worker of every instance holds a model that answered its warm-up.",
         Target(expr=every("inference_model_loaded")),
         unit="bool_yes_no",
+        no_value="no answer",
         mappings=YES_OR_NO,
         links=(runbook("InferenceModelNotLoaded"),),
     )
@@ -81,6 +95,7 @@ def mlflow_reachable() -> Panel:
         "Whether the last check of the registry succeeded on every instance.",
         Target(expr=every("inference_mlflow_accessible")),
         unit="bool_yes_no",
+        no_value="no answer",
         mappings=YES_OR_NO,
         links=(runbook("InferenceMlflowUnreachable"),),
     )
@@ -93,6 +108,7 @@ def database_answers(*, width: int) -> Panel:
         "Whether the last query of every worker's readiness check succeeded in time.",
         Target(expr=every("logging_db_accessible")),
         unit="bool_yes_no",
+        no_value="no answer",
         width=width,
         mappings=YES_OR_NO,
         links=(runbook("LoggingDatabaseNotAccessible"),),
@@ -107,6 +123,7 @@ def workers_missing(service: Service, *, width: int) -> Panel:
         "Worker processes that should run and do not.",
         Target(expr=f"{aggregate('sum', wanted)} - {aggregate('sum', alive)}"),
         unit="none",
+        no_value="no answer",
         width=width,
         thresholds=ZERO_IS_GOOD,
         links=(runbook(f"{service.title()}WorkersMissing"),),
@@ -120,6 +137,7 @@ def up_since(service: Service, *, width: int) -> Panel:
         "When the longest-running instance started.",
         Target(expr=f"{aggregate('min', series(f'{service}_start_time_seconds'))} * 1000"),
         unit="dateTimeFromNow",
+        no_value="no answer",
         width=width,
     )
 
@@ -132,6 +150,7 @@ def judged_error_rate(service: Service, *, width: int) -> Panel:
         "and with enough requests, /ready answers 503 high_error_rate.",
         Target(expr=aggregate("max", series(f"{service}_error_ratio")), legend="error rate"),
         unit="percentunit",
+        no_value="no answer",
         width=width,
         height=4,
         thresholds=JUDGED,
@@ -143,8 +162,12 @@ def unready_reasons(service: Service, *, width: int) -> Panel:
     """Return each reason against readiness, over time."""
     return states(
         "Why instances are not ready",
-        "Each reason that may keep an instance from being ready, over time.",
+        "Each reason that may keep an instance from being ready, over time; red is why.",
         Target(expr=aggregate("max", series(f"{service}_unready"), "reason"), legend="{{reason}}"),
+        Target(
+            expr=aggregate("max", f"{series('up', _of(service))} == bool 0", "job"),
+            legend="no answer",
+        ),
         mappings=FAILING,
         width=width,
         links=(runbook(f"{service.title()}NotReady"),),
@@ -156,9 +179,13 @@ def refusals(service: Service) -> Panel:
     return timeseries(
         "Refusals by reason",
         "Refused requests: bad input is the client's, queue_full is load, the rest are states.",
-        Target(expr=rate(f"{service}_rejected_total", by=("reason",)), legend="{{reason}}"),
+        Target(
+            expr=rate(f"{service}_rejected_total", by=("reason",)) + " > 0", legend="{{reason}}"
+        ),
         unit="reqps",
         stacking="normal",
+        overrides=(tone(".*", "yellow"),),
+        no_value="nothing is refused",
         links=(runbook(f"{service.title()}QueueFull"),),
     )
 
@@ -177,6 +204,7 @@ def requests_by_route(service: Service, *, width: int) -> Panel:
         unit="reqps",
         width=width,
         stacking="normal",
+        overrides=BY_STATUS,
     )
 
 

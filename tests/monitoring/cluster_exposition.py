@@ -39,13 +39,19 @@ class ClusterCollector(Collector):
 
     def __init__(self, families: tuple[Family, ...]) -> None:
         self._families = families
-        self._started = time.monotonic()
+        self._crashing = True
+        self._started = self._crashing_since = time.monotonic()
+
+    def crash(self, crashing: bool, /) -> None:
+        """Let one of the pods crash again and again, from now on, or no more."""
+        self._crashing, self._crashing_since = crashing, time.monotonic()
 
     def collect(self) -> Iterator[Metric]:
         """Yield every family with its samples."""
         age = time.monotonic() - self._started
         for family in self._families:
-            samples = list(_samples(family, age))
+            crashing = time.monotonic() - self._crashing_since if self._crashing else 0.0
+            samples = list(_samples(family, age, crashing=crashing))
             if family.kind == "histogram":
                 histogram = HistogramMetricFamily(family.name, family.help, labels=family.labels)
                 for labels, count in samples:
@@ -65,20 +71,24 @@ class ClusterCollector(Collector):
             yield metric
 
 
-def _samples(family: Family, age: float) -> Iterator[Sample]:
+def _samples(family: Family, age: float, *, crashing: float) -> Iterator[Sample]:
     if "pod" in family.labels:
         for number, (pod, service) in enumerate(PODS.items()):
             base = {"namespace": NAMESPACE, "pod": pod, "container": service}
-            for more, value in _of_pod(family.name, number, age):
+            of_pod = _of_pod(family.name, number, age, crashing=crashing if number == 1 else 0.0)
+            for more, value in of_pod:
                 yield {**base, **more}, value
         return
     for labels, value in _OF_WORKLOADS[family.name]:
-        yield {"namespace": NAMESPACE, **labels}, value
+        all_ready = family.name == "kube_deployment_status_replicas_ready" and not crashing
+        yield {"namespace": NAMESPACE, **labels}, 2.0 if all_ready else value
 
 
-def _of_pod(metric: str, number: int, age: float) -> list[Sample]:
-    waits = number == 1 and age % CRASH_SECONDS < WAIT_SECONDS
-    restarts = age // CRASH_SECONDS if number == 1 else 0.0
+def _of_pod(metric: str, number: int, age: float, *, crashing: float) -> list[Sample]:
+    """Return the samples of a pod, which has crashed again and again for `crashing` seconds."""
+    crashes = crashing > 0
+    waits = crashes and crashing % CRASH_SECONDS < WAIT_SECONDS
+    restarts = crashing // CRASH_SECONDS
     cores = 0.4 - 0.1 * number
     resources = (("cpu", "core", 1.0), ("memory", "byte", 2048.0 * MIB))
     values: dict[str, list[Sample]] = {
@@ -93,7 +103,7 @@ def _of_pod(metric: str, number: int, age: float) -> list[Sample]:
         if waits
         else [],
         "kube_pod_container_status_last_terminated_reason": [({"reason": "OOMKilled"}, 1.0)]
-        if number == 1
+        if crashes
         else [],
         "kube_pod_container_resource_requests": [
             ({"resource": name, "unit": unit}, value / 2) for name, unit, value in resources
@@ -108,7 +118,7 @@ def _of_pod(metric: str, number: int, age: float) -> list[Sample]:
         "prober_probe_total": [
             ({"probe_type": "Liveness", "result": "successful"}, age / 10),
             ({"probe_type": "Readiness", "result": "successful"}, age / 5),
-            ({"probe_type": "Readiness", "result": "failed"}, age / 30 if number == 1 else 0.0),
+            ({"probe_type": "Readiness", "result": "failed"}, age / 30 if crashes else 0.0),
         ],
         "prober_probe_duration_seconds": [
             ({"probe_type": "Liveness"}, age / 10),
@@ -142,9 +152,14 @@ class Exporter:
 
     def __init__(self, families: tuple[Family, ...]) -> None:
         registry = CollectorRegistry()
-        registry.register(ClusterCollector(families))
+        self._collector = ClusterCollector(families)
+        registry.register(self._collector)
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), MetricsHandler.factory(registry))
         self._thread = Thread(target=self._server.serve_forever, daemon=True)
+
+    def crash(self, crashing: bool, /) -> None:
+        """Let one of the pods crash again and again, from now on, or no more."""
+        self._collector.crash(crashing)
 
     @property
     def address(self) -> str:

@@ -39,7 +39,7 @@ Rule = Callable[[Dashboard], list[str]]
 PANELS_WITH_QUERIES = frozenset(
     {"bargauge", "gauge", "heatmap", "stat", "state-timeline", "table", "timeseries"}
 )
-PANELS_WITHOUT_QUERIES = frozenset({"alertlist", "row"})
+PANELS_WITHOUT_QUERIES = frozenset({"alertlist", "row", "text"})
 _QUERY_FUNCTION = re.compile(r"(label_values|label_names|metrics|query_result)\((.+)\)")
 _LABEL_VALUES = re.compile(r"(?P<selector>.+),\s*(?P<label>[a-zA-Z_]\w*)")
 _RATES = ("rate", "irate", "increase")

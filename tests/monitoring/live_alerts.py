@@ -213,6 +213,15 @@ def shortened(document: Mapping[str, Any]) -> dict[str, Any]:
     return {"groups": groups}
 
 
+def write_shortened_rules(folder: Path) -> Path:
+    """Write the shipped rule files, shortened, into a new folder; return it."""
+    folder.mkdir()
+    for path in RULES.glob("*.yml"):
+        document = shortened(yaml.safe_load(path.read_text()))
+        (folder / path.name).write_text(yaml.safe_dump(document, sort_keys=False))
+    return folder
+
+
 @contextmanager
 def alerting(directory: Path, targets: Mapping[str, str]) -> Iterator[Alerting]:
     """Start Prometheus and Alertmanager on the shipped files; `targets` are services' by job."""
@@ -236,12 +245,7 @@ def _prometheus(directory: Path, targets: Mapping[str, str], alertmanager: int) 
     manager["static_configs"] = [{"targets": [own["alertmanager"]]}]
     for scrape in config["scrape_configs"]:
         scrape["static_configs"] = [{"targets": [{**targets, **own}[scrape["job_name"]]]}]
-    rules = directory / "rules"
-    rules.mkdir()
-    for path in RULES.glob("*.yml"):
-        document = shortened(yaml.safe_load(path.read_text()))
-        (rules / path.name).write_text(yaml.safe_dump(document, sort_keys=False))
-    config["rule_files"] = [str(rules / "*.yml")]
+    config["rule_files"] = [str(write_shortened_rules(directory / "rules") / "*.yml")]
     path = directory / "prometheus.yml"
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     return Program(

@@ -22,6 +22,7 @@ from local.process import Program, Servers, find_program
 from monitoring.stack import PROMETHEUS_PROGRAMS
 from monitoring.timings import INFERENCE_SERVICE, LOGGING_SERVICE
 from tests.monitoring.cluster_exposition import kube_state_metrics, kubelet
+from tests.monitoring.live_alerts import write_shortened_rules
 from tests.support.servers import ROOT, Server, free_port, start_service
 
 INFERENCE = "bentos.inference.service:InferenceService"
@@ -121,7 +122,7 @@ def live_world(directory: Path, model: DemoModel, *, workers: int) -> Iterator[W
             INFERENCE_SERVICE: f"127.0.0.1:{probe_port}",
             LOGGING_SERVICE: logging.probe_url.removeprefix("http://"),
         }
-        prometheus = stack.enter_context(_prometheus(directory, {**targets, **exporters}))
+        scraper = stack.enter_context(prometheus(directory, {**targets, **exporters}))
         inference = stack.enter_context(
             start_service(
                 INFERENCE,
@@ -140,11 +141,15 @@ def live_world(directory: Path, model: DemoModel, *, workers: int) -> Iterator[W
         stack.enter_context(Driver(inference, logging, model.images))
         for service in (logging, inference):
             service.wait_until_ready()
-        yield World(inference, logging, prometheus)
+        yield World(inference, logging, scraper)
 
 
 @contextmanager
-def _prometheus(directory: Path, targets: dict[str, str]) -> Iterator[str]:
+def prometheus(directory: Path, targets: dict[str, str], *, rules: bool = False) -> Iterator[str]:
+    """Start a Prometheus that scrapes the targets, by job; yield its URL.
+
+    With `rules` it evaluates the shipped ones every second, with their times shortened.
+    """
     config: dict[str, Any] = {
         "global": {"scrape_interval": f"{SCRAPE_SECONDS}s"},
         "scrape_configs": [
@@ -157,6 +162,9 @@ def _prometheus(directory: Path, targets: dict[str, str]) -> Iterator[str]:
             for job, address in targets.items()
         ],
     }
+    if rules:
+        config["global"]["evaluation_interval"] = "1s"
+        config["rule_files"] = [str(write_shortened_rules(directory / "rules") / "*.yml")]
     path = directory / "prometheus.yml"
     path.write_text(yaml.safe_dump(config))
     port = free_port()

@@ -37,6 +37,7 @@ _LEVELS = {
     "disk_size_bytes": 80 << 30,
     "mlflow_poll_seconds": 5,
     "outbox_capacity_bytes": 1 << 29,
+    "outbox_capacity_rows": 1_000_000,
     "database_capacity_bytes": 1 << 33,
 }
 # Values of labels that a family has beside those of its target.

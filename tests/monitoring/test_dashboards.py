@@ -297,6 +297,16 @@ def test_the_kubernetes_dashboard_selects_the_workloads_and_volumes_of_the_manif
     assert all(re.fullmatch(f".*({CLAIMS}).*", claim) for claim in claims), claims
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/dashboards.md"])
+def test_pictures_that_a_page_shows_exist_and_are_small(page: str) -> None:
+    path = ROOT / page
+    shown = set(re.findall(r"!\[[^]]*\]\(([^)]+\.png)\)", path.read_text()))
+    names = {Path(each).name for each in shown}
+    assert {f"{each.stem}.png" for each in PATHS} <= names
+    for each in shown:
+        assert (path.parent / each).stat().st_size < 150_000, each
+
+
 def test_every_metric_of_the_services_is_on_a_dashboard() -> None:
     shown = {
         known.name

@@ -403,6 +403,16 @@ def test_an_outbox_is_bounded_in_bytes(worker: Worker, server: LogServer, ack: s
     assert worker.state.outbox_capacity_bytes.value == 4 << 20
 
 
+def test_the_limit_of_rows_is_shown_beside_the_backlog_that_reaches_it(
+    worker: Worker, server: LogServer
+) -> None:
+    server.stop()
+    worker.start(max_rows=20)
+    worker.predict(17)
+    wait(lambda: worker.state.log_backlog.value == 17, "the backlog to be shown")
+    assert worker.state.outbox_capacity_rows.value == 20
+
+
 @pytest.mark.case(17)
 def test_where_it_may_the_outbox_drops_the_oldest_and_counts_them(
     worker: Worker, server: LogServer

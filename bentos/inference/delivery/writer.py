@@ -306,6 +306,7 @@ class OutboxWriter:
         state.log_dead_letters.set(files.dead_letters)
         state.outbox_bytes.set(files.used_bytes)
         state.outbox_capacity_bytes.set(files.capacity_bytes)
+        state.outbox_capacity_rows.set(self._limits.max_rows)
         state.outbox_full.set(float(self.full))
         state.outbox_failing.set(float(files.failure == NOT_ACCESSIBLE))
         if dropped := self._dropped + self._put_dropped - self._dropped_reported:

@@ -118,10 +118,10 @@ class Canvas:
         return axes
 
     def save(self, path: Path) -> None:
-        """Write a PNG of 256 colours, which charts do with and which halves the file."""
+        """Write a PNG of few colours, which charts do with and which halves the file."""
         self._agg.draw()  # type: ignore[no-untyped-call]
         image = Image.frombuffer("RGBA", (self.width, self.height), self._agg.buffer_rgba())  # type: ignore[no-untyped-call]
-        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+        image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
 
     def _fit(self, written: Text, text: str, room: float, *, shrink: bool) -> None:
         width = self._width_of(written)

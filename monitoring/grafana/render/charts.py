@@ -1,6 +1,7 @@
 """Panels that show a course in time: lines, areas, heatmaps, bands of states."""
 
 import math
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -38,14 +39,17 @@ def timeseries(
     unit = "percentunit" if mode == "percent" else view.unit
     top = 1.0 if mode == "percent" else view.maximum
     names = [each.name for each in found]
-    colors = [view.line(name, PALETTE[index % len(PALETTE)])[0] for index, name in enumerate(names)]
+    lines_of = [
+        view.line(name, PALETTE[index % len(PALETTE)], index) for index, name in enumerate(names)
+    ]
+    colors = [color for color, _ in lines_of]
     plot = _plot(canvas, box, names, colors)
     stepped = view.custom["lineInterpolation"] == "stepAfter"
     steps: Literal["post"] | None = "post" if stepped else None
     below = np.zeros(len(grid))
     for index, line in enumerate(lines):
         name = found[index].name
-        color, style = view.line(name, PALETTE[index % len(PALETTE)])
+        color, style = lines_of[index]
         opacity = view.fill_opacity(name)
         if mode == "none":
             form = "steps-post" if stepped else "default"
@@ -55,7 +59,7 @@ def timeseries(
         else:
             above = below + np.nan_to_num(line)
             plot.fill_between(grid, below, above, color=color, alpha=opacity, linewidth=0)
-            plot.plot(grid, above, color=color, linewidth=0.9)
+            plot.plot(grid, above, color=color, linewidth=view.custom["lineWidth"])
             below = above
     _limits(plot, view.minimum, top)
     if view.custom["thresholdsStyle"]["mode"] != "off":
@@ -179,7 +183,12 @@ def _value_axis(plot: Axes, unit: str, *, whole: bool) -> None:
         plot.yaxis.set_major_locator(MultipleLocator(distance))
     else:
         plot.yaxis.set_major_locator(MaxNLocator(5, integer=whole))
-    plot.yaxis.set_major_formatter(FuncFormatter(lambda value, _: write(value, unit)))
+    plot.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value, unit)))
+
+
+def _tick(value: float, unit: str) -> str:
+    """Return a tick's label: an axis has round numbers, which need no zeros at their end."""
+    return re.sub(r"\.0+(?!\d)|(\.\d*[1-9])0+(?!\d)", r"\1", write(value, unit))
 
 
 def _time_axis(plot: Axes, period: Period, width: float) -> None:

@@ -61,6 +61,9 @@ def draw(
             ours = [alert for alert in prometheus.alerts() if alert.service in SERVICES]
             tiles.alerts(canvas, content, ours)
             continue
+        if panel["type"] == "text":
+            tiles.text(canvas, content, panel["options"]["content"])
+            continue
         view = PanelView(panel)
         _panel(canvas, content, view, view.ask(prometheus, period, values), period)
     path.parent.mkdir(parents=True, exist_ok=True)

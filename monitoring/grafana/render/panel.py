@@ -31,6 +31,12 @@ class NamedSeries:
     series: Series
 
 
+def _shade(color: str, index: int) -> str:
+    share = (0.0, 0.25, 0.45, 0.6)[index % 4]
+    parts = (int(color[at : at + 2], 16) for at in (1, 3, 5))
+    return "#" + "".join(f"{round(part + (255 - part) * share):02x}" for part in parts)
+
+
 class PanelView:
     """A panel of the dashboard's JSON, with the options of its kind at hand."""
 
@@ -95,11 +101,17 @@ class PanelView:
         percent = self._override(name, "custom.fillOpacity", self.custom["fillOpacity"])
         return float(percent) / 100
 
-    def line(self, name: str, color: str) -> tuple[str, str]:
-        """Return the colour of a series, the given one where none is fixed, and its style."""
-        fixed = self._override(name, "color", {}).get("fixedColor")
+    def line(self, name: str, color: str, index: int = 0) -> tuple[str, str]:
+        """Return the colour of a series, the given one where none is fixed, and its style.
+
+        `index` is the place among the series, which decides the shade of a colour that has shades.
+        """
+        option = self._override(name, "color", {})
+        if "fixedColor" in option:
+            color = COLORS[option["fixedColor"]]
+            color = _shade(color, index) if option["mode"] == "shades" else color
         style = self._override(name, "custom.lineStyle", {}).get("fill", "solid")
-        return (COLORS[fixed] if fixed else color, "--" if style == "dash" else "-")
+        return (color, "--" if style == "dash" else "-")
 
     def _override(self, name: str, key: str, otherwise: Any) -> Any:
         for override in self._panel["fieldConfig"]["overrides"]:

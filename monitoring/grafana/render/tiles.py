@@ -1,5 +1,6 @@
 """Panels that show the state of the moment: big numbers, dials, bars, tables, alerts."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -52,7 +53,8 @@ def stat(
         text = each.name if names_only else view.text(each.series.last)
         named = len(found) > 1 and not names_only
         size = min(tile.height * (0.26 if named else 0.34), 30)
-        at = tile.y + tile.height * (0.42 if named else 0.5)
+        high = named or view.options["graphMode"] == "area"
+        at = tile.y + tile.height * (0.4 if high else 0.5)
         canvas.text(
             middle,
             at,
@@ -186,6 +188,23 @@ def alerts(canvas: Canvas, box: Box, found: Sequence[FiringAlert]) -> None:
         canvas.text(
             left, y, alert.summary, size=LABEL_SIZE, color=FAINT, room=area.x + area.width - left
         )
+
+
+def text(canvas: Canvas, box: Box, content: str) -> None:
+    """Draw the lines of a list in Markdown, without its emphasis, wrapped to the width."""
+    area = box.inset(left=14, top=2, right=10, bottom=6)
+    y = area.y + 8
+    for item in content.splitlines():
+        line = "•"
+        for word in re.sub(r"\*+", "", item.removeprefix("- ")).split():
+            longer = f"{line} {word}"
+            if canvas.measure(longer, size=LABEL_SIZE) > area.width:
+                canvas.text(area.x, y, line, size=LABEL_SIZE)
+                y += 15
+                longer = f"   {word}"
+            line = longer
+        canvas.text(area.x, y, line, size=LABEL_SIZE)
+        y += 19
 
 
 def nothing(canvas: Canvas, box: Box, text: str) -> None:

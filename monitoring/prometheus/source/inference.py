@@ -226,13 +226,16 @@ _OUTBOX_ALERTS = (
         name="InferenceOutboxNearlyFull",
         severity="critical",
         service=INFERENCE_SERVICE,
-        expr="inference_outbox_bytes / inference_outbox_capacity_bytes > 0.8",
+        expr=(
+            "inference_outbox_bytes / inference_outbox_capacity_bytes > 0.8"
+            " or inference_log_backlog / inference_outbox_capacity_rows > 0.8"
+        ),
         hold="2m",
         summary=f"the outbox of {INSTANCE} is {{{{ $value | humanizePercentage }}}} full",
         description=(
-            f"{{{{ $value | humanizePercentage }}}} of the outbox of {INSTANCE} is used (limit"
-            " 80%). When it is full, predictions are refused with 503 outbox_full, or the oldest"
-            " are dropped where OUTBOX_FULL says so."
+            f"{{{{ $value | humanizePercentage }}}} of what the outbox of {INSTANCE} may hold, in"
+            " bytes or in predictions, is used (limit 80%). When it is full, predictions are"
+            " refused with 503 outbox_full, or the oldest are dropped where OUTBOX_FULL says so."
         ),
         dashboard="logging",
     ),

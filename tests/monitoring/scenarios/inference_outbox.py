@@ -103,11 +103,38 @@ SCENARIOS: tuple[Scenario, ...] = (
         series=[
             INFERENCE.series("inference_outbox_bytes", gauge((790, "5m"), (810, "10m"), (0, "1h"))),
             INFERENCE.series("inference_outbox_capacity_bytes", gauge((1000, "2h"))),
+            INFERENCE.series("inference_log_backlog", gauge((700, "2h"))),
+            INFERENCE.series("inference_outbox_capacity_rows", gauge((1000, "2h"))),
         ],
         onset="5m",
         over="15m",
         labels=page(INFERENCE),
         value="81%",
+    ),
+    Story(
+        alert="InferenceOutboxNearlyFull",
+        what="small predictions reach 81% of the rows while most bytes are free",
+        series=[
+            INFERENCE.series("inference_outbox_bytes", gauge((100, "2h"))),
+            INFERENCE.series("inference_outbox_capacity_bytes", gauge((1000, "2h"))),
+            INFERENCE.series("inference_log_backlog", gauge((790, "5m"), (810, "10m"), (0, "1h"))),
+            INFERENCE.series("inference_outbox_capacity_rows", gauge((1000, "2h"))),
+        ],
+        onset="5m",
+        over="15m",
+        labels=page(INFERENCE),
+        value="81%",
+    ),
+    Silence(
+        alert="InferenceOutboxNearlyFull",
+        what="the outbox is filled to 79% of both limits",
+        series=[
+            INFERENCE.series("inference_outbox_bytes", gauge((790, "1h"))),
+            INFERENCE.series("inference_outbox_capacity_bytes", gauge((1000, "1h"))),
+            INFERENCE.series("inference_log_backlog", gauge((790, "1h"))),
+            INFERENCE.series("inference_outbox_capacity_rows", gauge((1000, "1h"))),
+        ],
+        at=("30m",),
     ),
     Story(
         alert="InferenceDeadLetters",
