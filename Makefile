@@ -110,7 +110,7 @@ pins: $(STAMP) ## Check that the pinned packages resolve and have no known vulne
 	@.ci/pins
 
 ##@ Ship it
-.PHONY: build containerize deploy undeploy render
+.PHONY: build containerize deploy undeploy render docs
 build: $(STAMP) ## Two Bentos: inference_service and logging_service
 	$(BIN)/python -m images.build
 
@@ -121,6 +121,9 @@ render: $(STAMP) ## Write the generated rules, dashboards and pages anew
 	$(BIN)/python -m monitoring.generate
 	$(BIN)/python -m compose.prometheus
 	$(BIN)/python -m docs.generate
+
+docs: $(STAMP) ## The documents as a site, in build/site (SERVE=1 shows it at http://127.0.0.1:8080)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs $(if $(SERVE),serve --dev-addr 127.0.0.1:8080,build --strict)
 
 deploy: $(STAMP) ## kubectl apply -k k8s/overlays/OVERLAY, and wait for the rollout
 	$(BIN)/python -m k8s.deploy apply --overlay $(OVERLAY)

@@ -12,7 +12,7 @@ A service of one's own needs a state and the kit::
 
 import gc
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -216,7 +216,7 @@ class Kit:
             return
         answered = False
 
-        async def answer(message: dict[str, Any]) -> None:
+        async def answer(message: MutableMapping[str, Any]) -> None:
             nonlocal answered
             if message["type"] in _LIFESPAN_ENDS:
                 await self.stop()

@@ -1,6 +1,6 @@
 """Trains the demo model on a folder of labelled images and registers it with MLflow.
 
-Run `python -m examples.train --data FOLDER --name MODEL --alias production`.
+Run `python -m examples.train --data FOLDER`; `--help` lists the options.
 """
 
 import argparse
@@ -19,6 +19,8 @@ from examples.network import SurfaceNetwork
 from examples.training import Evaluation, evaluate, fit
 
 _NORMAL_CLASS_NAMES: Final = ("normal", "ok", "good", "no_defect", "none")
+# The model that the inference service serves where it is told no other.
+_DEFAULT_NAME: Final = "steel-defects"
 _DEFAULT_TRACKING_URI: Final = "sqlite:///.data/mlflow.db"
 # MLflow reads these when it is imported or used. They keep its banners, progress bars, notes on
 # its internals and usage data out of a newcomer's way, and a missing server from taking minutes.
@@ -202,7 +204,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--data", type=Path, required=True, metavar="FOLDER", help="images, a folder per class")
-    add("--name", required=True, metavar="MODEL", help="name of the registered model")
+    add(
+        "--name",
+        default=os.environ.get("MODEL_NAME") or _DEFAULT_NAME,
+        metavar="MODEL",
+        help=f"name of the registered model (MODEL_NAME, else {_DEFAULT_NAME})",
+    )
     add("--alias", default="production", help="alias to point at the new version (production)")
     add(
         "--tracking-uri",

@@ -6,7 +6,7 @@ fails with a clear message when an upgrade changes it.
 
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -168,7 +168,7 @@ class _OneShape:
         """Hand a request on, and an answer back unless it is an error."""
         refused = False
 
-        async def reshaped(message: dict[str, Any]) -> None:
+        async def reshaped(message: MutableMapping[str, Any]) -> None:
             nonlocal refused
             if message["type"] != "http.response.start" or message["status"] < 400:
                 if not refused:

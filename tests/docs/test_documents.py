@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from bentos import __version__
+from bentos.inference.settings import InferenceSettings
+from bentos.logging.settings import LoggingSettings
 from docs.generate import pages
+from monitoring.catalogue import STATES
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -18,8 +21,16 @@ def _name(path: Path) -> str:
 
 
 def test_the_generated_pages_agree_with_the_code() -> None:
-    for path, content in pages().items():
+    for path, content in pages():
         assert path.read_text(encoding="utf-8") == content, "run: python -m docs.generate"
+
+
+def test_every_setting_and_every_metric_is_on_the_quick_reference() -> None:
+    page = (ROOT / "docs" / "quick-reference.md").read_text(encoding="utf-8")
+    settings = {*InferenceSettings.model_fields, *LoggingSettings.model_fields}
+    families = {one.name for state in STATES for one in state.families()}
+    names = {name.upper() for name in settings} | families
+    assert [name for name in sorted(names) if f"| `{name}` |" not in page] == []
 
 
 def test_the_version_is_the_same_wherever_it_stands() -> None:
