@@ -32,7 +32,7 @@ from benchmarks.peers.peer import PORTS, Call, Peer, Site
 from benchmarks.peers.this_project import ThisProject
 from benchmarks.peers.triton import Triton
 from benchmarks.results import FOLDER, Machine, now, this_commit, this_machine
-from bentos.inference.v2.tensors import HEADER_LENGTH
+from bentos.inference.v2.messages import HEADER_LENGTH
 from local.process import ROOT, Server, StepError, free_ports
 
 PAGE = ROOT / "docs" / "v2.md"

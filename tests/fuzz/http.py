@@ -13,7 +13,7 @@ from typing import Any
 import requests
 
 from bentos.inference.state import InferenceState
-from bentos.inference.v2.tensors import HEADER_LENGTH
+from bentos.inference.v2.messages import HEADER_LENGTH
 from bentos.logging.state import LoggingState
 from tests.fuzz.mutation import mutated
 from tests.fuzz.targets import form, pictures

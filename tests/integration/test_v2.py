@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from bentos import __version__
-from bentos.inference.v2.tensors import HEADER_LENGTH, OUTPUTS
+from bentos.inference.v2.messages import HEADER_LENGTH
+from bentos.inference.v2.tensors import OUTPUTS
 from tests.support.inference import channel, metric, ready, start_inference
 from tests.support.models import (
     COLOUR_CLASSES,

@@ -19,9 +19,8 @@ from bentos.inference.channel import Input, InputKind, Installed
 from bentos.inference.engine import Predicted, Prediction
 from bentos.inference.model.numbers import NumberReader
 from bentos.inference.model.spec import ModelIdentity, ModelSpec, ServedModel
+from bentos.inference.v2.messages import DATATYPES, HEADER_LENGTH
 from bentos.inference.v2.tensors import (
-    DATATYPES,
-    HEADER_LENGTH,
     OUTPUTS,
     InferRequest,
     in_tensor,

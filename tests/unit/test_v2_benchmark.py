@@ -10,7 +10,8 @@ from benchmarks.peers.this_project import ThisProject
 from benchmarks.peers.triton import Triton
 from benchmarks.results import Machine
 from bentos.inference.model.spec import ModelSpec
-from bentos.inference.v2.tensors import HEADER_LENGTH, read_request
+from bentos.inference.v2.messages import HEADER_LENGTH
+from bentos.inference.v2.tensors import read_request
 
 ROWS = np.random.default_rng(0).random((2, 3, 32, 32), np.float32)
 SPEC = ModelSpec((3, 32, 32), "float32", ("a", "b"), (False, True))

@@ -7,9 +7,8 @@ import msgspec
 
 from bentos import __version__
 from bentos.edge.openapi import JSON, Content, Operation
-from bentos.inference.request import TENSOR
 from bentos.inference.state import SERVICE_NAME, V2_MODEL_PATH, V2_PATH, V2_VERSION_PATH
-from bentos.inference.v2.tensors import HEADER_LENGTH, OUTPUTS, STRUCTS
+from bentos.inference.v2.messages import HEADER_LENGTH, OUTPUT_NAMES, STRUCTS
 
 SCHEMAS: Mapping[str, Any] = msgspec.json.schema_components(
     STRUCTS, ref_template="#/components/schemas/{name}"
@@ -148,14 +147,14 @@ def _of_model(path: str, answers: Mapping[int, tuple[str, Content | None]]) -> l
             f"Classify several inputs{of_version}",
             description=(
                 "One tensor, whose rows are the inputs: [inputs, ...the model's input shape] or "
-                f"[inputs, input size]. Outputs: {', '.join(OUTPUTS)}. Tensors may also come and "
-                f"go as bytes behind the JSON, whose size the header {HEADER_LENGTH} then says. "
-                "All inputs are answered, or none."
+                f"[inputs, input size]. Outputs: {', '.join(OUTPUT_NAMES)}. Tensors may also come "
+                "and go as bytes behind the JSON, whose size is then the value of the header "
+                f"{HEADER_LENGTH}. All inputs are answered, or none."
             ),
             body=[
                 Content(JSON, {"$ref": "#/components/schemas/InferenceRequest"}, _REQUEST),
                 Content(
-                    TENSOR.decode(),
+                    "application/octet-stream",
                     {
                         "type": "string",
                         "format": "binary",

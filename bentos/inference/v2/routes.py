@@ -20,7 +20,8 @@ from bentos.inference.state import (
     V2_VERSION_PATH,
     InferenceState,
 )
-from bentos.inference.v2.tensors import HEADER_LENGTH, in_tensor, metadata, read_request, respond
+from bentos.inference.v2.messages import HEADER_LENGTH
+from bentos.inference.v2.tensors import in_tensor, metadata, read_request, respond
 
 EXTENSIONS = ("binary_tensor_data",)
 _HEADER_LENGTH = HEADER_LENGTH.lower().encode()

@@ -3,10 +3,10 @@
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
-from msgspec import UNSET, Meta, Raw, UnsetType
+from msgspec import UNSET
 
 from bentos.edge.http import Response, ServiceError
 from bentos.health.encoding import encode_json
@@ -14,102 +14,25 @@ from bentos.inference.channel import Input, InputKind
 from bentos.inference.engine import Predicted
 from bentos.inference.model.spec import ModelSpec, ServedModel
 from bentos.inference.request import BYTES_BESIDE, TENSOR, check_size, too_many
+from bentos.inference.v2.messages import (
+    DATATYPES,
+    HEADER_LENGTH,
+    INPUT,
+    OUTPUT_NAMES,
+    STRUCTS,
+    InferenceRequest,
+    InputParameters,
+    InputTensor,
+    OutputParameters,
+    WantedOutput,
+)
 
-HEADER_LENGTH = "Inference-Header-Content-Length"
-MAX_ID_CHARACTERS = 256
-INPUT = "input"
 _MAX_SHOWN = 60
 _MOST_DIMENSIONS = 8
-# The protocol's names of the types that are taken: NumPy's, and how many bytes a number has.
-DATATYPES: Mapping[str, tuple[str, int]] = {
-    **{f"FP{bits}": (f"float{bits}", bits // 8) for bits in (32, 64, 16)},
-    **{f"INT{bits}": (f"int{bits}", bits // 8) for bits in (8, 16, 32, 64)},
-    **{f"UINT{bits}": (f"uint{bits}", bits // 8) for bits in (8, 16, 32, 64)},
-}
 _NAMES_OF_TYPES = {dtype: name for name, (dtype, _) in DATATYPES.items()}
 
 T = TypeVar("T")
 
-
-class InputParameters(msgspec.Struct, gc=False):
-    """Where the numbers of an input are, if not in `data`."""
-
-    binary_data_size: Annotated[
-        int | None, Meta(description="the number of bytes of this tensor behind the JSON")
-    ] = None
-    shared_memory_region: Annotated[str | None, Meta(description="null")] = None
-
-
-class InputTensor(msgspec.Struct, gc=False):
-    """Some inputs of the model, the rows of one tensor."""
-
-    name: Annotated[str, Meta(description="a text")]
-    shape: Annotated[
-        list[int], Meta(description="an array of whole numbers, the first the number of inputs")
-    ]
-    datatype: Annotated[str, Meta(description=f"one of {', '.join(DATATYPES)}")]
-    data: (
-        Annotated[
-            Raw,
-            Meta(
-                description="an array of numbers, flat or nested",
-                extra_json_schema={"type": "array"},
-            ),
-        ]
-        | UnsetType
-    ) = UNSET
-    parameters: Annotated[InputParameters | None, Meta(description="an object, or null")] = None
-
-
-class OutputParameters(msgspec.Struct, gc=False):
-    """How an output is wanted: as bytes behind the JSON, or in it."""
-
-    binary_data: Annotated[bool | None, Meta(description="true, false or null")] = None
-    classification: Annotated[int | None, Meta(description="0")] = None
-    shared_memory_region: Annotated[str | None, Meta(description="null")] = None
-
-
-class WantedOutput(msgspec.Struct, gc=False):
-    """An output that the client asks for."""
-
-    name: Annotated[str, Meta(description="a text")]
-    parameters: Annotated[OutputParameters | None, Meta(description="an object, or null")] = None
-
-
-class RequestParameters(msgspec.Struct, gc=False):
-    """How outputs come that do not say it themselves."""
-
-    binary_data_output: Annotated[bool | None, Meta(description="true, false or null")] = None
-
-
-class InferenceRequest(msgspec.Struct, gc=False):
-    """The body of a request, or the JSON before its bytes."""
-
-    inputs: Annotated[
-        tuple[InputTensor],
-        Meta(description="an array of one tensor, which holds all inputs as its rows"),
-    ]
-    id: Annotated[
-        Annotated[str, Meta(max_length=MAX_ID_CHARACTERS)] | None,
-        Meta(description=f"a text of at most {MAX_ID_CHARACTERS} characters, or null"),
-    ] = None
-    outputs: (
-        Annotated[
-            Raw,
-            Meta(
-                description="an array of the outputs that are wanted; without it, all",
-                extra_json_schema={"items": {"$ref": "#/components/schemas/WantedOutput"}},
-            ),
-        ]
-        | UnsetType
-    ) = UNSET
-    parameters: Annotated[RequestParameters | None, Meta(description="an object, or null")] = None
-
-
-STRUCTS = (
-    *(InferenceRequest, RequestParameters, InputTensor, InputParameters),
-    *(WantedOutput, OutputParameters),
-)
 # What a field has to be, by its name.
 _EXPECTED = {
     name: schema["description"]
@@ -133,20 +56,19 @@ class OutputType:
     shape: Callable[[ModelSpec], list[int]] = lambda _: []
 
 
-OUTPUTS: Mapping[str, OutputType] = {
-    "probabilities": OutputType(
+_OUTPUT_TYPES = (
+    OutputType(
         "FP32",
         lambda made: [number for one in made.predictions for number in one.probabilities],
         "f",
         lambda spec: [len(spec.class_names)],
     ),
-    "class": OutputType("INT64", lambda made: [one.class_index for one in made.predictions], "q"),
-    "class_name": OutputType("BYTES", lambda made: [one.class_name for one in made.predictions]),
-    "defect_detected": OutputType(
-        "BOOL", lambda made: [one.defect for one in made.predictions], "?"
-    ),
-    "prediction_id": OutputType("BYTES", lambda made: list(made.ids)),
-}
+    OutputType("INT64", lambda made: [one.class_index for one in made.predictions], "q"),
+    OutputType("BYTES", lambda made: [one.class_name for one in made.predictions]),
+    OutputType("BOOL", lambda made: [one.defect for one in made.predictions], "?"),
+    OutputType("BYTES", lambda made: list(made.ids)),
+)
+OUTPUTS: Mapping[str, OutputType] = dict(zip(OUTPUT_NAMES, _OUTPUT_TYPES, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
