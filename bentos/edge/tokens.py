@@ -119,8 +119,9 @@ def _version(file: Path) -> Sequence[int]:
 
 def _read(file: Path) -> list[bytes]:
     """Return the tokens of a file; raises OSError, or ValueError where there is none."""
-    # Not splitlines(): it also splits at characters that a token must not hold.
-    lines = file.read_text(encoding="utf-8").split("\n")
+    # Neither splitlines() nor read_text(): they also split at characters that a token must not
+    # hold, as a carriage return, and each piece would be a token.
+    lines = file.read_bytes().decode("utf-8").split("\n")
     try:
         tokens = [token for line in lines if (token := clean_token(line))]
     except ValueError as error:

@@ -136,19 +136,22 @@ def _request(
     return f"{head}Connection: close\r\n\r\n".encode() + body
 
 
-def damaged(service: str, chance: random.Random) -> Callable[[], bytes]:
-    """Return a maker of requests: three in four damaged in the body alone, the others anywhere."""
+def damaged(service: str, chance: random.Random) -> Callable[[], tuple[bytes, bool]]:
+    """Return a maker of requests, and of whether each is whole.
+
+    Three in four are damaged in the body alone, and whole; the others anywhere.
+    """
     whole = seeds(service)
     with_body = [one.partition(b"\r\n\r\n") for one in whole if not one.endswith(b"\r\n\r\n")]
     bodies = [body for _, _, body in with_body]
 
-    def make() -> bytes:
+    def make() -> tuple[bytes, bool]:
         if chance.random() < 0.25:
-            return mutated(whole, chance)
+            return mutated(whole, chance), False
         head, _, body = chance.choice(with_body)
         body = mutated([body, *chance.sample(bodies, 1)], chance)
         length = f"Content-Length: {len(body)}".encode()
-        return re.sub(rb"Content-Length: \d+", length, head) + b"\r\n\r\n" + body
+        return re.sub(rb"Content-Length: \d+", length, head) + b"\r\n\r\n" + body, True
 
     return make
 
@@ -160,10 +163,10 @@ def send_damaged(server: Server, service: str, *, count: int, seed: int) -> Find
     reasons = declared_reasons(service)
 
     async def one() -> None:
-        sent = make()
+        sent, is_whole = make()
         findings.requests += 1
         try:
-            answer = await asyncio.wait_for(_exchange(server.port, sent), HANG_SECONDS)
+            answer = await asyncio.wait_for(_exchange(server.port, sent, is_whole), HANG_SECONDS)
         except TimeoutError:
             findings.hangs(sent)
             return
@@ -199,15 +202,19 @@ def send_damaged(server: Server, service: str, *, count: int, seed: int) -> Find
     return findings
 
 
-async def _exchange(port: int, sent: bytes) -> bytes:
-    """Send on a connection of its own, say that no more comes, and return all that is answered."""
+async def _exchange(port: int, sent: bytes, is_whole: bool) -> bytes:
+    """Send on a connection of its own, and return all that is answered.
+
+    After what may not be whole the connection is closed on this side: the service would wait.
+    """
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
         return b""
     try:
         writer.write(sent)
-        writer.write_eof()
+        if not is_whole:
+            writer.write_eof()
         return await reader.read(-1)
     except OSError:
         return b""

@@ -157,3 +157,16 @@ def test_a_token_with_a_control_character_is_refused_without_being_shown(text: s
 def test_white_space_around_a_token_is_no_part_of_it() -> None:
     """A token with a line end after it, as a file has: the line end is stripped."""
     assert clean_token(f" {FIRST}\r\n") == FIRST
+
+
+@pytest.mark.case(69)
+def test_a_carriage_return_within_a_token_makes_no_two_of_it(tmp_path: Path) -> None:
+    """A file with a carriage return within a token: refused, where each piece was a token."""
+    file = tmp_path / "tokens"
+    file.write_bytes(b"x\rcorrect horse\n")
+    with pytest.raises(ValueError, match="control character"):
+        Tokens(None, file, realm="a-service")
+    file.write_bytes(b"one\r\ntwo\r\n")
+    tokens = Tokens(None, file, realm="a-service")
+    assert accepts(tokens, b"Bearer one")
+    assert accepts(tokens, b"Bearer two")
