@@ -229,7 +229,7 @@ def outcome(body: bytes, spec: ModelSpec, media_type: bytes = JSON) -> NDArray[A
 def is_clear(result: NDArray[Any] | ServiceError, spec: ModelSpec) -> bool:
     if isinstance(result, ServiceError):
         return result.status in (400, 413) and result.reason in ("bad_input", "too_large")
-    return result.shape == spec.input_shape and result.dtype == spec.dtype
+    return result.shape == (1, *spec.input_shape) and result.dtype == spec.dtype
 
 
 @given(_ANYTHING, st.sampled_from(["float32", "float64", "int64", "uint8"]))
