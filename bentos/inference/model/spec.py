@@ -7,7 +7,6 @@ from math import prod
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
-import numpy as np
 from msgspec import Meta
 
 from bentos.messages import MAX_CLASSES, MAX_NAME_CHARACTERS
@@ -145,6 +144,8 @@ def picture_of(shape: tuple[int, ...], dtype: str, metadata: Metadata) -> Pictur
     Raises UnusableModel for metadata that do not fit the shape, or that would leave next to
     nothing of a picture in the model's type.
     """
+    import numpy as np  # not in `bentoml serve` itself, which imports this module too
+
     if len(shape) != 3:
         return None
     channels, height, width = shape if metadata.layout == "CHW" else (shape[2], *shape[:2])
@@ -176,6 +177,8 @@ def picture_of(shape: tuple[int, ...], dtype: str, metadata: Metadata) -> Pictur
 
 
 def _check_not_flattened(picture: Picture, channels: int, dtype: str) -> None:
+    import numpy as np
+
     ramp = np.repeat(np.arange(_PIXEL_VALUES, dtype=np.float64)[:, np.newaxis], channels, axis=1)
     values = (ramp * picture.scale - np.asarray(picture.mean)) / np.asarray(picture.std)
     with np.errstate(all="ignore"):
