@@ -195,8 +195,9 @@ class Page:
         return found
 
     def _is_loaded(self, seen: int) -> bool:
-        # What has happened meanwhile comes with the answer to any command.
-        self.call("Page.getNavigationHistory")
+        # What has happened meanwhile comes with the answer to any command. Those of a page are
+        # refused while another document takes its place.
+        self._browser.call("Browser.getVersion")
         events = self._browser.events(self._session)[seen:]
         return any(event["method"] == "Page.loadEventFired" for event in events)
 
