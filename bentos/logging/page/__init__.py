@@ -141,16 +141,14 @@ class StatusPage:
     async def answer(self, request: Request) -> Response:
         """Return the page, with the last predictions for those who may read them.
 
-        With `sign-in` it leads to the page those who may, and makes the browser of others ask for a
-        token. Raises ServiceError 400 for a wrong parameter, and 401 for that.
+        With `sign-in` a browser without a token asks for one. Raises ServiceError 401 for that, and
+        400 for a wrong parameter.
         """
         query = parse_qs(request.query.decode("latin-1"), keep_blank_values=True)
         refresh = _refresh(query.get("refresh"))
         allowed = self._allows(request.header(b"authorization"))
-        if "sign-in" in query:
-            if not allowed:
-                raise _sign_in()
-            return Response(b"", 303, b"text/plain", ((b"location", b"./"), *self._headers))
+        if "sign-in" in query and not allowed:
+            raise _sign_in()
         snapshot = await self._fresh_snapshot()
         key = (allowed, refresh)
         if key not in snapshot.pages:
