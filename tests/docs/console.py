@@ -88,7 +88,7 @@ class Machine:
             BENTOML_DO_NOT_TRACK="True", XDG_CACHE_HOME=str(directory.parent / "cache")
         )
 
-    def run(self, command: str, *, seconds: float = 180.0) -> str:
+    def run(self, command: str, *, seconds: float = 600.0) -> str:
         """Run a shell's command and return what it printed; AssertionError where it fails."""
         finished = subprocess.run(
             [*self._inside, "bash", "-c", command],

@@ -121,7 +121,7 @@ def sign_of(command: str) -> str:
 
 def start(reader: Machine, command: str) -> Process:
     process, sign = reader.start(command), sign_of(command)
-    process.wait_until(lambda: sign in process.log, sign, seconds=180)
+    process.wait_until(lambda: sign in process.log, sign, seconds=300)
     return process
 
 
