@@ -22,7 +22,7 @@ SECTIONS = {
     "Begin": ("index", "tutorial", "third-service", "compare"),
     "Use": (
         *("health-endpoints", "quick-reference", "status-page", "v2", "operations"),
-        *("monitoring", "compose", "scaling", "load-testing"),
+        *("monitoring", "dashboards", "compose", "scaling", "load-testing"),
     ),
     "Understand": (
         *("architecture", "delivery", "images", "implementation", "hardening", "benchmarks"),
