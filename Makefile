@@ -50,7 +50,9 @@ down: $(STAMP) ## Stop that stack (DATA=1 also forgets what it stored)
 # The tests wait for servers more than they compute, so there are more processes than cores. Those
 # of a file share one: see tests/conftest.py. Those marked `serial` come afterwards, one by one.
 JOBS ?= 4
-PARALLEL := --numprocesses $(JOBS) --no-loadscope-reorder
+PARALLEL = --numprocesses $(JOBS) --no-loadscope-reorder
+# Their files are named, so that nothing else is imported.
+SERIAL = $$(grep -rl --include='test_*.py' 'mark\.serial' tests)
 # Tests that wait for real servers depend on the machine. Up to five that failed run once more, with
 # nothing beside them, and decide; those that pass then are named, to be mended.
 AGAIN := { test $$? -eq 1 && $(BIN)/python -m tests.again $(OPTIONS); }
@@ -59,9 +61,11 @@ ifdef TESTS
 	$(BIN)/python -m pytest $(TESTS) $(OPTIONS)
 else
 	$(BIN)/python -m pytest $(PARALLEL) -m "not serial" $(OPTIONS) || $(AGAIN)
-	$(BIN)/python -m pytest -m serial $(OPTIONS) || $(AGAIN)
+	$(BIN)/python -m pytest -m serial $(SERIAL) $(OPTIONS) || $(AGAIN)
 endif
 
+# These compute more than they wait, and every process imports for ten seconds before its first.
+test-fast: JOBS = 2
 test-fast: $(STAMP) ## Run the tests that start no service, in under a minute
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not serial" $(OPTIONS)
 

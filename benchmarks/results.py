@@ -165,7 +165,7 @@ def now() -> str:
 def store(results: Results, path: Path) -> None:
     """Write the results."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(asdict(results), indent=1) + "\n")
+    path.write_text(json.dumps(asdict(results)) + "\n")
 
 
 def load(path: Path) -> Results:

@@ -74,7 +74,7 @@ def soak(
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "soak.json"
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    path.write_text(json.dumps(content) + "\n")
     draw(samples, folder / "soak.png")
     report(f"{driven.requests_per_second:,.0f} requests/s, {driven.errors} failed")
     if growth is not None:

@@ -27,6 +27,8 @@ _WITHOUT_TORCH = "TESTS_WITHOUT_TORCH"
 _SLOW_FOLDERS = ("chaos", "compose", "crash", "images", "integration")
 # The tests in these share the images, which take long to make, so one process runs all of them.
 _CONTAINER_FOLDERS = ("compose", "images")
+# The files that take minutes: in a parallel run all other processes would wait for one of them.
+_LONGEST = (*_CONTAINER_FOLDERS, "k8s/test_kubelet_verdict.py", "monitoring/test_alerts_live.py")
 
 # A busy machine is no reason to fail, and failing inputs belong in the tests, not in a cache.
 settings.register_profile("project", deadline=None, database=None)
@@ -48,16 +50,26 @@ if os.environ.get(_WITHOUT_TORCH) and importlib.util.find_spec("torch") is None:
     sys.meta_path.insert(0, _SkippedImport())
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the slow folders, and put the files with slow tests first.
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave the slow folders unread where slow tests are left out: each process imports them."""
+    left_out = "not slow" in str(config.option.markexpr)
+    if left_out and collection_path.parent == _TESTS and collection_path.name in _SLOW_FOLDERS:
+        return True
+    return None
 
-    In a parallel run all other processes would wait for one that starts last.
-    """
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the slow folders, and put the longest files first, then those with other slow tests."""
     for item in items:
         if item.path.relative_to(_TESTS).parts[0] in _SLOW_FOLDERS:
             item.add_marker(pytest.mark.slow)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+
+    def rank(item: pytest.Item) -> int:
+        name = item.path.relative_to(_TESTS).as_posix()
+        return 0 if name.startswith(_LONGEST) else 1 if item.path in slow else 2
+
+    items.sort(key=rank)
 
 
 class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no types

@@ -8,18 +8,11 @@ import httpx
 import pytest
 
 from tests.support.inference import metric, predict, ready, start_inference
-from tests.support.models import MOODY, ModelStore
+from tests.support.models import FAILS, FINE, MOODY, REJECTED, ModelStore, sleeps
 from tests.support.servers import Server
 
-FINE = (0.0, 0.0)
-REJECTED = (0.0, 1.0)
-FAILS = (0.0, 2.0)  # the model's warm-up input fails with it
 STALL_SECONDS = 2
 QUEUE_SIZE = 4
-
-
-def sleeps(seconds: float) -> tuple[float, float]:
-    return (seconds, 0.0)
 
 
 @pytest.fixture(scope="module")

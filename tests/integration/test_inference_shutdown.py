@@ -10,11 +10,10 @@ import pytest
 from bentos.inference.delivery.outbox import outbox_path
 from tests.support.inference import metric, predict, start_inference
 from tests.support.log_server import LogServer, Reply
-from tests.support.models import MOODY, ModelStore
+from tests.support.models import FINE, MOODY, ModelStore
 from tests.support.outboxes import rows_in
 from tests.support.servers import Server
 
-FINE = (0.0, 0.0)
 DRAIN_SECONDS = 3
 
 

@@ -427,10 +427,10 @@ class TestToken:
 
             assert (log("old"), log("new")) == (200, 401)
             file.write_text("old\nnew\n")
-            wait_until(lambda: log("new") == 200, "the new token is valid", seconds=10)
+            wait_until(lambda: log("new") == 200, "the new token is valid")
             assert log("old") == 200
             file.write_text("new\n")
-            wait_until(lambda: log("old") == 401, "the old token has ended", seconds=10)
+            wait_until(lambda: log("old") == 401, "the old token has ended")
             assert log("new") == 200
 
     @pytest.mark.case(40)
@@ -514,7 +514,7 @@ class TestDatabaseFailures:
     ) -> None:
         server.post("/log", json=batch(prediction(prediction_id="before")))
         with locked_by_another_process(database(tmp_path)):
-            server.wait_for_reason("database_not_accessible", seconds=10)
+            server.wait_for_reason("database_not_accessible")
             answer = server.post("/log", json=batch(prediction(prediction_id="refused")))
             assert answer.status_code == 503
             assert answer.json()["reason"] == "database_not_accessible"
@@ -533,7 +533,7 @@ class TestDatabaseFailures:
         server.post("/log", json=batch(prediction()))
         for path in database(tmp_path).parent.iterdir():
             path.unlink()
-        server.wait_for_reason("database_not_accessible", seconds=10)
+        server.wait_for_reason("database_not_accessible")
         server.wait_until_ready(seconds=10)
         server.post("/log", json=batch(prediction(prediction_id="after")))
 
@@ -556,7 +556,7 @@ class TestDatabaseFailures:
         with path.open("r+b") as file:
             file.write(b"overwritten by mistake ")
         damaged = path.read_bytes()
-        server.wait_for_reason("database_not_accessible", seconds=10)
+        server.wait_for_reason("database_not_accessible")
 
         assert server.get("/ready").json()["database_failure"] == "corrupt"
         assert server.post("/log", json=batch(prediction())).status_code == 503
@@ -573,7 +573,7 @@ class TestDatabaseFailures:
     ) -> None:
         path = database(tmp_path)
         with immutable(path, path.with_name("predictions.db-wal")):
-            server.wait_for_reason("database_not_accessible", seconds=10)
+            server.wait_for_reason("database_not_accessible")
             assert server.get("/ready").json()["database_failure"] == "read_only"
             assert server.post("/log", json=batch(prediction())).status_code == 503
         server.wait_until_ready(seconds=10)
@@ -591,7 +591,7 @@ class TestDatabaseFailures:
                     if server.post("/log", json=batch(*sent)).status_code != 200:
                         break
                     acknowledged |= {one["prediction_id"] for one in sent}
-                server.wait_for_reason("database_not_accessible", seconds=10)
+                server.wait_for_reason("database_not_accessible")
                 assert server.get("/ready").json()["database_failure"] == "full"
                 (disk / "ballast").unlink()
                 server.wait_until_ready(seconds=10)
@@ -639,7 +639,7 @@ class TestDatabaseFailures:
                 with locked_by_another_process(database(tmp_path)):
                     locked.wait(60)
                     assert {one.result(60) for one in statuses} == {503}
-            server.wait_for_reason("high_error_rate", seconds=10)
+            server.wait_for_reason("high_error_rate")
             body = server.get("/ready").json()
             assert body["error_rate"] > 0.5
             assert body["errors"] >= 20
@@ -783,7 +783,7 @@ class TestTwoWorkers:
                 httpx.post(f"{server.url}/log", json=batch(prediction()))
             victim = server.workers()[0]
             os.kill(victim.pid, signal.SIGKILL)
-            server.wait_for_reason("worker_missing", seconds=10)
+            server.wait_for_reason("worker_missing")
             server.wait_until_ready(seconds=30)
             server.wait_until(
                 lambda: len(server.workers()) == 2 and victim not in server.workers(), "replaced"
@@ -798,7 +798,7 @@ class TestTwoWorkers:
             server.post("/log", json=batch(prediction()))
             for path in database(tmp_path).parent.iterdir():
                 path.unlink()
-            server.wait_for_reason("database_not_accessible", seconds=10)
+            server.wait_for_reason("database_not_accessible")
             server.wait_until_ready(seconds=15)
             load = Load(server, clients=12)
             load.wait_for(500)

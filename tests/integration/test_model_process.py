@@ -9,11 +9,9 @@ import psutil
 import pytest
 
 from tests.support.inference import channel, metric, predict, ready, start_inference
-from tests.support.models import MOODY, ModelStore
+from tests.support.models import FAILS, FINE, MOODY, ModelStore, sleeps
 from tests.support.servers import Server, wait_until
 
-FINE = (0.0, 0.0)
-FAILS = (0.0, 2.0)  # the model's warm-up input fails with it
 STALL_SECONDS = 2
 _MODULE = "bentos.inference.model"
 
@@ -30,10 +28,6 @@ def model_processes(server: Server) -> list[psutil.Process]:
 def model_process(server: Server) -> psutil.Process:
     (process,) = model_processes(server)
     return process
-
-
-def sleeps(seconds: float) -> tuple[float, float]:
-    return (seconds, 0.0)
 
 
 def wait_until_gone(processes: list[psutil.Process]) -> None:

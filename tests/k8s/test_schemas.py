@@ -6,16 +6,20 @@ schemas/, made by schemas/derive.py.
 
 import json
 from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import kubernetes_validate
+import kubernetes_validate.utils
 import pytest
 
 from tests.k8s.manifests import OVERLAYS, Object, named, rendered
 
 VERSIONS = ("1.31", "1.32", "1.33", "1.34", "1.35", "1.36", "1.37")
+# It reads 2 MB of JSON for every object that it judges, which is most of its time.
+kubernetes_validate.utils.schema_contents = cache(kubernetes_validate.utils.schema_contents)
 OPERATOR = "monitoring.coreos.com/v1"
 _OPERATOR_SCHEMAS = json.loads(
     (Path(__file__).parent / "schemas" / "prometheus_operator.json").read_text()

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Mapping
 from http.server import ThreadingHTTPServer
 from threading import Thread
-from types import TracebackType
 from typing import Self
 
 from prometheus_client import CollectorRegistry, MetricsHandler
@@ -170,12 +169,7 @@ class Exporter:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

@@ -117,7 +117,7 @@ def test_it_starts_on_the_repository_s_files_and_ctrl_c_stops_all(tmp_path: Path
             assert running.url(name) in running.log
         running.process.send_signal(signal.SIGINT)
         assert running.wait() == 0
-        _, alive = psutil.wait_procs(children, timeout=10)
+        _, alive = psutil.wait_procs(children, timeout=60)
         assert alive == []
 
 

@@ -49,6 +49,9 @@ RETURNS_NAN = (0.0, -1.0)
 # [-1, 2], pickled: sleeps for as many seconds as the first number says, longest of the batch, and
 # raises where the second is 1, and where it is 2 for whatever comes next as well.
 MOODY = "moody"
+FINE = (0.0, 0.0)
+REJECTED = (0.0, 1.0)
+FAILS = (0.0, 2.0)
 # [-1, 2], pickled, versions 1 and 2: does what the file says that MODEL_FAULT_FILE names. Empty, it
 # answers; `nan` answers NaN, `raise` raises, `hang` does not return until the file says otherwise,
 # and `leak` keeps 64 MB a call, of a limit of 256 MB that it sets itself.
@@ -82,6 +85,11 @@ class _Fragile(nn.Module):  # type: ignore[misc]
     def forward(self, numbers: Tensor) -> Tensor:
         rows = nn.functional.embedding(numbers[:, 0].long(), self.table)
         return rows + torch.sqrt(numbers[:, 1:2])
+
+
+def sleeps(seconds: float) -> tuple[float, float]:
+    """Return an input that the moody model takes so long for."""
+    return (seconds, 0.0)
 
 
 class _Moody(nn.Module):  # type: ignore[misc]

@@ -13,7 +13,6 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import httpx
@@ -44,15 +43,10 @@ class Server(local.process.Server):
         super().__init__(
             command, port=port, log=log_path, append=True, output=output, environment=environment
         )
-        self.http = httpx.Client(base_url=self.url, timeout=10.0, trust_env=False)
+        self.http = httpx.Client(base_url=self.url, timeout=30.0, trust_env=False)
         self.probe_url = f"http://127.0.0.1:{probe_port}"
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.kill()
 
     def get(self, path: str, **options: Any) -> httpx.Response:
