@@ -286,7 +286,7 @@ def test_the_kubernetes_dashboard_selects_the_workloads_and_volumes_of_the_manif
         document
         for path in (ROOT / "k8s").rglob("*.yaml")
         for document in yaml.safe_load_all(path.read_text(encoding="utf-8"))
-        if document and "mlflow" not in path.parts
+        if isinstance(document, dict) and "mlflow" not in path.parts
     ]
     named = {(each.get("kind"), each.get("metadata", {}).get("name")) for each in documents}
     workloads = {name for kind, name in named if kind in ("Deployment", "StatefulSet")}
