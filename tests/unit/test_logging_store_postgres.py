@@ -170,7 +170,7 @@ def test_tables_dropped_by_hand_are_made_anew(url: str, tmp_path: Path) -> None:
         store.wait_until_accessible()
         store.put(row("lost"))
         query(url, "DROP TABLE predictions, prediction_ids, schema_migrations, writers CASCADE")
-        query(url, "DROP TABLE all_totals, edge_device_totals, model_totals")
+        query(url, "DROP TABLE all_totals, edge_device_totals, model_totals, transfers")
         query(url, "DROP SEQUENCE IF EXISTS prediction_numbers CASCADE")
 
         def stored() -> bool:

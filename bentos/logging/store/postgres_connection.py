@@ -35,6 +35,7 @@ _REASONS = {
     "3D000": "missing",
     "3F000": "missing",
     "42P01": "missing",
+    "23502": "missing",
     "XX001": "corrupt",
     "XX002": "corrupt",
     "08": "unreachable",
@@ -42,6 +43,9 @@ _REASONS = {
     "57": "unreachable",
 }
 _OF_A_ROW = ("22", "23")
+# No value may be missing in a row: it is a table's default that is, as after its sequence was
+# dropped.
+_NOT_NULL = "23502"
 
 
 class _RawDumper(Dumper):
@@ -85,7 +89,7 @@ def is_of_a_row(error: psycopg.Error) -> bool:
     """Return whether an error is the fault of a row or of this code, not of the database."""
     if error.sqlstate is None:
         return isinstance(error, psycopg.DataError | psycopg.ProgrammingError)
-    return error.sqlstate[:2] in _OF_A_ROW
+    return error.sqlstate[:2] in _OF_A_ROW and error.sqlstate != _NOT_NULL
 
 
 def connect(url: str) -> Connection:
