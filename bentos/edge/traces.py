@@ -46,7 +46,10 @@ class SampledTraces:
         # As OpenTelemetry's sampler compares the lower half of a trace id.
         self._bound = TraceIdRatioBased.get_bound_for_rate(sample_rate(options))
         self._app = app
-        self._traced = OpenTelemetryMiddleware(_SpanWithRequestId(app), **options)
+        # A span for each ASGI message says nothing more and costs as much as the rest.
+        self._traced = OpenTelemetryMiddleware(
+            _SpanWithRequestId(app), **options, exclude_spans=["receive", "send"]
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, in a span of its own where it is sampled."""
