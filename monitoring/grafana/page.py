@@ -8,9 +8,24 @@ from monitoring.prometheus.source import ALERTS
 
 # Pictures of states in which a dashboard tells something, beside the one in which all is well.
 STATES: Mapping[str, Mapping[str, str]] = {
-    "overview": {},
-    "inference": {},
-    "logging": {},
+    "overview": {
+        "model-not-loaded": (
+            "After a restart there is no model to load: the registry's alias is gone. *Ready* and "
+            "*Model loaded* are red, the alerts below name the cause, and requests are refused."
+        )
+    },
+    "inference": {
+        "high-error-rate": (
+            "The model does not answer in time: *Error ratio* is above the dashed line at which "
+            "`/ready` turns to 503 `high_error_rate`, and *Errors by reason* says `timeout`."
+        )
+    },
+    "logging": {
+        "logging-away": (
+            "The logging service is stopped: *Ready* is red, *Not yet delivered* grows while "
+            "predictions go on, and nothing is lost."
+        )
+    },
     "probes": {},
     "kubernetes": {},
 }
