@@ -16,17 +16,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 
 from bentos.inference.delivery.outbox import outbox_path
 from docs.answers import ANSWERS, Answer, write_answers
+from tests.faults.injectors import suspended
 from tests.support.inference import channel, start_inference
 from tests.support.log_server import LogServer, Reply
 from tests.support.logging_store import locked_by_another_process
@@ -295,7 +295,7 @@ def _worker_answers(
     with server:
         ours = Collector(service, server, *replaced)
         server.wait_until(server.workers, "a worker")
-        with _stopped(server.workers()):
+        with suspended(server.workers()):
             # The probe process answers before any worker does.
             server.wait_until(lambda: server.probe("/health").status_code == 200, "probes")
             ours.probe("/ready", first, name="the pod starts")
@@ -303,7 +303,7 @@ def _worker_answers(
         server.wait_until(lambda: server.probe("/ready").status_code == 200, "ready", seconds=90)
         if service == "inference-service":
             ours.keep(server.post("/predict", json={"data": channel(1)}), "POST /predict")
-        with _stopped(server.workers()):
+        with suspended(server.workers()):
             ours.probe("/ready", "port_not_answering")
             ours.probe("/ready", "event_loop_stalled", alongside=["port_not_answering"])
             ours.probe("/health", "port_not_answering")
@@ -313,17 +313,6 @@ def _worker_answers(
         ours.probe("/ready", "worker_missing")
         ours.probe("/health", "worker_dead")
     return ours.found
-
-
-@contextmanager
-def _stopped(processes: Sequence[psutil.Process]) -> Iterator[None]:
-    for process in processes:
-        process.suspend()
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.resume()
 
 
 def _until(send: Callable[[object], httpx.Response], status: int, data: object) -> httpx.Response:

@@ -8,9 +8,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
-import pytest
 
 from tests.support.servers import wait_until
+from tests.support.tools import missing_tool
 
 FAKETIME_LIBRARY = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 _ATTACH_SECONDS = 20.0
@@ -40,7 +40,7 @@ def system_calls(
     """
     program = shutil.which("strace")
     if program is None:
-        pytest.skip("there is no strace here")
+        missing_tool("strace is not installed: apt-get install strace")
     command = [program, "-f", "-qq", "-o", os.devnull, "-e", f"trace={calls}"]
     command += ["-e", f"inject={calls}:{effect}", *(f"-P{path}" for path in paths)]
     status = Path(f"/proc/{process.pid}/status")

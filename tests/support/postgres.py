@@ -15,10 +15,10 @@ from typing import Any
 
 import psutil
 import psycopg
-import pytest
 from psycopg import sql
 
 from local.process import free_port, wait_until
+from tests.support.tools import missing_tool
 
 USER = "predictions"
 # Every character that has to be percent-encoded in a URL is in it somewhere.
@@ -32,7 +32,7 @@ def programs() -> Path:
     on_path = shutil.which("initdb")
     found = sorted(Path(_PROGRAMS).glob("*/bin/initdb"), key=lambda path: path.parts[-3])
     if on_path is None and not found:
-        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+        missing_tool("PostgreSQL is not installed: apt-get install postgresql")
     return found[-1].parent if found else Path(str(on_path)).resolve().parent
 
 
