@@ -231,7 +231,7 @@ def migrate(database: Database) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > VERSION:
         raise StoreError(
-            "other", f"the schema is version {version}; this service knows up to {VERSION}"
+            "schema", f"the schema is version {version}; this service knows up to {VERSION}"
         )
     connection.execute("BEGIN IMMEDIATE")
     try:
