@@ -40,6 +40,7 @@ def check_answer(response: httpx.Response, index: int) -> None:
     assert answer["class"] == index
     assert answer["class_name"] == COLOUR_CLASSES[index]
     assert answer["defect_detected"] is (COLOUR_CLASSES[index] in COLOUR_DEFECTS)
+    assert answer["verdict"] == ("fail" if answer["defect_detected"] else "pass")
     assert 0.9 < answer["confidence"] <= 1
     assert answer["model_version"] == "1"
     assert answer["inference_time_ms"] > 0
@@ -231,6 +232,7 @@ def test_metrics_move_with_requests(server: Server) -> None:
         "inference_predictions_total",
         "inference_prediction_duration_seconds_count",
         "inference_confidence_count",
+        "inference_verdicts_total",
         "inference_batch_size_sum",
     )
     before = {name: metric(server, name, model=COLOURS, stage=ALIAS) for name in names}
