@@ -1,0 +1,194 @@
+"""Where kept pictures and labels lie: one SQLite file.
+
+A connection is opened for each call. That takes a millisecond, pictures and labels are few beside
+predictions, and a database that was deleted, replaced or restored is simply found as it is now.
+Pictures are rows and no files: a batch of them is on disk with one flush instead of one for each,
+and a backup of the database has everything.
+"""
+
+import asyncio
+import contextlib
+import random
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from bentos.evidence import Evidence, media_type_of
+from bentos.logging.review.schema import configure
+from bentos.logging.store.errors import classify
+from bentos.process.directories import make_directory
+
+# The longest wait for another process that writes.
+_BUSY_SECONDS = 5.0
+_READER_THREADS = 2
+
+_COLUMNS = (
+    *(name for name in Evidence.__struct_fields__ if name != "picture"),
+    *("sha256", "bytes", "media_type", "received_at", "picture_kept", "random_key"),
+)
+_INSERT = (
+    f"INSERT INTO evidence ({', '.join(_COLUMNS)})"  # noqa: S608 - own names
+    f" VALUES ({', '.join('?' * len(_COLUMNS))})"
+    " ON CONFLICT (prediction_id, edge_device_id) DO NOTHING"
+)
+_ADD_CHALLENGER = (
+    "UPDATE evidence SET challenger = ?"
+    " WHERE prediction_id = ? AND edge_device_id = ? AND challenger IS NULL"
+)
+_INSERT_PICTURE = "INSERT INTO pictures VALUES (?, ?) ON CONFLICT (sha256) DO NOTHING"
+_FIND_PICTURE = (
+    "SELECT media_type, content FROM evidence"
+    " LEFT JOIN pictures ON pictures.sha256 = evidence.sha256 AND picture_kept = 1"
+    " WHERE prediction_id = ? AND edge_device_id = ?"
+)
+
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True)
+class Added:
+    """What became of pictures that were to be stored: the others were stored before."""
+
+    stored: int
+    duplicates: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The picture of a prediction; `content` is None once it was deleted for age or size."""
+
+    media_type: str
+    content: bytes | None
+
+
+class ReviewStore:
+    """Kept pictures and labels in `directory`; each method runs in a thread of its own pool.
+
+    All methods raise StoreError where the database fails; nothing of a change is stored then, and
+    the next call tries again.
+    """
+
+    def __init__(self, directory: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self.directory = directory
+        self._path = directory / "review.db"
+        self._clock = clock
+        # One thread for changes: several would only wait for each other's lock.
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="review-writer")
+        self._readers = ThreadPoolExecutor(_READER_THREADS, thread_name_prefix="review-reader")
+
+    async def read(self, question: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
+        """Return what `question` finds, in one transaction that cannot write.
+
+        Rows are `sqlite3.Row`. What the function raises itself is raised here.
+        """
+        return await self._in(self._readers, lambda: self._read(question))
+
+    async def write(self, change: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
+        """Return what `change` returns, once its one transaction is on disk.
+
+        Rows are `sqlite3.Row`. What the function raises itself is raised here, and nothing of it
+        is stored then.
+        """
+        return await self._in(self._writer, lambda: self._write(change))
+
+    async def add(self, evidence: Sequence[Evidence]) -> Added:
+        """Store pictures, all or none, each prediction of a device once.
+
+        One that is stored already is left as it is, except for a challenger's answer that it does
+        not have yet. Raises ValueError for a picture that is no PNG, JPEG or BMP file.
+        """
+        return await self._in(self._writer, lambda: self._add(evidence))
+
+    async def picture(self, prediction_id: str, edge_device_id: str) -> Picture | None:
+        """Return the picture of a device's prediction, None where there never was one."""
+
+        def find(connection: sqlite3.Connection) -> Picture | None:
+            row = connection.execute(_FIND_PICTURE, (prediction_id, edge_device_id)).fetchone()
+            return None if row is None else Picture(row["media_type"], row["content"])
+
+        return await self.read(find)
+
+    async def stop(self) -> None:
+        """Finish what was begun and end the threads."""
+        await asyncio.to_thread(self._writer.shutdown)
+        await asyncio.to_thread(self._readers.shutdown)
+
+    async def _in(self, threads: ThreadPoolExecutor, work: Callable[[], ResultT]) -> ResultT:
+        return await asyncio.get_running_loop().run_in_executor(threads, work)
+
+    def _add(self, evidence: Sequence[Evidence]) -> Added:
+        rows = [(one, self._row(one)) for one in evidence]
+
+        def add(connection: sqlite3.Connection) -> Added:
+            stored = 0
+            for one, row in rows:
+                if connection.execute(_INSERT, list(row.values())).rowcount:
+                    stored += 1
+                    connection.execute(_INSERT_PICTURE, (row["sha256"], one.picture))
+                elif one.challenger is not None:
+                    key = (row["challenger"], one.prediction_id, one.edge_device_id)
+                    connection.execute(_ADD_CHALLENGER, key)
+            return Added(stored, len(rows) - stored)
+
+        return self._write(add)
+
+    def _row(self, one: Evidence) -> dict[str, object]:
+        media_type = media_type_of(one.picture)
+        if media_type is None:
+            raise ValueError(f"{one.prediction_id}: the picture is no PNG, JPEG or BMP file")
+        challenger = one.challenger and msgspec.json.encode(one.challenger).decode()
+        own: dict[str, object] = {
+            **msgspec.structs.asdict(one),
+            "confidence": _clamped(one.confidence),
+            "scores": msgspec.json.encode(
+                {name: _clamped(score) for name, score in one.scores.items()}
+            ).decode(),
+            "challenger": challenger,
+            "sha256": sha256(one.picture).hexdigest(),
+            "bytes": len(one.picture),
+            "media_type": media_type,
+            "received_at": self._clock(),
+            "picture_kept": 1,
+            "random_key": random.random(),  # noqa: S311 - an order, no secret
+        }
+        return {name: own[name] for name in _COLUMNS}
+
+    def _read(self, question: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
+        with self._connection() as connection:
+            connection.execute("PRAGMA query_only = 1")
+            connection.execute("BEGIN")
+            return question(connection)
+
+    def _write(self, change: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
+        with self._connection() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            result = change(connection)
+            connection.execute("COMMIT")
+            return result
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        """Open the database for a block; closing it takes an unfinished transaction back."""
+        try:
+            make_directory(self.directory)
+            with contextlib.closing(
+                sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None)
+            ) as connection:
+                configure(connection)
+                connection.row_factory = sqlite3.Row
+                yield connection
+        except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError):
+            raise  # the fault of a row or of this code, not of the database
+        except (sqlite3.Error, OSError) as error:
+            raise classify(error, self._path) from error
+
+
+def _clamped(probability: float) -> float:
+    return min(max(probability, 0.0), 1.0)
