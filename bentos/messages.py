@@ -6,7 +6,7 @@ else.
 """
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Raw, inspect
@@ -53,6 +53,10 @@ BoundingBox: TypeAlias = Annotated[
     list[float], Meta(min_length=4, max_length=4, description="four finite numbers, or null")
 ]
 Flag: TypeAlias = Annotated[bool, Meta(description="true or false")]
+# What is to be done with an inspected part: `review` leaves it to a person.
+Verdict: TypeAlias = Annotated[
+    Literal["pass", "fail", "review"], Meta(description="pass, fail or review, or null")
+]
 
 
 class Detection(msgspec.Struct, frozen=True, gc=False):
@@ -83,7 +87,8 @@ class Prediction(msgspec.Struct, frozen=True, gc=False):
     """One prediction; unknown fields of a sender are ignored.
 
     `edge_device_id` may be left to the batch. A device's `prediction_id` is stored once.
-    `traceparent` names the sampled trace in which the prediction was made, none otherwise.
+    `traceparent` names the sampled trace in which the prediction was made, none otherwise. A sender
+    that gives no verdict has null.
     """
 
     image_id: Name
@@ -99,6 +104,7 @@ class Prediction(msgspec.Struct, frozen=True, gc=False):
     prediction_id: Identifier | None = None
     request_id: Identifier | None = None
     traceparent: Identifier | None = None
+    verdict: Verdict | None = None
 
 
 class Batch(msgspec.Struct, frozen=True, gc=False):

@@ -21,7 +21,7 @@ REPOSITORY = "https://github.com/truthful-serving/truthful-serving/blob/main"
 SECTIONS = {
     "Begin": ("index", "tutorial", "third-service", "compare"),
     "Use": (
-        *("health-endpoints", "quick-reference", "status-page", "v2", "operations"),
+        *("health-endpoints", "quick-reference", "review", "status-page", "v2", "operations"),
         *("monitoring", "dashboards", "compose", "scaling", "load-testing"),
     ),
     "Understand": (

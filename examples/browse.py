@@ -34,10 +34,22 @@ QUERIES: Mapping[str, tuple[str, str, str]] = {
         """
         SELECT image_id, edge_device_id, datetime(timestamp, 'unixepoch') AS time,
             json_extract(detections, '$[0].class') AS class,
-            json_extract(detections, '$[0].confidence') AS confidence, model_name, model_version,
-            prediction_id
+            json_extract(detections, '$[0].confidence') AS confidence, verdict, model_name,
+            model_version, prediction_id
         FROM (SELECT * FROM predictions ORDER BY timestamp DESC LIMIT 100000)
         WHERE json_array_length(detections) > 0 ORDER BY confidence LIMIT 100
+        """,
+    ),
+    "verdicts_by_version": (
+        "Verdicts by version",
+        "Of the newest 100,000 predictions: what each version passed, failed and left to a person.",
+        """
+        SELECT model_name, model_version, count(*) AS predictions, sum(verdict = 'pass') AS pass,
+            sum(verdict = 'fail') AS fail, sum(verdict = 'review') AS review,
+            round(100.0 * sum(verdict = 'review') / count(verdict), 2) AS percent_review
+        FROM (SELECT * FROM predictions ORDER BY timestamp DESC LIMIT 100000)
+        WHERE verdict IS NOT NULL GROUP BY model_name, model_version
+        ORDER BY model_name, model_version
         """,
     ),
     "slowest": (

@@ -254,7 +254,6 @@ def _probes(plan: ProbePlan, ready: Content | None, schemas: dict[str, Any]) -> 
     alive = {"service": service, "timestamp": moment, "uptime_seconds": 4211.5}
     told: Mapping[str, Any] = ready.example if ready and isinstance(ready.example, Mapping) else {}
     serving = {**told, "probe_process": "running", "timestamp": moment}
-    live_reason, ready_reason = live_reasons[0], ready_reasons[0]
     return [
         Operation(
             "GET",
@@ -262,23 +261,8 @@ def _probes(plan: ProbePlan, ready: Content | None, schemas: dict[str, Any]) -> 
             "Liveness",
             "500 only where nothing but a restart would help. The probe port answers the same.",
             answers={
-                200: (
-                    "Alive.",
-                    Content(JSON, _object("healthy", health), {"status": "healthy", **alive}),
-                ),
-                500: (
-                    "To be restarted.",
-                    Content(
-                        JSON,
-                        _object("unhealthy", health, live_reasons),
-                        {
-                            "status": "unhealthy",
-                            "reason": live_reason,
-                            "reasons": [live_reason],
-                            **alive,
-                        },
-                    ),
-                ),
+                200: ("Alive.", _verdict("healthy", health, alive)),
+                500: ("To be restarted.", _verdict("unhealthy", health, alive, live_reasons)),
             },
             tag=_PROBES_TAG,
         ),
@@ -289,22 +273,10 @@ def _probes(plan: ProbePlan, ready: Content | None, schemas: dict[str, Any]) -> 
             "Whether a request would be answered, and the reason when it would not. The probe port"
             " answers the same.",
             answers={
-                200: (
-                    "Ready.",
-                    Content(JSON, _object("ready", said), {"status": "ready", **serving}),
-                ),
+                200: ("Ready.", _verdict("ready", said, serving)),
                 503: (
                     "Not ready. Beside what is listed, each reason brings details of its own.",
-                    Content(
-                        JSON,
-                        _object("not_ready", said, ready_reasons),
-                        {
-                            "status": "not_ready",
-                            "reason": ready_reason,
-                            "reasons": [ready_reason],
-                            **serving,
-                        },
-                    ),
+                    _verdict("not_ready", said, serving, ready_reasons),
                 ),
             },
             tag=_PROBES_TAG,
@@ -341,14 +313,20 @@ def _probes(plan: ProbePlan, ready: Content | None, schemas: dict[str, Any]) -> 
     ]
 
 
-def _object(
-    status: str, properties: Mapping[str, Any], reasons: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Return the schema of a probe's body; with `reasons`, of one that is no 200."""
+def _verdict(
+    status: str,
+    properties: Mapping[str, Any],
+    example: Mapping[str, Any],
+    reasons: Sequence[str] = (),
+) -> Content:
+    """Return a probe's body and an example of it; with `reasons`, of one that is no 200."""
     known: dict[str, Any] = {"status": {"const": status}}
+    shown: dict[str, Any] = {"status": status}
     if reasons:
         # A failure while the body itself is made is an `exception`.
         reason = {"enum": [*reasons, "exception"]}
         known["reason"] = {**reason, "description": "The reason that weighs most."}
         known["reasons"] = {"type": "array", "items": reason, "description": "All reasons."}
-    return {"type": "object", "required": list(known), "properties": {**known, **properties}}
+        shown |= {"reason": reasons[0], "reasons": [reasons[0]]}
+    schema = {"type": "object", "required": list(known), "properties": {**known, **properties}}
+    return Content(JSON, schema, {**shown, **example})

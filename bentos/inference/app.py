@@ -174,6 +174,7 @@ class InferenceApp:
         self.state.duration.observe(seconds, trace_id())
         for prediction in predictions:
             self.state.confidence[prediction.class_name].observe(prediction.confidence)
+            self.state.verdicts[prediction.verdict].add()
         return predicted
 
     def _make_delivery(self, worker: int) -> Delivery | None:

@@ -19,8 +19,8 @@ from bentos.inference.channel import (
 )
 from bentos.inference.model.spec import ModelSpec, ServedModel
 from bentos.inference.state import InferenceState
+from bentos.messages import Verdict
 
-UNCERTAIN_BELOW = 0.5
 # Answers of a batch are handed on a few at a time, so that other work of the event loop waits for
 # those few requests and not for all of them.
 _ANSWERS_AT_ONCE = 2
@@ -54,6 +54,11 @@ class Prediction:
     def defect(self) -> bool:
         return self.model.spec.defects[self.class_index]
 
+    @property
+    def verdict(self) -> Verdict:
+        """What is to be done with the part, by the confidence as it is answered and stored."""
+        return self.model.spec.verdict(self.class_index, round(self.confidence, 6))
+
     def answer(self, prediction_id: str, milliseconds: float) -> dict[str, object]:
         """Return the body that answers a request."""
         return {
@@ -61,6 +66,7 @@ class Prediction:
             "class_name": self.class_name,
             "confidence": round(self.confidence, 6),
             "defect_detected": self.defect,
+            "verdict": self.verdict,
             "model_version": self.model.identity.version,
             "prediction_id": prediction_id,
             "inference_time_ms": round(milliseconds, 3),
@@ -71,6 +77,7 @@ class Prediction:
     ) -> dict[str, object]:
         """Return what the logging service keeps of a prediction made now."""
         confidence = round(self.confidence, 6)
+        verdict = self.verdict
         return {
             "prediction_id": prediction_id,
             "image_id": image_id,
@@ -84,10 +91,11 @@ class Prediction:
                     "class": self.class_name,
                     "confidence": confidence,
                     "bbox": None,
-                    "uncertain": confidence < UNCERTAIN_BELOW,
+                    "uncertain": verdict == "review",
                 }
             ],
             "defect_detected": self.defect,
+            "verdict": verdict,
             "confidence_scores": [round(score, 6) for score in self.probabilities],
         }
 

@@ -78,12 +78,12 @@ class ImageFile:
     """A file of which the header was read; `width` and `height` are as the picture is seen.
 
     `data`, or the `chunks` of it that begin and end there, is what `decoder` of Pillow takes, with
-    its mode and arguments. `bits` are those of a channel, of which `significant_bits` are used
-    where the file says so.
+    its mode and arguments; a BMP is decoded whole. `bits` are those of a channel, of which
+    `significant_bits` are used where the file says so.
     """
 
     data: bytes
-    decoder: Literal["zip", "jpeg"] | BmpImageFile
+    decoder: Literal["zip", "jpeg", "bmp"]
     width: int
     height: int
     mode: str = "RGB"
@@ -305,7 +305,7 @@ def _open_bmp(content: bytes) -> ImageFile:
     image = BmpImageFile(io.BytesIO(content))
     if image.info.get("compression") in (1, 2) and len(content) > MAX_RLE_BYTES:
         raise _bad(f"a run-length encoded BMP of more than {MAX_RLE_BYTES} bytes")
-    return ImageFile(content, image, *image.size, mode=image.mode)
+    return ImageFile(content, "bmp", *image.size, mode=image.mode)
 
 
 def _exif_orientation(data: bytes) -> int:
@@ -349,9 +349,10 @@ def _eight_bit(file: ImageFile, bit_depth: int | None) -> Image.Image:
 
 
 def _decoded(file: ImageFile, *, low_bytes: bool = False) -> Image.Image:
-    if isinstance(file.decoder, BmpImageFile):
-        file.decoder.load()
-        return file.decoder
+    if file.decoder == "bmp":
+        image: Image.Image = BmpImageFile(_TimedReader(file.data))
+        image.load()
+        return image
     raw_mode, *others = file.arguments
     if low_bytes:
         raw_mode = str(raw_mode).replace("16B", "16L")
@@ -379,7 +380,7 @@ def _decode(image: Image.Image, data: bytes, name: str, arguments: tuple[object,
     view, start, end = memoryview(data), 0, 0
     while end < len(data):
         if time.monotonic() > ends:
-            raise _too_large(f"it takes more than {MOST_SECONDS:g} s to decode")
+            raise _too_slow()
         end = min(end + _PIECE_BYTES, len(data))
         # What it leaves of a piece, it gets again with the next one.
         taken, error = decoder.decode(bytes(view[start:end]))
@@ -389,6 +390,22 @@ def _decode(image: Image.Image, data: bytes, name: str, arguments: tuple[object,
             return
         start += taken
     raise ValueError("not enough image data")
+
+
+class _TimedReader(io.BytesIO):
+    """A file for a decoder that reads it itself, piece by piece: each time it looks at the clock.
+
+    `read` raises ServiceError 413 where it takes too long.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self._ends = time.monotonic() + MOST_SECONDS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if time.monotonic() > self._ends:
+            raise _too_slow()
+        return super().read(size)
 
 
 def _check_scans(file: ImageFile) -> None:
@@ -426,3 +443,7 @@ def _bad(message: str) -> ServiceError:
 
 def _too_large(message: str) -> ServiceError:
     return ServiceError(413, "too_large", f"image: {message}")
+
+
+def _too_slow() -> ServiceError:
+    return _too_large(f"it takes more than {MOST_SECONDS:g} s to decode")

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import bentoml
 from bentoml.validators import ContentType
@@ -39,6 +39,10 @@ class PredictionAnswer(BaseModel):
     class_name: str
     confidence: float = Field(ge=0, le=1, description="Probability of the predicted class.")
     defect_detected: bool
+    verdict: Literal["pass", "fail", "review"] = Field(
+        description="`review` where the confidence is below the class's threshold, else `fail` for "
+        "a defect and `pass` for none."
+    )
     model_version: str
     prediction_id: str = Field(description="Under which the logging service keeps it.")
     inference_time_ms: float = Field(description="From the whole body to the answer.")
@@ -64,6 +68,7 @@ _ANSWER = PredictionAnswer.model_validate(
         "class_name": "crack",
         "confidence": 0.9731,
         "defect_detected": True,
+        "verdict": "fail",
         "model_version": "3",
         "prediction_id": "187b5f0c2f2e9a10c0ffee0123456789",
         "inference_time_ms": 2.31,

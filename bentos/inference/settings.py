@@ -1,8 +1,10 @@
 """What the inference service is set by, in environment variables of the same names."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
+import msgspec
+from msgspec import Meta
 from pydantic import (
     AnyHttpUrl,
     BaseModel,
@@ -12,6 +14,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_settings import NoDecode
 
 from bentos.edge.tokens import TokensFile
 from bentos.process.settings import ServiceSettings
@@ -75,6 +78,11 @@ class InferenceSettings(ServiceSettings):
     )
     defect_classes: str = Field(
         default="", description="Comma-separated classes that are defects, over the model's own."
+    )
+    thresholds: Annotated[dict[str, float], NoDecode] = Field(
+        default={},
+        description="Least confidence at which a class needs no review, over the model's own: a "
+        'JSON object as `{"crack": 0.8}`. A class without any has 0.5.',
     )
     device: Literal["cpu", "cuda", "auto"] = Field(
         default="cpu", description="Where the model runs; `auto` takes a GPU where there is one."
@@ -149,6 +157,19 @@ class InferenceSettings(ServiceSettings):
             raise ValueError("must not contain '/', ':' or '@'; give the bare name")
         return value
 
+    @field_validator("thresholds", mode="before")
+    @classmethod
+    def _by_class(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return msgspec.json.decode(value, type=dict[str, Annotated[float, Meta(ge=0, le=1)]])
+        except msgspec.DecodeError as error:
+            raise ValueError(
+                "must be a JSON object of numbers from 0 to 1 by class, as "
+                f'{{"crack": 0.8}}: {error}'
+            ) from None
+
     @property
     def metadata_overrides(self) -> dict[str, object]:
         """What the operator sets over the model's own metadata, see `Metadata`."""
@@ -156,6 +177,7 @@ class InferenceSettings(ServiceSettings):
             "class_names": _split(self.class_names),
             "defect_classes": _split(self.defect_classes),
             "bit_depth": self.image_bit_depth,
+            "thresholds": self.thresholds,
         }
         return {name: value for name, value in overrides.items() if value}
 

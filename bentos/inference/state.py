@@ -135,6 +135,12 @@ class InferenceState(ServiceState):
         labels=("class_name",),
         names=_CLASSES_SHOWN,
     )
+    verdicts = Counter(
+        "{prefix}_verdicts_total",
+        "Predictions by verdict: pass, fail, or review by a person.",
+        labels=("verdict",),
+        values=(("pass",), ("fail",), ("review",)),
+    )
     queue_depth = Gauge("{prefix}_queue_depth", "Inputs waiting for the model.")
     queue_capacity = Gauge(
         "{prefix}_queue_capacity", "Inputs that may wait before requests get 429."

@@ -93,6 +93,7 @@ _EXAMPLE: dict[str, Any] = {
                 {"class": "crack", "confidence": 0.97, "bbox": None, "uncertain": False}
             ],
             "defect_detected": True,
+            "verdict": "fail",
             "confidence_scores": [0.97, 0.03],
         }
     ],

@@ -17,7 +17,10 @@ LOG_PATH = "/log"
 STATS_PATH = "/stats"
 PREDICTIONS_PATH = "/predictions"
 
-STORE_ERROR_REASONS = ("busy", "full", "read_only", "corrupt", "missing", "other", "unreachable")
+STORE_ERROR_REASONS = (
+    *("busy", "full", "read_only", "corrupt", "missing", "other"),
+    *("unreachable", "schema"),
+)
 # The oldest proof that still counts: a check a second, and one that may wait for a lock.
 _PROOF_AGE_SECONDS = 3.0
 
@@ -34,11 +37,8 @@ class LoggingState(ServiceState):
         "Whether every worker has had the database open with its schema up to date.",
         across="all",
     )
-    db_accessible = Gauge(
-        "{prefix}_db_accessible",
-        "Whether the last check of the database, or its last commit, succeeded.",
-        across="all",
-    )
+    # Whether the last check or commit succeeded, and when one last did, in monotonic seconds.
+    db_worked = Gauge(across="all")
     db_proved_at = Gauge()
     # Which of STORE_ERROR_REASONS keeps the database from being accessible, counted from 1.
     db_failure = Gauge(across="max")
@@ -127,6 +127,15 @@ class LoggingState(ServiceState):
             (("wal",), self.wal_bytes.value),
         ]
 
+    @computed(
+        "{prefix}_db_accessible",
+        "Whether the database's last check, or its last commit, succeeded, and did so just now.",
+    )
+    def db_accessible(self) -> float:
+        """1 where the database answers, 0 where a check of it failed or does not come to an end."""
+        proved = self.db_proof_age_seconds < _PROOF_AGE_SECONDS
+        return float(bool(self.db_worked.value) and proved)
+
     @property
     def db_proof_age_seconds(self) -> float:
         """Seconds since the database last worked, in the worker where that is longest ago."""
@@ -159,13 +168,13 @@ class LoggingState(ServiceState):
         """Note that the database answered just now."""
         self.db_proved_at.set(time.monotonic())
         self.db_failure.set(0)
-        self.db_accessible.set(1)
+        self.db_worked.set(1)
         self.db_initialized.set(1)
 
     def database_fails(self, reason: str) -> None:
         """Note that the database does not answer, and why."""
         self.db_failure.set(STORE_ERROR_REASONS.index(reason) + 1)
-        self.db_accessible.set(0)
+        self.db_worked.set(0)
 
 
 class LoggingReady(TypedDict):
@@ -194,12 +203,11 @@ def logging_probes(settings: LoggingSettings, directory: Path) -> ProbePlan:
 
 
 def _not_accessible(state: LoggingState) -> Details | None:
-    age = state.db_proof_age_seconds
-    if state.db_accessible.value and age < _PROOF_AGE_SECONDS:
+    if state.db_accessible:
         return None
     return {
         "database_failure": state.db_failure_reason or "no_answer",
-        "database_proof_age_seconds": round(age, 1),
+        "database_proof_age_seconds": round(state.db_proof_age_seconds, 1),
         "transaction_seconds": round(state.pod.longest_since("writing_since"), 1),
     }
 

@@ -37,6 +37,7 @@ STORED = "logging_predictions_total"
 # Replicas on one PostgreSQL all tell the size of the same database: a maximum is right for them
 # and for the one that has a file.
 GROWTH = f"delta({series('logging_database_bytes')}[{RANGE}])"
+GROWTH_OF_FILES = aggregate("sum", aggregate("max", GROWTH, "file"))
 ERRORS = "logging_errors_total"
 COMMIT = "logging_commit_duration_seconds"
 DAY_SECONDS = 86_400
@@ -311,16 +312,12 @@ def _database() -> tuple[Panel, ...]:
         ),
         stat(
             "Bytes a prediction",
-            "Growth of the database's files over the predictions stored in the chosen time.",
-            Target(
-                expr=ratio(
-                    aggregate("sum", aggregate("max", GROWTH, "file")),
-                    increase(STORED),
-                )
-            ),
+            "Growth of the database's files over the predictions stored in the chosen time; none"
+            " where they shrank, as when the service ends and empties its write-ahead log.",
+            Target(expr=ratio(f"({GROWTH_OF_FILES} >= 0)", increase(STORED))),
             unit="bytes",
             width=4,
             height=8,
-            no_value="nothing stored",
+            no_value="no growth",
         ),
     )

@@ -184,4 +184,16 @@ def drift_panels() -> tuple[Panel, ...]:
             maximum=1,
             no_value="no predictions in the time before",
         ),
+        timeseries(
+            "Verdicts",
+            "Share of predictions by verdict; `review` is the work of people.",
+            Target(
+                expr=rate("inference_verdicts_total", by=("verdict",)),
+                legend="{{verdict}}",
+            ),
+            unit="cps",
+            stacking="percent",
+            overrides=(tone("pass", "green"), tone("fail", "red"), tone("review", "yellow")),
+            width=24,
+        ),
     )

@@ -12,7 +12,6 @@ import psutil
 from tests.support.servers import wait_until
 from tests.support.tools import missing_tool
 
-FAKETIME_LIBRARY = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 _ATTACH_SECONDS = 20.0
 
 
@@ -54,6 +53,14 @@ def system_calls(
             yield
         finally:
             strace.terminate()
+
+
+def faketime_library() -> Path:
+    """Return the library that gives a program another clock."""
+    found = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+    if found is None:
+        missing_tool("libfaketime is not installed: apt-get install libfaketime")
+    return found
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from bentos.inference.delivery.outbox import outbox_path
 from monitoring.timings import INFERENCE_SERVICE, LOGGING_SERVICE
 from tests.chaos.proxy import Proxy
 from tests.chaos.world import World
-from tests.faults.injectors import FAKETIME_LIBRARY, replace
+from tests.faults.injectors import faketime_library, replace
 from tests.monitoring.live_alerts import Alerting, alerting
 from tests.support.disks import small_disk
 from tests.support.mlflow_server import MlflowServer
@@ -123,7 +123,7 @@ class FaultWorld(World):
     def with_clocks(self) -> None:
         """Start both services anew, with clocks that read the file `clock`."""
         self.environment |= {
-            "LD_PRELOAD": str(FAKETIME_LIBRARY),
+            "LD_PRELOAD": str(faketime_library()),
             "FAKETIME_TIMESTAMP_FILE": str(self.clock),
             "FAKETIME_CACHE_DURATION": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",

@@ -31,6 +31,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStore]:
                 timestamp=now,
                 defect_detected=True,
                 model_version="4",
+                verdict="review",
                 detections=Raw(b'[{"class":"pit","confidence":0.51,"bbox":null,"uncertain":true}]'),
             ),
         )
@@ -75,9 +76,11 @@ def test_the_queries_find_what_they_are_named_after(datasette: httpx.Client) -> 
     unsure = rows_of(datasette, "lowest_confidence")[0]
     slowest = rows_of(datasette, "slowest")[0]
     versions = rows_of(datasette, "by_version")
+    (verdicts,) = rows_of(datasette, "verdicts_by_version")
 
     assert (hour["edge_device_id"], hour["defects"]) == ("edge-1", 1)
     assert (unsure["prediction_id"], unsure["confidence"]) == ("unsure", 0.51)
+    assert (verdicts["model_version"], verdicts["review"], verdicts["pass"]) == ("4", 1, 0)
     assert slowest["inference_time_ms"] == 8.0
     assert {one["model_version"]: one["predictions"] for one in versions} == {"3": 9, "4": 1}
 

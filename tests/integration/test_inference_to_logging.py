@@ -116,6 +116,7 @@ def test_every_prediction_stands_in_the_database(world: World) -> None:
     assert row["model_version"] == "1"
     assert row["edge_device_id"] == DEVICE
     assert row["defect_detected"] == 1
+    assert row["verdict"] == answer.json()["verdict"] == "fail"
     assert COLOUR_CLASSES[1] in str(row["detections"])
     world.inference.wait_until(
         lambda: metric(world.inference, "inference_log_delivered_total") == 31, "all delivered"

@@ -123,7 +123,7 @@ def test_a_server_that_is_killed_while_batches_flow_loses_nothing_and_stores_not
                 senders.wait_for(50)
                 server.kill()
                 senders.wait_for_refusal()
-                assert not one.state.db_accessible.value or not other.state.db_accessible.value
+                assert not one.state.db_accessible or not other.state.db_accessible
                 server.start()
                 # They come back by themselves.
                 senders.wait_for(50)

@@ -126,6 +126,7 @@ def check_rows(result: Any, classes: Sequence[int]) -> None:
     assert result.as_numpy("class").dtype == np.int64
     assert [text_of(name) for name in result.as_numpy("class_name")] == names
     assert result.as_numpy("defect_detected").tolist() == [name in COLOUR_DEFECTS for name in names]
+    assert {text_of(one) for one in result.as_numpy("verdict")} <= {"pass", "fail"}
     probabilities = result.as_numpy("probabilities")
     assert probabilities.shape == (len(classes), len(COLOUR_CLASSES))
     assert probabilities.dtype == np.float32

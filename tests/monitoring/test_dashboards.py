@@ -22,6 +22,7 @@ from monitoring.prometheus.source.objectives import OBJECTIVES, Objective
 from monitoring.timings import INFERENCE_SERVICE, SERVICES
 from tests.monitoring import promql
 from tests.monitoring.dashboards_lint import charts, selector_of, variable_query, variables
+from tests.monitoring.promtool import promtool, write_yaml
 
 OWN = {family.name: family for family in (*INFERENCE_FAMILIES, *LOGGING_FAMILIES)}
 PATHS = sorted(DASHBOARDS.glob("*.json"))
@@ -319,3 +320,42 @@ def test_every_metric_of_the_services_is_on_a_dashboard() -> None:
     }
     assert OWN.keys() - shown == set()
     assert CLUSTER_METRICS - shown == set()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shown"),
+    [
+        ({"database": "0+600x60", "wal": "4000x60"}, 100),
+        ({"database": "9000x60", "wal": "4000x30 0x29"}, None),
+    ],
+    ids=["while it stores", "after it has ended"],
+)
+def test_the_bytes_of_a_prediction_are_none_where_the_files_shrank(
+    sizes: dict[str, str], shown: int | None, tmp_path: Path
+) -> None:
+    (panel,) = (
+        one
+        for one in charts(load(DASHBOARDS / "logging.json"))
+        if one["title"] == "Bytes a prediction"
+    )
+    (target,) = panel["targets"]
+    labels = 'namespace="", job="logging-service", instance="a", service="logging-service"'
+    files = [
+        {"series": f'logging_database_bytes{{{labels}, file="{file}"}}', "values": values}
+        for file, values in sizes.items()
+    ]
+    stored = {"series": f"logging_predictions_total{{{labels}}}", "values": "0+6x60"}
+    expr = re.sub(r"\$(?!__)\w+", ".*", promql.fill_in_built_in(target["expr"]))
+    case = {
+        "interval": "1m",
+        "input_series": [*files, stored],
+        "promql_expr_test": [
+            {
+                "expr": f"round({expr})",
+                "eval_time": "1h",
+                "exp_samples": [] if shown is None else [{"labels": "{}", "value": shown}],
+            }
+        ],
+    }
+    finished = promtool("test", "rules", write_yaml(tmp_path / "test.yml", {"tests": [case]}))
+    assert finished.status == 0, finished.output

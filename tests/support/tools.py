@@ -1,6 +1,8 @@
 """What a test does where a tool that it needs is missing."""
 
 import os
+import shutil
+import subprocess
 from typing import NoReturn
 
 import pytest
@@ -11,3 +13,14 @@ def missing_tool(words: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(words)
     pytest.skip(words)
+
+
+def promtool_findings(exposition: bytes) -> str:
+    """Return what `promtool check metrics` says of an exposition: nothing of a good one."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        missing_tool("promtool is not installed: apt-get install prometheus")
+    found = subprocess.run(
+        [promtool, "check", "metrics"], input=exposition, capture_output=True, check=False
+    )
+    return found.stdout.decode() + found.stderr.decode()

@@ -654,10 +654,12 @@ def test_large_pictures_that_the_process_owes_fail_when_it_dies(
     run(test)
 
 
-def prediction(probabilities: list[float], index: int) -> Prediction:
+def prediction(
+    probabilities: list[float], index: int, thresholds: tuple[float, ...] = ()
+) -> Prediction:
     names = tuple(f"class-{place}" for place in range(len(probabilities)))
     defects = tuple(place > 0 for place in range(len(probabilities)))
-    spec = ModelSpec((4,), "float32", names, defects)
+    spec = ModelSpec((4,), "float32", names, defects, thresholds=thresholds)
     model = ServedModel(ModelIdentity("steel", "production", "7"), spec)
     return Prediction(index, array("f", probabilities), model)
 
@@ -668,6 +670,7 @@ def test_an_answer_holds_what_the_contract_promises() -> None:
         "class_name": "class-1",
         "confidence": 0.75,
         "defect_detected": True,
+        "verdict": "fail",
         "model_version": "7",
         "prediction_id": "id-1",
         "inference_time_ms": 1.235,
@@ -688,6 +691,7 @@ def test_a_record_holds_what_the_logging_service_takes() -> None:
         "inference_time_ms": 2.0,
         "detections": [{"class": "class-0", "confidence": 0.7, "bbox": None, "uncertain": False}],
         "defect_detected": False,
+        "verdict": "pass",
         "confidence_scores": [0.7, 0.1, 0.2],
     }
 
@@ -697,6 +701,28 @@ def test_a_prediction_that_is_hardly_one_is_uncertain() -> None:
     detections = record["detections"]
     assert isinstance(detections, list)
     assert detections[0]["uncertain"] is True
+    assert record["verdict"] == "review"
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "index", "thresholds", "verdict"),
+    [
+        ([0.5, 0.5], 0, (), "pass"),
+        ([0.4, 0.6], 1, (), "fail"),
+        ([0.49, 0.51], 1, (0.0, 0.52), "review"),
+        ([0.51, 0.49], 0, (0.0, 0.52), "pass"),
+        # A float32 is a little under 0.9; the answer says 0.9, and so does the verdict.
+        ([0.9, 0.1], 0, (0.9, 0.0), "pass"),
+        ([1.0, 0.0], 0, (1.0, 1.0), "pass"),
+        ([0.2, 0.2], 1, (0.0, 0.0), "fail"),
+    ],
+)
+def test_a_verdict_is_review_below_the_classs_threshold_else_by_the_class(
+    probabilities: list[float], index: int, thresholds: tuple[float, ...], verdict: str
+) -> None:
+    made = prediction(probabilities, index, thresholds)
+    assert made.verdict == verdict
+    assert made.answer("id", 1.0)["verdict"] == verdict
 
 
 def test_prediction_ids_are_unique_and_sort_by_time() -> None:

@@ -92,6 +92,17 @@ def test_what_the_operator_sets_goes_before_what_the_model_carries(
     assert load_from(model_store, MISNAMED, **names).spec.class_names == ("x", "y", "z")
 
 
+def test_what_the_operator_sets_for_a_class_leaves_the_thresholds_of_the_others(
+    model_store: ModelStore,
+) -> None:
+    name = COLOUR_CLASSES[1]
+    spec = load_from(model_store, COLOURS, thresholds={name: 0.9}).spec
+    assert spec.thresholds == (0.5, 0.9, 0.5)
+    assert spec.verdict(1, 0.89) == "review"
+    with pytest.raises(UnusableModel, match=r"THRESHOLDS"):
+        load_from(model_store, COLOURS, thresholds={"unknown": 0.9})
+
+
 def test_a_model_without_names_has_numbers_for_them(model_store: ModelStore) -> None:
     spec = load_from(model_store, UNNAMED).spec
     assert spec.class_names == ("0", "1", "2")

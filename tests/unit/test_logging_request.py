@@ -129,6 +129,7 @@ def test_the_batchs_time_may_be_unix_seconds_or_iso_8601(timestamp: Any) -> None
         ({"inference_time_ms": float("nan")}, "inference_time_ms", "a finite number"),
         ({"defect_detected": 1}, "defect_detected", "true or false"),
         ({"defect_detected": "yes"}, "defect_detected", "true or false"),
+        ({"verdict": "perhaps"}, "verdict", "pass, fail or review"),
         ({"processing_notes": "x" * 10_001}, "processing_notes", "a text of at most 10000"),
         ({"confidence_scores": [0.5, 2]}, "confidence_scores[1]", "a number between 0 and 1"),
         ({"confidence_scores": {"a": "b"}}, "confidence_scores", "a list, or an object by class"),

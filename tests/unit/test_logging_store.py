@@ -3,6 +3,7 @@
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ def test_a_read_that_takes_too_long_is_no_error_of_the_service(tmp_path: Path) -
 
         assert store.state.errors.value == 0
         assert store.state.outcomes.errors == 0
-        assert store.state.db_accessible.value
+        assert store.state.db_accessible
 
 
 def test_the_sizes_of_the_files_and_of_the_disk_are_known(store: RunningStore) -> None:
@@ -82,7 +83,7 @@ def test_one_batch_that_cannot_be_stored_does_not_harm_its_neighbours(
     with pytest.raises((UnicodeEncodeError, TypeError)):
         poison.result(10)
     assert "poison" not in store.ids()
-    assert store.state.db_accessible.value
+    assert store.state.db_accessible
 
 
 def test_a_row_that_the_schema_refuses_fails_its_batch_as_a_whole(store: RunningStore) -> None:
@@ -90,7 +91,7 @@ def test_a_row_that_the_schema_refuses_fails_its_batch_as_a_whole(store: Running
         store.put(row("a"), row("b", image_id=None))
 
     assert store.ids() == set()
-    assert store.state.db_accessible.value
+    assert store.state.db_accessible
 
 
 @pytest.mark.parametrize("suffixes", [("",), ("", "-wal", "-shm")], ids=["database", "all-files"])
@@ -227,7 +228,7 @@ def test_damage_in_the_middle_is_found_and_not_accepted_again(tmp_path: Path) ->
             "it was looked at again",
             seconds=10,
         )
-        assert not store.state.db_accessible.value
+        assert not store.state.db_accessible
     assert path.read_bytes() == damaged
 
 
@@ -277,7 +278,7 @@ def test_a_full_disk_refuses_batches_and_keeps_what_was_acknowledged(tmp_path: P
             acknowledged = set()
             ballast = disk / "ballast"
             ballast.write_bytes(b"x" * (5 << 20))
-            while store.state.db_accessible.value:
+            while store.state.db_accessible:
                 rows = [row() for _ in range(50)]
                 try:
                     store.put(*rows)
@@ -318,7 +319,7 @@ def test_a_database_moved_away_while_the_disk_is_full_keeps_its_log_to_itself(
 
 
 def put_until_refused_by_a_full_disk(store: RunningStore) -> None:
-    while store.state.db_accessible.value:
+    while store.state.db_accessible:
         try:
             store.put(*[row() for _ in range(50)])
         except (StoreError, ServiceError):
@@ -333,12 +334,22 @@ def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     connection.execute("CREATE TABLE theirs (x)")
     connection.close()
     with RunningStore(path, tmp_path / "pod") as store:
-        store.wait_for_failure("other")
+        store.wait_for_failure("schema")
         assert not store.state.db_initialized.value
     connection = sqlite3.connect(path)
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     connection.close()
     assert tables == {"theirs"}
+
+
+def test_a_table_dropped_by_hand_is_named(store: RunningStore) -> None:
+    with closing(sqlite3.connect(store.path)) as connection:
+        connection.execute("DROP TABLE predictions")
+        connection.commit()
+    store.wait_for_failure("schema")
+    with pytest.raises(ServiceError) as refused:
+        store.put(row())
+    assert refused.value.reason == "database_not_accessible"
 
 
 def test_damage_that_a_read_finds_has_the_database_checked(store: RunningStore) -> None:

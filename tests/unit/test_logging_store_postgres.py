@@ -181,7 +181,20 @@ def test_tables_dropped_by_hand_are_made_anew(url: str, tmp_path: Path) -> None:
 
         wait_until(stored, "it is stored", seconds=15)
         assert store.ids() == {"new"}
-        assert store.state.store_errors["missing"].value >= 1
+        assert store.state.store_errors["schema"].value >= 1
+
+
+@pytest.mark.parametrize("table", ["schema_migrations", "predictions", "writers"])
+def test_one_table_dropped_by_hand_is_named_and_nothing_is_acknowledged(
+    url: str, tmp_path: Path, table: str
+) -> None:
+    with RunningStore(url, tmp_path / "pod") as store:
+        store.wait_until_accessible()
+        query(url, f"DROP TABLE {table} CASCADE")
+    with RunningStore(url, tmp_path / "again") as store:
+        store.wait_for_failure("schema")
+        with pytest.raises((ServiceError, StoreError)):
+            store.put(row())
 
 
 def test_a_database_of_a_newer_version_is_left_alone(url: str, tmp_path: Path) -> None:
@@ -189,7 +202,7 @@ def test_a_database_of_a_newer_version_is_left_alone(url: str, tmp_path: Path) -
         store.wait_until_accessible()
     query(url, "INSERT INTO schema_migrations (version) VALUES (99)")
     with RunningStore(url, tmp_path / "second") as store:
-        store.wait_for_failure("other")
+        store.wait_for_failure("schema")
         assert not store.state.db_initialized.value
         with pytest.raises(ServiceError) as refused:
             store.put(row())

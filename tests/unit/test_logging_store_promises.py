@@ -69,6 +69,16 @@ def test_the_same_id_twice_is_stored_once_in_a_batch_and_across_batches(
     assert store.state.duplicates.value == 2
 
 
+def test_a_verdict_that_an_older_service_did_not_store_makes_no_conflict(
+    store: RunningStore,
+) -> None:
+    known = row("a")
+    store.put(known)
+    again = store.put(replace(known, verdict="review"))
+
+    assert (again.predictions, again.duplicates) == (0, 1)
+
+
 @pytest.mark.case(20)
 def test_two_devices_may_use_the_same_id(store: RunningStore) -> None:
     """Devices A and B each send `prediction_id: "1"`, with other content: both are stored."""

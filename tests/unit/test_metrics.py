@@ -1,8 +1,7 @@
 """The metrics that both services show, and that Prometheus's own tools find nothing in them."""
 
 import ast
-import shutil
-import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,8 +17,9 @@ from bentos.inference.model.spec import ModelIdentity, ModelSpec, ServedModel
 from bentos.inference.settings import InferenceSettings
 from bentos.inference.state import InferenceState, inference_probes
 from bentos.logging.settings import LoggingSettings
-from bentos.logging.state import logging_probes
+from bentos.logging.state import LoggingState, logging_probes
 from tests.support.servers import ROOT
+from tests.support.tools import promtool_findings
 
 # Names, types and labels that dashboards and alerts of users rely on.
 CONTRACT = {
@@ -61,16 +61,6 @@ def logging(tmp_path: Path) -> Probes:
 def probes(request: pytest.FixtureRequest) -> Probes:
     found: Probes = request.getfixturevalue(request.param)
     return found
-
-
-def lint(text: bytes) -> str:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not installed")
-    found = subprocess.run(
-        [promtool, "check", "metrics"], input=text, capture_output=True, check=False
-    )
-    return found.stdout.decode() + found.stderr.decode()
 
 
 def samples(text: bytes) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -128,7 +118,7 @@ def test_promtool_finds_nothing(probes: Probes) -> None:
     text = probes.metrics().body
     exposed = {one.name for one in text_string_to_metric_families(text.decode())}
     assert {family.name.removesuffix("_total") for family in probes.state.families()} == exposed
-    assert lint(text) == ""
+    assert promtool_findings(text) == ""
 
 
 def test_openmetrics_says_the_same_and_names_the_trace_of_an_observation(probes: Probes) -> None:
@@ -149,8 +139,10 @@ def test_openmetrics_says_the_same_and_names_the_trace_of_an_observation(probes:
 
 
 def test_promtool_would_find_something() -> None:
-    assert "lint" not in lint(b"# HELP good_total Fine.\n# TYPE good_total counter\ngood_total 1\n")
-    assert lint(b"# TYPE bad counter\nbad 1\n") != ""
+    assert "lint" not in promtool_findings(
+        b"# HELP good_total Fine.\n# TYPE good_total counter\ngood_total 1\n"
+    )
+    assert promtool_findings(b"# TYPE bad counter\nbad 1\n") != ""
 
 
 def test_labels_that_the_metrics_have_are_those_that_are_declared(probes: Probes) -> None:
@@ -187,3 +179,30 @@ def reasons_in(path: Path) -> Iterator[str]:
             and isinstance(node.args[1], ast.Constant)
         ):
             yield str(node.args[1].value)
+
+
+def test_a_database_whose_check_does_not_end_is_not_accessible_in_metrics_as_in_ready(
+    tmp_path: Path,
+) -> None:
+    now = [time.monotonic()]
+    state = LoggingState(tmp_path, clock=lambda: now[0])
+    plan = logging_probes(LoggingSettings(), tmp_path)
+    probes = Probes(state, liveness=[], readiness=plan.readiness, describe=plan.describe)
+
+    def said() -> tuple[float, bool]:
+        (accessible,) = (
+            value
+            for (name, _), value in samples(probes.metrics().body).items()
+            if name == "logging_db_accessible"
+        )
+        return accessible, "database_not_accessible" in probes.is_ready().reasons
+
+    assert said() == (0.0, True)
+    state.database_works()
+    assert said() == (1.0, False)
+    now[0] += 60
+    assert said() == (0.0, True)
+    assert state.db_initialized.value == 1
+    now[0] -= 60
+    state.database_fails("busy")
+    assert said() == (0.0, True)

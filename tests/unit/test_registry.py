@@ -108,6 +108,13 @@ def test_a_registry_that_is_not_there_is_told_from_one_without_the_model(tmp_pat
             registry.resolve()
 
 
+def test_a_connection_that_fails_is_told_in_a_line() -> None:
+    registry = Registry(tracking_uri="http://127.0.0.1:9", name=COLOURS, stage=ALIAS)
+    with pytest.raises(RegistryUnavailable) as failed:
+        registry.resolve()
+    assert str(failed.value) == "http://127.0.0.1:9: Connection refused"
+
+
 def test_a_version_whose_files_are_gone_cannot_be_had(
     model_store: ModelStore, tmp_path: Path
 ) -> None:

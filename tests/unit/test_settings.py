@@ -6,7 +6,7 @@ import pytest
 from pydantic import Field, SecretStr
 
 from bentos.health.window import WINDOW_SECONDS
-from bentos.inference.settings import InferenceSettings
+from bentos.inference.settings import InferenceSettings, ModelProcessSettings
 from bentos.logging.settings import LoggingSettings
 from bentos.process.settings import (
     ServiceSettings,
@@ -133,6 +133,9 @@ def test_a_wrong_value_is_refused_with_its_variables_name(
         ("LOGGING_URL", "ftp://logging"),
         ("EDGE_DEVICE_ID", "x" * 129),
         ("OUTBOX_MAX_ROWS", "0"),
+        ("THRESHOLDS", "0.8"),
+        ("THRESHOLDS", '{"crack": 1.5}'),
+        ("THRESHOLDS", '{"crack": 0.8'),
     ],
 )
 def test_a_wrong_value_of_the_inference_service_is_refused(
@@ -241,6 +244,15 @@ def test_lists_are_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
         "class_names": ("good", "scratch", "stain"),
         "defect_classes": ("scratch",),
     }
+
+
+def test_thresholds_are_a_json_object_and_go_to_the_model_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("THRESHOLDS", '{"crack": 0.8, "pit": 1}')
+    given = ModelProcessSettings(settings=load_settings(InferenceSettings), service="s", worker=1)
+    read = ModelProcessSettings.model_validate_json(given.model_dump_json())
+    assert read.settings.metadata_overrides == {"thresholds": {"crack": 0.8, "pit": 1.0}}
 
 
 def test_a_directory_that_cannot_be_made_is_refused_by_its_variable(tmp_path: Path) -> None:

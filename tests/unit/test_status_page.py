@@ -171,6 +171,11 @@ def test_predictions_are_shown_with_class_confidence_device_and_time(house: Hous
     assert "nothing detected line-4" in text
 
 
+def test_a_prediction_that_a_person_should_look_at_is_marked(house: House) -> None:
+    house.rows = [stored(verdict="review"), stored(verdict=None), stored(verdict="fail")]
+    assert house.text().count("crack defect review 97.3%") == 1
+
+
 @pytest.mark.parametrize(
     "field", ["edge_device_id", "model_name", "model_version", "image_id", "class"]
 )

@@ -179,6 +179,8 @@ def test_outputs_are_what_was_predicted(binary: bool) -> None:
     names = result.as_numpy("class_name").tolist()
     assert [name.decode() if binary else name for name in names] == ["good", "Kratzer ä"]
     assert result.as_numpy("defect_detected").tolist() == [False, True]
+    verdicts = result.as_numpy("verdict").tolist()
+    assert [one.decode() if binary else one for one in verdicts] == ["pass", "fail"]
 
 
 def test_texts_as_bytes_stand_each_behind_its_length() -> None:

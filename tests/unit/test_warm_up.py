@@ -102,6 +102,24 @@ def test_class_names_and_defects_come_from_the_metadata() -> None:
     assert spec.defects == (False, True)
 
 
+def test_thresholds_come_from_the_metadata_and_are_a_half_where_a_class_has_none() -> None:
+    content = {"class_names": ["good", "bad"], "thresholds": {"bad": 0.9}}
+    assert warm(linear(2), metadata=Metadata.read(content)).spec.thresholds == (0.5, 0.9)
+    assert warm(linear(2)).spec.thresholds == ()
+
+
+def test_a_later_source_replaces_the_threshold_of_its_class_only() -> None:
+    tags, model = {"thresholds": {"a": 0.1, "b": 0.2}}, {"thresholds": {"b": 0.3}}
+    assert Metadata.read(tags, model, {}).thresholds == {"a": 0.1, "b": 0.3}
+    assert Metadata.read({"class_names": ["a"]}, {"class_names": ["b"]}).class_names == ("b",)
+
+
+def test_a_threshold_of_a_class_that_the_model_has_not_is_refused_with_the_classes() -> None:
+    metadata = Metadata.read({"class_names": ["good", "bad"], "thresholds": {"ugly": 0.9}})
+    with pytest.raises(UnusableModel, match=r"\['ugly'\] .* \['good', 'bad'\]"):
+        warm(linear(2), metadata=metadata)
+
+
 def test_a_model_with_one_output_has_two_classes() -> None:
     model = warm(linear(1), metadata=named("good", "bad", defects=("bad",)))
     probabilities = model.probabilities(np.zeros((1, 2), np.float32))
@@ -151,6 +169,9 @@ def test_classes_and_their_names_are_bounded_when_the_model_loads() -> None:
         {"channels": "CMYK"},
         {"layout": "WHC"},
         {"bit_depth": 7},
+        {"thresholds": 0.5},
+        {"thresholds": {"bad": 1.1}},
+        {"thresholds": {"bad": float("nan")}},
     ],
 )
 def test_metadata_that_is_not_what_it_should_be_is_refused(metadata: dict[str, Any]) -> None:

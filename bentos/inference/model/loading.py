@@ -85,9 +85,7 @@ def load(registry: Registry, identity: ModelIdentity, options: LoadOptions) -> L
                 f"the model's flavors are {sorted(description.flavors)}; a PyTorch model is served"
             )
         shape, dtype = _input_of(description)
-        metadata = Metadata.read(
-            _from_tags(tags) | (description.metadata or {}) | dict(options.overrides)
-        )
+        metadata = Metadata.read(_from_tags(tags), description.metadata or {}, options.overrides)
         device = _torch_device(options.device)
         module, batch = _module(folder, flavor.get("model_data"), device, shape)
         forward = _forward(module, device)

@@ -142,8 +142,20 @@ class Registry:
                 return ask(self.connect())
             except Exception as error:
                 if last:
-                    raise RegistryUnavailable(_first_line(error)) from error
+                    raise RegistryUnavailable(self._why(error)) from error
         raise AssertionError  # the second attempt returned or raised
+
+    def _why(self, error: Exception) -> str:
+        """Return why the registry gave no answer.
+
+        MLflow wraps a failed connection in three exceptions, whose text is the URL over and over.
+        """
+        innermost: BaseException = error
+        while (inner := innermost.__cause__ or innermost.__context__) is not None:
+            innermost = inner
+        if innermost is not error and isinstance(innermost, OSError) and innermost.strerror:
+            return redact(f"{self._tracking_uri}: {innermost.strerror}")
+        return _first_line(error)
 
     def _resolve(self, client: "MlflowClient") -> Resolved:
         from mlflow.exceptions import MlflowException

@@ -1,6 +1,6 @@
 """What a model takes and tells: known to the worker too, so nothing here imports PyTorch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -9,14 +9,17 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from bentos.messages import MAX_CLASSES, MAX_NAME_CHARACTERS
+from bentos.messages import MAX_CLASSES, MAX_NAME_CHARACTERS, Verdict
 
+# Of a class that has none of its own.
+DEFAULT_THRESHOLD = 0.5
 _BINARY_CLASSES = 2
 _PIXEL_VALUES = 256
 
 Output: TypeAlias = Literal["logits", "probabilities"]
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARACTERS)]
 Names: TypeAlias = Annotated[tuple[Name, ...], Meta(max_length=MAX_CLASSES)]
+Threshold: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 Numbers: TypeAlias = float | Annotated[tuple[float, ...], Meta(min_length=1, max_length=3)]
 
 
@@ -29,6 +32,7 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
 
     A picture's pixels, 0 to 255, become `(pixel * scale - mean) / std`, where `mean` and `std` are
     a number each or one for each channel. `bit_depth` is that of the camera behind 16-bit files.
+    `thresholds` are the least confidence, by class, at which a prediction needs no review.
     """
 
     class_names: Names = ()
@@ -40,15 +44,23 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     mean: Numbers = 0.0
     std: Numbers = 1.0
     bit_depth: Annotated[int, Meta(ge=8, le=16)] | None = None
+    thresholds: dict[Name, Threshold] = {}
 
     @classmethod
-    def read(cls, content: Mapping[str, Any]) -> "Metadata":
+    def read(cls, *sources: Mapping[str, Any]) -> "Metadata":
         """Read metadata; fields of other names are somebody else's.
 
+        A later source's field replaces that of an earlier one, a threshold only that of its class.
         Raises UnusableModel that names the field.
         """
+        content: dict[str, Any] = {}
+        for source in sources:
+            earlier = content.get("thresholds")
+            content |= source
+            if isinstance(earlier, Mapping) and isinstance(content["thresholds"], Mapping):
+                content["thresholds"] = {**earlier, **content["thresholds"]}
         try:
-            read = msgspec.convert(dict(content), cls)
+            read = msgspec.convert(content, cls)
         except msgspec.ValidationError as error:
             raise UnusableModel(f"the model's metadata: {error}") from None
         for name in (*read.class_names, *(read.defect_classes or ())):
@@ -90,7 +102,8 @@ class ModelSpec:
 
     `input_shape` is one input's shape, without the batch dimension, `dtype` NumPy's name of its
     type; `defects` says of each class whether it is a defect; `picture` is None for a model that
-    sees no pictures.
+    sees no pictures. `thresholds` has a number for each class, the least confidence at which it
+    needs no review, or none where all are DEFAULT_THRESHOLD.
     """
 
     input_shape: tuple[int, ...]
@@ -98,11 +111,19 @@ class ModelSpec:
     class_names: tuple[str, ...]
     defects: tuple[bool, ...]
     picture: Picture | None = None
+    thresholds: tuple[float, ...] = ()
 
     @cached_property
     def input_size(self) -> int:
         """Numbers in one input."""
         return prod(self.input_shape)
+
+    def verdict(self, class_index: int, confidence: float) -> Verdict:
+        """Return what is to be done with a part: `review` where its class is not sure enough."""
+        threshold = self.thresholds[class_index] if self.thresholds else DEFAULT_THRESHOLD
+        if confidence < threshold:
+            return "review"
+        return "fail" if self.defects[class_index] else "pass"
 
 
 @dataclass(frozen=True)
@@ -135,6 +156,21 @@ def name_classes(outputs: int, metadata: Metadata) -> tuple[tuple[str, ...], tup
             f"defect_classes {_some(unknown)} are not among the classes {_some(names)}"
         )
     return names, tuple(name in defects for name in names)
+
+
+def thresholds_of(class_names: Sequence[str], metadata: Metadata) -> tuple[float, ...]:
+    """Return the threshold of each class, nothing where the metadata have none.
+
+    Raises UnusableModel for a threshold of a class that the model has not.
+    """
+    if unknown := sorted(metadata.thresholds.keys() - set(class_names)):
+        raise UnusableModel(
+            f"thresholds {_some(unknown)} are of no class of the model, whose classes are "
+            f"{_some(list(class_names))} (its metadata or tag `thresholds`, or THRESHOLDS)"
+        )
+    if not metadata.thresholds:
+        return ()
+    return tuple(metadata.thresholds.get(name, DEFAULT_THRESHOLD) for name in class_names)
 
 
 def picture_of(shape: tuple[int, ...], dtype: str, metadata: Metadata) -> Picture | None:

@@ -17,6 +17,7 @@ from bentos.inference.model.spec import (
     UnusableModel,
     name_classes,
     picture_of,
+    thresholds_of,
 )
 
 Forward: TypeAlias = Callable[[NDArray[Any]], NDArray[np.float32]]
@@ -121,7 +122,14 @@ def warm_up(
     _check_repeats(forward, inputs, answers, batches=usable > 1)
     return LoadedModel(
         identity=identity,
-        spec=ModelSpec(shape, dtype, names, defects, picture_of(shape, dtype, metadata)),
+        spec=ModelSpec(
+            shape,
+            dtype,
+            names,
+            defects,
+            picture_of(shape, dtype, metadata),
+            thresholds_of(names, metadata),
+        ),
         forward=forward,
         output=metadata.output or _guess_output(answers),
         max_batch=usable,

@@ -13,7 +13,10 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 MAX_ID_CHARACTERS = 256
 INPUT = "input"
 # What may be asked for, in the order of an answer that was asked for nothing.
-OUTPUT_NAMES = ("probabilities", "class", "class_name", "defect_detected", "prediction_id")
+OUTPUT_NAMES = (
+    *("probabilities", "class", "class_name", "defect_detected", "prediction_id"),
+    "verdict",
+)
 # The protocol's names of the types that are taken: NumPy's, and how many bytes a number has.
 DATATYPES: Mapping[str, tuple[str, int]] = {
     **{f"FP{bits}": (f"float{bits}", bits // 8) for bits in (32, 64, 16)},

@@ -67,6 +67,7 @@ _OUTPUT_TYPES = (
     OutputType("BYTES", lambda made: [one.class_name for one in made.predictions]),
     OutputType("BOOL", lambda made: [one.defect for one in made.predictions], "?"),
     OutputType("BYTES", lambda made: list(made.ids)),
+    OutputType("BYTES", lambda made: [one.verdict for one in made.predictions]),
 )
 OUTPUTS: Mapping[str, OutputType] = dict(zip(OUTPUT_NAMES, _OUTPUT_TYPES, strict=True))
 

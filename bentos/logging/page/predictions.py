@@ -24,6 +24,7 @@ class _Stored(msgspec.Struct, frozen=True):
     image_id: str
     defect_detected: bool
     detections: list[_Detection]
+    verdict: str | None = None
 
 
 class _Page(msgspec.Struct, frozen=True):
@@ -43,6 +44,7 @@ class ShownPrediction:
     model: str
     image: str
     defect: bool
+    review: bool
 
 
 def shown_predictions(page: bytes, *, now: float) -> Sequence[ShownPrediction]:
@@ -62,4 +64,5 @@ def _shown(stored: _Stored, now: float) -> ShownPrediction:
         model=f"{shorten(stored.model_name, _MOST_CHARACTERS)} {stored.model_version}",
         image=shorten(stored.image_id, _MOST_CHARACTERS),
         defect=stored.defect_detected,
+        review=stored.verdict == "review",
     )

@@ -97,6 +97,7 @@ DATABASE_FAILURES: Final[Mapping[str, str]] = {
     "corrupt": "Its file is damaged.",
     "missing": "Its file was deleted or replaced.",
     "unreachable": "Its server cannot be reached.",
+    "schema": "Its tables are not as this version of the service makes them.",
     "other": "The log says how it fails.",
     "no_answer": "It has not answered in time.",
 }

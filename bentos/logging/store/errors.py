@@ -13,6 +13,8 @@ _REASONS = {
     sqlite3.SQLITE_READONLY: "read_only",
     sqlite3.SQLITE_CORRUPT: "corrupt",
     sqlite3.SQLITE_NOTADB: "corrupt",
+    # A statement that does not fit the tables: the service's own are right for its schema.
+    sqlite3.SQLITE_ERROR: "schema",
 }
 _ERRNO_REASONS = {
     errno.ENOENT: "missing",
@@ -49,7 +51,7 @@ def classify(error: sqlite3.Error | OSError, path: Path) -> StoreError:
     if isinstance(error, OSError):
         reason = _ERRNO_REASONS.get(error.errno or 0, "other")
         return StoreError(reason, f"{path}: {error.strerror or error}")
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE)
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     reason = _REASONS.get(code & 0xFF, "other")
     if code == sqlite3.SQLITE_READONLY_DBMOVED:

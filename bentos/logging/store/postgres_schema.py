@@ -108,7 +108,7 @@ def migrate(connection: Connection) -> None:
         ).fetchone() or (0,)
         if version > len(_MIGRATIONS):
             raise StoreError(
-                "other",
+                "schema",
                 f"the schema is version {version}; this service knows up to {len(_MIGRATIONS)}",
             )
         for number, step in enumerate(_MIGRATIONS[version:], start=version + 1):

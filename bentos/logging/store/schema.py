@@ -78,6 +78,7 @@ def _members(node: inspect.Type) -> tuple[inspect.Type, ...]:
 
 _SQL_KINDS: Mapping[type, type] = {
     inspect.StrType: str,
+    inspect.LiteralType: str,
     inspect.FloatType: float,
     inspect.BoolType: int,
     inspect.RawType: str,
@@ -92,9 +93,12 @@ INSERT = (
     f"INSERT INTO predictions ({', '.join(one.name for one in COLUMNS)})"  # noqa: S608 - own names
     f" VALUES ({', '.join('CAST(? AS TEXT)' if one.is_json else '?' for one in COLUMNS)})"
 )
-# What a device sends again when it sends a prediction again; request and trace are other ones.
+# What a device sends again when it sends a prediction again; request and trace are other ones. The
+# verdict follows from the rest, and a version of this service that did not know it stored none.
 CONTENT = tuple(
-    field for field in Prediction.__struct_fields__ if field not in ("request_id", "traceparent")
+    field
+    for field in Prediction.__struct_fields__
+    if field not in ("request_id", "traceparent", "verdict")
 )
 _HELD = {field.name: held_type(field.type) for field in _fields(Prediction)}
 
@@ -231,7 +235,7 @@ def migrate(database: Database) -> None:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > VERSION:
         raise StoreError(
-            "other", f"the schema is version {version}; this service knows up to {VERSION}"
+            "schema", f"the schema is version {version}; this service knows up to {VERSION}"
         )
     connection.execute("BEGIN IMMEDIATE")
     try:
