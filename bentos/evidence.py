@@ -13,7 +13,6 @@ from msgspec import Meta
 
 from bentos.messages import Flag, Identifier, Name, Probability, Timestamp
 
-EVIDENCE_PATH = "/evidence"
 # Of a request. The sender sends as many as fit into about a megabyte.
 MAX_PICTURES = 100
 # Of the scores, the highest are sent; a person looks at the first few.

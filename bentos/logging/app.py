@@ -14,6 +14,8 @@ from bentos.edge.traces import record_span
 from bentos.kit import Kit
 from bentos.logging.page import Links, StatusPage
 from bentos.logging.request import BatchParser, parse_page_query, parse_stats_query
+from bentos.logging.review.routes import Review
+from bentos.logging.review.store import ReviewStore
 from bentos.logging.settings import LoggingSettings
 from bentos.logging.state import (
     LOG_PATH,
@@ -69,18 +71,24 @@ class LoggingApp:
                 grafana=_text(settings.grafana_url),
             ),
         )
-        self.kit.add_routes([*self._routes(), self._page.route()])
+        self._review = self._make_review() if settings.review else None
+        of_review = self._review.routes() if self._review is not None else []
+        self.kit.add_routes([*self._routes(), self._page.route(), *of_review])
 
     def start(self) -> None:
         """Start the background parts; nothing of it waits for the database."""
         self.kit.start()
         self._store.start()
         self._page.start()
+        if self._review is not None:
+            self._review.start()
 
     async def stop(self) -> None:
         """Store what waits, close the database, and end the parts."""
         self.state.begin_shutdown()
         await self._page.stop()
+        if self._review is not None:
+            await self._review.stop()
         await self._store.stop(float(self._settings.shutdown_seconds))
         await self.kit.stop()
 
@@ -130,6 +138,19 @@ class LoggingApp:
             )
             for method, path, handler, guarded, on_failure in routes
         ]
+
+    def _make_review(self) -> Review:
+        settings = self._settings
+        return Review(
+            ReviewStore(
+                settings.review_directory,
+                max_bytes=settings.review_max_bytes,
+                retention_days=settings.review_retention_days,
+            ),
+            self.state,
+            self._tokens,
+            max_body_bytes=settings.max_body_bytes,
+        )
 
     def _read_failed(self, _reason: str) -> None:
         self.state.errors.add()

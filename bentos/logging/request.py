@@ -165,7 +165,7 @@ class BatchParser:
                 request_id=prediction.request_id or request_id,
             )
             if may_hold_nul:
-                _refuse_nul(complete, path)
+                refuse_nul(complete, path)
             rows.append(StoredPrediction(*[*msgspec.structs.astuple(complete), *times]))
         return ParsedBatch(rows=tuple(rows), warnings=(warning,) if warning else ())
 
@@ -282,7 +282,7 @@ def _parse_detections(content: bytes, path: str) -> Raw:
     """Return detections as they are stored: known fields alone, confidences within 0 to 1."""
     if len(content) > MAX_DETECTIONS_BYTES:
         raise bad_field(path, f"at most {MAX_DETECTIONS_BYTES} bytes of JSON", _NoValue.NOT_SHOWN)
-    detections = _decode_part(_detections, content, Detections, path)
+    detections = decode_part(_detections, content, Detections, path)
     if len(detections) > MAX_DETECTIONS:
         raise bad_field(path, f"a list of at most {MAX_DETECTIONS} detections", len(detections))
     if any(not 0 <= one.confidence <= 1 for one in detections):
@@ -301,7 +301,7 @@ def _parse_scores(content: bytes, path: str) -> Raw:
         is_object = content.startswith(b"{")
         elements = content.count(b'"') // 4 if is_object else content.count(b",") + 1
     if elements <= MAX_CLASSES:
-        scores = _decode_part(_scores, content, Scores, path)
+        scores = decode_part(_scores, content, Scores, path)
         elements = len(scores)
     if elements > MAX_CLASSES:
         raise bad_field(path, f"at most {MAX_CLASSES} numbers", _NoValue.NOT_SHOWN)
@@ -315,9 +315,10 @@ def _parse_scores(content: bytes, path: str) -> Raw:
     return Raw(_encode(scores))
 
 
-def _decode_part(
-    decoder: "msgspec.json.Decoder[ValueT]", content: bytes, kind: Any, path: str
+def decode_part(
+    decoder: "msgspec.json.Decoder[ValueT]", content: bytes, kind: Any, path: str = ""
 ) -> ValueT:
+    """Return the JSON at a path of a body, decoded; ServiceError 400 that names what is wrong."""
     try:
         return decoder.decode(content)
     except msgspec.ValidationError as error:
@@ -330,12 +331,12 @@ def _clamp(probability: float) -> float:
     return min(max(probability, 0.0), 1.0)
 
 
-def _refuse_nul(prediction: msgspec.Struct, path: str) -> None:
+def refuse_nul(prediction: msgspec.Struct, path: str) -> None:
     """Raise the 400 for a text with a NUL character, at which SQLite's functions end a text."""
     for name, value in msgspec.structs.asdict(prediction).items():
         expected = "a text without NUL characters"
         if isinstance(value, str) and "\0" in value:
-            raise bad_field(f"{path}.{name}", expected, value)
+            raise bad_field(_join(path, [name]), expected, value)
         if isinstance(value, Raw) and _ESCAPED_NUL.search(bytes(value)):
             raise bad_field(f"{path}.{name}", expected, _NoValue.NOT_SHOWN)
 

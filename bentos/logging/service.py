@@ -11,6 +11,7 @@ from bentos import __version__
 from bentos.edge.bento import FrontedInstance, FrontedService, service_config
 from bentos.edge.openapi import JSON, ApiPage, Content, Operation
 from bentos.logging.app import LoggingApp
+from bentos.logging.review import api as review
 from bentos.logging.settings import LoggingSettings
 from bentos.logging.state import (
     LOG_PATH,
@@ -197,7 +198,11 @@ class Logging(FrontedInstance):
         title="Logging service",
         version=__version__,
         description="Keeps the predictions of edge devices and of the inference service.",
-        schemas={**_PARTS, "StoredPrediction": _STORED},
+        schemas={
+            **_PARTS,
+            "StoredPrediction": _STORED,
+            **(review.SCHEMAS if settings.review else {}),
+        },
         ready=Content(JSON, LoggingReady, _READY),
         # The root shows the status page.
         at_root=False,
@@ -257,6 +262,7 @@ class Logging(FrontedInstance):
                 },
                 protected=True,
             ),
+            *(review.OPERATIONS if settings.review else ()),
         ],
     )
 

@@ -61,7 +61,28 @@ class LoggingSettings(ServiceSettings):
         description="Size of the database, in bytes, beyond which the oldest predictions are"
         " deleted; unset, it may grow. Not with DATABASE_URL: set RETENTION_DAYS.",
     )
-
+    review: bool | None = Field(
+        default=None,
+        validate_default=True,
+        description="Whether pictures and labels are kept for review, `on` or `off`; unset, on with"
+        " SQLite and off with DATABASE_URL.",
+    )
+    review_path: Path | None = Field(
+        default=None,
+        description="Directory of the pictures and labels; unset, `review` beside DATABASE_PATH.",
+    )
+    review_max_bytes: int = Field(
+        default=536_870_912,
+        ge=16_777_216,
+        description="Size of the pictures and labels on disk, in bytes, beyond which the oldest"
+        " pictures are deleted; their rows and labels stay.",
+    )
+    review_retention_days: float = Field(
+        default=90.0,
+        gt=0,
+        description="Days after their arrival until pictures are deleted; their rows and labels"
+        " stay.",
+    )
     inference_probe_url: AnyHttpUrl | None = Field(
         default=None,
         description="Probe port of the inference service, which the status page asks; without it,"
@@ -110,6 +131,17 @@ class LoggingSettings(ServiceSettings):
             )
         return value
 
+    @field_validator("review")
+    @classmethod
+    def _is_of_one_replica(cls, value: bool | None, given: ValidationInfo) -> bool:
+        shared = given.data.get("database_url") is not None
+        if value and shared:
+            raise ValueError(
+                "cannot be on with DATABASE_URL, whose replicas would each keep a part of the"
+                " pictures; set it off, or keep predictions in DATABASE_PATH"
+            )
+        return not shared if value is None else value
+
     @field_validator("protect_reads")
     @classmethod
     def _has_a_token(cls, value: bool | None, given: ValidationInfo) -> bool:
@@ -119,6 +151,11 @@ class LoggingSettings(ServiceSettings):
         if value and not required and all(name in given.data for name in names):
             raise ValueError("needs a token: set LOGGING_TOKEN or LOGGING_TOKENS_FILE")
         return required if value is None else value
+
+    @property
+    def review_directory(self) -> Path:
+        """Where pictures and labels lie."""
+        return self.review_path or self.database_path.parent / "review"
 
 
 def _is_postgresql(url: str) -> bool:

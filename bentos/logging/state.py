@@ -16,6 +16,7 @@ SERVICE_NAME = "logging-service"
 LOG_PATH = "/log"
 STATS_PATH = "/stats"
 PREDICTIONS_PATH = "/predictions"
+EVIDENCE_PATH = "/evidence"
 
 STORE_ERROR_REASONS = (
     *("busy", "full", "read_only", "corrupt", "missing", "other"),
@@ -30,7 +31,7 @@ class LoggingState(ServiceState):
 
     prefix = "logging"
     label_names = ("service",)
-    routes = (LOG_PATH, STATS_PATH, PREDICTIONS_PATH)
+    routes = (LOG_PATH, STATS_PATH, PREDICTIONS_PATH, EVIDENCE_PATH)
 
     db_initialized = Gauge(
         "{prefix}_db_initialized",
@@ -75,7 +76,13 @@ class LoggingState(ServiceState):
             for reason in (
                 *("bad_input", "too_large", "body_timeout", "queue_full", "unauthorized"),
                 *("conflict", "database_not_initialized", "database_not_accessible"),
-                *("shutting_down", "method_not_allowed", "unknown_edge_device", "other"),
+                *(
+                    "review_not_accessible",
+                    "shutting_down",
+                    "method_not_allowed",
+                    "unknown_edge_device",
+                    "other",
+                ),
             )
         ],
     )
@@ -84,7 +91,7 @@ class LoggingState(ServiceState):
         "Time from a request's head to its answer, by route.",
         buckets=SHORT_BUCKETS[1:],
         labels=("route",),
-        values=[(LOG_PATH,), (STATS_PATH,), (PREDICTIONS_PATH,)],
+        values=[(LOG_PATH,), (STATS_PATH,), (PREDICTIONS_PATH,), (EVIDENCE_PATH,)],
     )
     commit_duration = Histogram(
         "{prefix}_commit_duration_seconds",
@@ -117,6 +124,26 @@ class LoggingState(ServiceState):
         "{prefix}_database_capacity_bytes",
         "Size that the database may have (MAX_DATABASE_BYTES), 0 for no limit.",
         across="max",
+    )
+    # Of the pictures and labels for review, all 0 where REVIEW is off.
+    review_pictures = Gauge("{prefix}_review_pictures", "Pictures kept for review.", across="max")
+    review_bytes = Gauge(
+        "{prefix}_review_bytes", "Size of the pictures and labels for review on disk.", across="max"
+    )
+    review_capacity_bytes = Gauge(
+        "{prefix}_review_capacity_bytes",
+        "Size that the pictures and labels may have (REVIEW_MAX_BYTES).",
+        across="max",
+    )
+    review_stored = Counter("{prefix}_review_stored_total", "Pictures stored for review.")
+    review_pruned = Counter(
+        "{prefix}_review_pruned_total", "Pictures deleted for their age or for their size together."
+    )
+    review_errors = Counter(
+        "{prefix}_review_errors_total",
+        "Reads and writes of pictures and labels that failed; readiness does not depend on them.",
+        labels=("reason",),
+        values=[(reason,) for reason in STORE_ERROR_REASONS],
     )
 
     @computed("{prefix}_database_bytes", "Size of the database's files.", labels=("file",))

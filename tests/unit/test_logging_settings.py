@@ -151,3 +151,28 @@ def test_without_a_database_url_psycopg_is_not_imported() -> None:
         "assert not any(name.startswith('psycopg') for name in sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+def test_pictures_are_kept_beside_sqlite_and_not_beside_postgresql(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DATABASE_PATH", "/data/predictions.db")
+    settings = load_settings(LoggingSettings)
+    assert settings.review is True
+    assert settings.review_directory == Path("/data/review")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u:p@localhost/predictions")
+    assert load_settings(LoggingSettings).review is False
+    monkeypatch.setenv("REVIEW", "on")
+    assert "REVIEW" in (message := refusal())
+    assert "set it off, or keep predictions in DATABASE_PATH" in message
+
+
+@pytest.mark.parametrize(("value", "on"), [("on", True), ("off", False)])
+def test_review_is_switched_by_on_and_off(
+    monkeypatch: pytest.MonkeyPatch, value: str, on: bool
+) -> None:
+    monkeypatch.setenv("REVIEW", value)
+    monkeypatch.setenv("REVIEW_PATH", "/elsewhere")
+    settings = load_settings(LoggingSettings)
+    assert settings.review is on
+    assert settings.review_directory == Path("/elsewhere")

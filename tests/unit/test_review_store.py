@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 import pytest
 
 from bentos.evidence import ChallengerAnswer
+from bentos.logging.review import store as module
 from bentos.logging.review.schema import VERSION
-from bentos.logging.review.store import Added, Picture, ReviewStore
+from bentos.logging.review.store import Added, Kept, Picture, ReviewStore
 from bentos.logging.store.errors import StoreError
 from tests.support.evidence import evidence, png
 
@@ -24,11 +25,11 @@ INSERT_LABEL = (
 )
 
 
-def with_store(directory: Path, use: "Use[ResultT]") -> ResultT:
+def with_store(directory: Path, use: "Use[ResultT]", **options: Any) -> ResultT:
     """Return what a coroutine makes of the store of a directory."""
 
     async def run() -> ResultT:
-        store = ReviewStore(directory)
+        store = ReviewStore(directory, **options)
         try:
             return await use(store)
         finally:
@@ -172,6 +173,101 @@ def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
         connection.execute(f"PRAGMA user_version = {VERSION + 1}")
     with pytest.raises(StoreError, match=f"knows up to {VERSION}"):
         with_store(tmp_path, lambda store: store.add([evidence()]))
+
+
+DAY = 86_400.0
+LARGE = {"bytes_more": 200_000}
+
+
+def kept_ids(directory: Path) -> list[str]:
+    return [row["prediction_id"] for row in rows(directory) if row["picture_kept"]]
+
+
+def test_beyond_its_size_the_oldest_pictures_go_and_their_rows_and_labels_stay(
+    tmp_path: Path,
+) -> None:
+    limit = 2 << 20
+
+    async def fill(store: ReviewStore) -> tuple[list[Added], Picture | None]:
+        await store.write(lambda connection: connection.execute(INSERT_LABEL, ("0",)))
+        added = [
+            await store.add([evidence(str(number), picture=png(**LARGE))]) for number in range(20)
+        ]
+        return added, await store.picture("0", "line-4")
+
+    added, oldest = with_store(tmp_path, fill, max_bytes=limit)
+    assert sum(one.pruned for one in added) >= 20 - limit // 200_000
+    assert oldest == Picture("image/png", None)
+    assert len(rows(tmp_path)) == 20
+    assert len(rows(tmp_path, "SELECT * FROM labels")) == 1
+    left = kept_ids(tmp_path)
+    assert left == [str(number) for number in range(20 - len(left), 20)]
+    assert len(rows(tmp_path, "SELECT * FROM pictures")) == len(left)
+
+
+def test_a_picture_that_another_prediction_needs_stays(tmp_path: Path) -> None:
+    same = png(**LARGE)
+    now = [0.0]
+
+    async def expire_one(store: ReviewStore) -> tuple[Kept, Picture | None]:
+        await store.add([evidence("old", picture=same)])
+        now[0] = 8 * DAY
+        await store.add([evidence("new", picture=same)])
+        now[0] = 11 * DAY
+        return await store.keep_up(), await store.picture("new", "line-4")
+
+    kept, picture = with_store(tmp_path, expire_one, retention_days=10, clock=lambda: now[0])
+    assert (kept.pictures, kept.pruned) == (1, 1)
+    assert picture == Picture("image/png", same)
+    assert kept_ids(tmp_path) == ["new"]
+
+
+def test_pictures_go_after_their_days_and_the_file_shrinks(tmp_path: Path) -> None:
+    now = [0.0]
+
+    async def expire(store: ReviewStore) -> Kept:
+        await store.add([evidence(picture=png(**LARGE)) for _ in range(60)])
+        now[0] = 91 * DAY
+        return await store.keep_up()
+
+    kept = with_store(tmp_path, expire, clock=lambda: now[0])
+    assert (kept.pictures, kept.pruned) == (0, 60)
+    assert kept.bytes < 1 << 20
+    # Some free pages are kept for the next pictures.
+    assert (tmp_path / "review.db").stat().st_size < 6 << 20
+    assert len(rows(tmp_path)) == 60
+
+
+def test_of_too_many_rows_the_oldest_without_picture_and_label_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_ROWS", 3)
+    now = [0.0]
+
+    async def expire(store: ReviewStore) -> None:
+        await store.add([evidence(str(number)) for number in range(5)])
+        await store.write(lambda connection: connection.execute(INSERT_LABEL, ("0",)))
+        now[0] = 91 * DAY
+        await store.add([evidence("new")])
+        await store.keep_up()
+
+    with_store(tmp_path, expire, clock=lambda: now[0])
+    assert [row["prediction_id"] for row in rows(tmp_path)] == ["0", "4", "new"]
+
+
+def test_a_store_that_nobody_sent_anything_makes_no_file(tmp_path: Path) -> None:
+    kept = with_store(tmp_path / "review", lambda store: store.keep_up())
+    assert kept == Kept(0, 0, 0)
+    assert not (tmp_path / "review").exists()
+
+
+def test_the_last_free_space_of_the_disk_is_left_to_the_predictions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_RESERVED_BYTES", 1 << 60)
+    with pytest.raises(StoreError) as caught:
+        with_store(tmp_path, lambda store: store.add([evidence()]))
+    assert caught.value.reason == "full"
 
 
 def _add_many(directory: Path) -> None:

@@ -4,12 +4,10 @@ It is rendered here, needs no script and asks no other host for anything. What i
 together at most once in CACHE_SECONDS, whoever looks, and each part has a short time-out, so a page
 neither keeps a person waiting nor the service from its work. Of the modules `services` says what
 the services say of themselves, `reasons` puts it in words, `rate` counts minutes, `predictions`
-reads rows, and `words` writes numbers and times.
+reads rows, and `words` writes numbers and times. `html` and `access` are for other pages as well.
 """
 
 import asyncio
-import base64
-import binascii
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,14 +16,14 @@ from pathlib import Path
 from urllib.parse import parse_qs
 
 import msgspec
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from bentos import __version__
 from bentos.edge.door import Route
 from bentos.edge.http import Request, Response, ServiceError
-from bentos.edge.openapi import source_hash
 from bentos.health.probes import Probes
 from bentos.logging.page import words
+from bentos.logging.page.access import as_bearer, sign_in
+from bentos.logging.page.html import HtmlPage
 from bentos.logging.page.predictions import SHOWN, ShownPrediction, shown_predictions
 from bentos.logging.page.rate import SAMPLE_SECONDS, MinuteCounts, Minutes
 from bentos.logging.page.services import (
@@ -108,17 +106,7 @@ class StatusPage:
         self._links = links
         self._inference = InferenceProbe(inference_probe_url)
         self._minutes = MinuteCounts(lambda: state.predictions.value)
-        environment = Environment(
-            loader=FileSystemLoader(_FOLDER),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        environment.filters |= {"count": words.count, "percent": "{:.1%}".format}
-        self._template = environment.get_template("status.html")
-        self._style = (_FOLDER / "status.css").read_text(encoding="utf-8")
-        self._headers = _headers(self._style)
+        self._html = HtmlPage(_FOLDER, "status", "img-src data:", "form-action 'none'")
         self._snapshot: _Snapshot | None = None
         self._taking: asyncio.Task[_Snapshot] | None = None
         self._sampling: asyncio.Task[None] | None = None
@@ -148,14 +136,12 @@ class StatusPage:
         refresh = _refresh(query.get("refresh"))
         allowed = self._allows(request.header(b"authorization"))
         if "sign-in" in query and not allowed:
-            raise _sign_in()
+            raise sign_in("the last predictions")
         snapshot = await self._fresh_snapshot()
         key = (allowed, refresh)
         if key not in snapshot.pages:
             snapshot.pages[key] = self._render(snapshot, allowed=allowed, refresh=refresh)
-        return Response(
-            snapshot.pages[key], content_type=b"text/html; charset=utf-8", headers=self._headers
-        )
+        return self._html.response(snapshot.pages[key])
 
     def _allows(self, header: bytes | None) -> bool:
         """Return whether who sends this Authorization header may read predictions.
@@ -165,7 +151,7 @@ class StatusPage:
         if self._require_token is None:
             return True
         try:
-            self._require_token(_as_bearer(header))
+            self._require_token(as_bearer(header))
         except ServiceError:
             return False
         return True
@@ -230,8 +216,7 @@ class StatusPage:
     def _render(self, snapshot: _Snapshot, *, allowed: bool, refresh: int) -> bytes:
         inference = snapshot.services[0].answer
         levels = [service.level for service in snapshot.services]
-        page = self._template.render(
-            style=self._style,
+        return self._html.render(
             title=_headline(snapshot.services),
             level="bad" if "bad" in levels else "good",
             version=__version__,
@@ -249,8 +234,6 @@ class StatusPage:
             predictions=snapshot.predictions if allowed else (),
             failure=snapshot.failure,
         )
-        # A device may be named with half of a surrogate pair.
-        return page.encode("utf-8", "replace")
 
     async def _sample(self) -> None:
         while True:
@@ -301,40 +284,4 @@ def _refresh(given: list[str] | None) -> int:
         return choices[given[0]]
     raise ServiceError(
         400, "bad_input", f"refresh: expected one of {', '.join(choices)} seconds", field="refresh"
-    )
-
-
-def _sign_in() -> ServiceError:
-    return ServiceError(
-        401,
-        "unauthorized",
-        "the last predictions need a token: give it as the password, with any name",
-        headers={"WWW-Authenticate": 'Basic realm="predictions", charset="UTF-8"'},
-    )
-
-
-def _as_bearer(header: bytes | None) -> bytes | None:
-    """Return a header as programs send it: the password of HTTP Basic (RFC 7617) is the token."""
-    scheme, _, given = (header or b"").partition(b" ")
-    if scheme.lower() != b"basic":
-        return header
-    try:
-        _, _, password = base64.b64decode(given.strip(), validate=True).partition(b":")
-    except (binascii.Error, ValueError):
-        return None
-    return b"Bearer " + password
-
-
-def _headers(style: str) -> tuple[tuple[bytes, bytes], ...]:
-    policy = "; ".join(
-        (
-            *("default-src 'none'", f"style-src {source_hash(style)}", "img-src data:"),
-            *("base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"),
-        )
-    )
-    return (
-        (b"content-security-policy", policy.encode()),
-        (b"cache-control", b"no-store"),
-        (b"x-content-type-options", b"nosniff"),
-        (b"referrer-policy", b"no-referrer"),
     )

@@ -6,7 +6,9 @@
 seconds. `random_key` is uniform over 0 to 1 and depends on nothing: pictures that are shown in its
 order are a random part of all. `labels` has a row for each label ever given; the one with the
 highest `id` counts. Its `edge_device_id` is null where the sender did not say and no kept picture
-had the id.
+had the id. Its `true_class` is empty where it takes the ones before back. Of a kept picture,
+`true_class` and `labelled` follow from its labels, by triggers: what the last one says, and
+whether there is one that was not `reported`, that is given because of what the picture shows.
 """
 
 import sqlite3
@@ -16,7 +18,7 @@ from sqlite_utils.migrations import Migrations
 
 from bentos.logging.store.errors import StoreError
 
-VERSION = 1
+VERSION = 2
 migrations = Migrations("review")
 
 
@@ -73,6 +75,39 @@ def m001_evidence_and_labels(database: Database) -> None:
         "CREATE INDEX labels_by_prediction ON labels (prediction_id, edge_device_id, id)",
     ):
         database.execute(statement)
+
+
+@migrations()
+def m002_true_classes(database: Database) -> None:
+    """Say of each picture what its labels come to, and index what waits for one."""
+    database.execute("ALTER TABLE labels ADD COLUMN reported INTEGER NOT NULL DEFAULT 0")
+    database.execute("ALTER TABLE evidence ADD COLUMN true_class TEXT")
+    database.execute("ALTER TABLE evidence ADD COLUMN labelled INTEGER NOT NULL DEFAULT 0")
+    last = (
+        "(SELECT nullif(labels.true_class, '') FROM labels"
+        " WHERE labels.prediction_id = evidence.prediction_id AND"
+        " coalesce(labels.edge_device_id, evidence.edge_device_id) = evidence.edge_device_id{}"
+        " ORDER BY labels.id DESC LIMIT 1)"
+    )
+    update = (
+        f"UPDATE evidence SET true_class = {last.format('')},"  # noqa: S608 - own names
+        f" labelled = {last.format(' AND reported = 0')} IS NOT NULL"
+    )
+    database.execute(
+        f"{update} WHERE EXISTS (SELECT 1 FROM labels"  # noqa: S608 - own names
+        " WHERE labels.prediction_id = evidence.prediction_id)"
+    )
+    for table in ("labels", "evidence"):
+        database.execute(
+            f"CREATE TRIGGER {table}_say_the_true_class AFTER INSERT ON {table}"  # noqa: S608
+            " WHEN EXISTS (SELECT 1 FROM labels WHERE labels.prediction_id = NEW.prediction_id)"
+            f" BEGIN {update} WHERE prediction_id = NEW.prediction_id; END"
+        )
+    for sampled, order in ((0, "confidence"), (1, "random_key")):
+        database.execute(
+            f"CREATE INDEX evidence_waiting_by_{order} ON evidence ({order}, id)"
+            f" WHERE labelled = 0 AND sampled = {sampled} AND picture_kept = 1"
+        )
 
 
 def configure(connection: sqlite3.Connection) -> None:

@@ -9,6 +9,7 @@ and a backup of the database has everything.
 import asyncio
 import contextlib
 import random
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,12 +23,24 @@ import msgspec
 
 from bentos.evidence import Evidence, media_type_of
 from bentos.logging.review.schema import configure
-from bentos.logging.store.errors import classify
+from bentos.logging.store.errors import StoreError, classify
 from bentos.process.directories import make_directory
 
 # The longest wait for another process that writes.
 _BUSY_SECONDS = 5.0
 _READER_THREADS = 2
+_DAY_SECONDS = 86_400.0
+# The disk is that of the predictions, which come first.
+_RESERVED_BYTES = 128 << 20
+# Pictures deleted between two looks at the size or at the clock.
+_PRUNED_TOGETHER = 8
+_PRUNE_SECONDS = 0.5
+# A row takes about a kilobyte: without a bound, rows would in the end leave pictures no room.
+MAX_ROWS = 200_000
+_ROWS_TOGETHER = 5_000
+# Free pages, 4 KiB each, that are kept for new pictures, and that are given back at once.
+_KEPT_PAGES = 1_024
+_GIVEN_BACK_PAGES = 8_192
 
 _COLUMNS = (
     *(name for name in Evidence.__struct_fields__ if name != "picture"),
@@ -48,16 +61,43 @@ _FIND_PICTURE = (
     " LEFT JOIN pictures ON pictures.sha256 = evidence.sha256 AND picture_kept = 1"
     " WHERE prediction_id = ? AND edge_device_id = ?"
 )
+_OLDEST = (
+    "SELECT id, sha256 FROM evidence WHERE picture_kept = 1 AND received_at < ?"
+    " ORDER BY received_at, id LIMIT ?"
+)
+_FORGET = "UPDATE evidence SET picture_kept = 0 WHERE id = ?"
+_DELETE_PICTURE = (
+    "DELETE FROM pictures WHERE sha256 = ?1"
+    " AND NOT EXISTS (SELECT 1 FROM evidence WHERE sha256 = ?1 AND picture_kept = 1)"
+)
+_DELETE_ROWS = (
+    "DELETE FROM evidence WHERE id IN (SELECT id FROM evidence WHERE picture_kept = 0"
+    " AND NOT EXISTS (SELECT 1 FROM labels WHERE labels.prediction_id = evidence.prediction_id)"
+    " ORDER BY id LIMIT ?)"
+)
 
 ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True)
 class Added:
-    """What became of pictures that were to be stored: the others were stored before."""
+    """What became of pictures that were to be stored.
+
+    `duplicates` were stored before; `pruned` is how many older ones had to go for them.
+    """
 
     stored: int
     duplicates: int
+    pruned: int = 0
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The pictures that are kept, the bytes that everything takes, and how many just went."""
+
+    pictures: int
+    bytes: int
+    pruned: int
 
 
 @dataclass(frozen=True)
@@ -71,12 +111,24 @@ class Picture:
 class ReviewStore:
     """Kept pictures and labels in `directory`; each method runs in a thread of its own pool.
 
+    Beyond `max_bytes`, and after `retention_days`, the oldest pictures are deleted. Their rows and
+    labels stay; of more than MAX_ROWS rows the oldest without a picture and a label go.
+
     All methods raise StoreError where the database fails; nothing of a change is stored then, and
     the next call tries again.
     """
 
-    def __init__(self, directory: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        max_bytes: int = 512 << 20,
+        retention_days: float = 90.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.directory = directory
+        self.max_bytes = max_bytes
+        self._retention_seconds = retention_days * _DAY_SECONDS
         self._path = directory / "review.db"
         self._clock = clock
         # One thread for changes: several would only wait for each other's lock.
@@ -115,6 +167,10 @@ class ReviewStore:
 
         return await self.read(find)
 
+    async def keep_up(self) -> Kept:
+        """Delete what is too old or too much, give free space back, and return what is kept."""
+        return await self._in(self._writer, self._keep_up)
+
     async def stop(self) -> None:
         """Finish what was begun and end the threads."""
         await asyncio.to_thread(self._writer.shutdown)
@@ -127,6 +183,7 @@ class ReviewStore:
         rows = [(one, self._row(one)) for one in evidence]
 
         def add(connection: sqlite3.Connection) -> Added:
+            self._require_space(connection, sum(len(one.picture) for one in evidence))
             stored = 0
             for one, row in rows:
                 if connection.execute(_INSERT, list(row.values())).rowcount:
@@ -135,7 +192,7 @@ class ReviewStore:
                 elif one.challenger is not None:
                     key = (row["challenger"], one.prediction_id, one.edge_device_id)
                     connection.execute(_ADD_CHALLENGER, key)
-            return Added(stored, len(rows) - stored)
+            return Added(stored, len(rows) - stored, self._prune(connection))
 
         return self._write(add)
 
@@ -159,6 +216,54 @@ class ReviewStore:
             "random_key": random.random(),  # noqa: S311 - an order, no secret
         }
         return {name: own[name] for name in _COLUMNS}
+
+    def _require_space(self, connection: sqlite3.Connection, needed: int) -> None:
+        """Raise StoreError where `needed` bytes more would take the disk's last free space."""
+        own = _pragma(connection, "freelist_count") * _pragma(connection, "page_size")
+        free = shutil.disk_usage(self.directory).free
+        if needed > own and free - needed < _RESERVED_BYTES:
+            raise StoreError("full", f"{self._path}: the disk has only {free} bytes left")
+
+    def _prune(self, connection: sqlite3.Connection) -> int:
+        """Delete the oldest pictures that are too old or too much; return how many.
+
+        It ends after half a second, for others to get their turn.
+        """
+        deadline = time.monotonic() + _PRUNE_SECONDS
+        expired = self._clock() - self._retention_seconds
+        pruned = 0
+        while time.monotonic() < deadline:
+            large = _used(connection) > self.max_bytes
+            before = float("inf") if large else expired
+            oldest = connection.execute(_OLDEST, (before, _PRUNED_TOGETHER)).fetchall()
+            if not oldest:
+                break
+            connection.executemany(_FORGET, [(row["id"],) for row in oldest])
+            connection.executemany(_DELETE_PICTURE, [(row["sha256"],) for row in oldest])
+            pruned += len(oldest)
+        return pruned
+
+    def _keep_up(self) -> Kept:
+        def prune(connection: sqlite3.Connection) -> Kept:
+            pruned = self._prune(connection)
+            rows, pictures = (
+                int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608
+                for table in ("evidence", "pictures")
+            )
+            if rows > MAX_ROWS:
+                connection.execute(_DELETE_ROWS, (min(rows - MAX_ROWS, _ROWS_TOGETHER),))
+            return Kept(pictures, _used(connection), pruned)
+
+        if not self._path.exists():
+            return Kept(0, 0, 0)  # nothing was ever sent
+        kept = self._write(prune)
+        with self._connection() as connection:
+            free = _pragma(connection, "freelist_count")
+            if free > _KEPT_PAGES:
+                # It gives a page back each time it is stepped, which only a script does to the end.
+                pages = min(free - _KEPT_PAGES, _GIVEN_BACK_PAGES)
+                connection.executescript(f"PRAGMA incremental_vacuum({pages})")
+        return kept
 
     def _read(self, question: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
         with self._connection() as connection:
@@ -188,6 +293,16 @@ class ReviewStore:
             raise  # the fault of a row or of this code, not of the database
         except (sqlite3.Error, OSError) as error:
             raise classify(error, self._path) from error
+
+
+def _used(connection: sqlite3.Connection) -> int:
+    """Return the bytes of the pages in use."""
+    pages = _pragma(connection, "page_count") - _pragma(connection, "freelist_count")
+    return pages * _pragma(connection, "page_size")
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
 
 
 def _clamped(probability: float) -> float:

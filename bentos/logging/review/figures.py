@@ -1,0 +1,337 @@
+"""How often the answers are right: rates of all predictions, from the labels of a random sample.
+
+A queue of doubtful pictures is no sample: among its labels, errors are far too frequent. So only
+pictures of the slice count, which were drawn at random with a known probability. Each stands for
+1/probability predictions (Horvitz and Thompson 1952, J. Am. Stat. Assoc. 47, 663-685). Pictures
+of the slice that nobody labelled are made up for within cells of like pictures: the labelled ones
+of a cell stand for all of it (Särndal, Swensson and Wretman 1992, Model Assisted Survey Sampling,
+chapter 15). That is right where labelling was random within a cell, which is how the queue
+offers the slice.
+
+A rate is a ratio of two such totals. Its interval is found by Monte Carlo. The share of a class in
+a stratum is drawn from its fiducial distribution, half Beta(x, n - x + 1) and half
+Beta(x + 1, n - x) for x of n labels (Hannig 2009, Statistica Sinica 19, 491-544): where no error
+was seen, the interval still has a width. Jeffreys' prior, halfway between the two, gave intervals
+that were too short for classes with one or two errors in the sample. The size of a stratum is drawn
+from a gamma distribution. Labels and pictures count by Kish's effective size, which allows for
+unequal weights (Kish 1965, Survey Sampling, section 11.7).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_CLASSES = 100
+_DRAWS = 4_000
+# Beta distributions with a parameter of 0 are a limit that NumPy does not draw from.
+_TINY = 1e-9
+_QUANTILES = (0.025, 0.975)
+# With fewer labels a cell is merged with others: each of its few would get a large weight.
+_CELL_LABELS = 10
+
+
+@dataclass(frozen=True)
+class Group:
+    """Pictures of the slice that are alike in everything that the figures look at.
+
+    `true_class` is what the last label says, None where there is none. `sample_probability` is
+    the probability with which each came into the slice. Labels may be more frequent for some
+    devices and days, and for pictures on which a challenger `differs`.
+    """
+
+    verdict: str
+    class_name: str
+    true_class: str | None
+    sample_probability: float
+    count: int
+    edge_device_id: str = ""
+    day: int = 0
+    differs: bool = False
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A rate between 0 and 1, and its 95% interval.
+
+    `labels` is how many labelled pictures are in its denominator, such as defects for an escape
+    rate.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    labels: int
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The rates of one set of predictions, each None where the labels do not tell.
+
+    `escape_rate` is the share of the defects that got the verdict pass, `false_reject_rate` the
+    share of the good ones that got the verdict fail. `precision` and `recall` are by class and
+    disregard the verdict. `unlabelled` are the verdicts of which no picture of the slice has a
+    label: no rate can be told before each of them has one.
+    """
+
+    pictures: int
+    labels: int
+    escape_rate: Rate | None
+    false_reject_rate: Rate | None
+    precision: Mapping[str, Rate | None]
+    recall: Mapping[str, Rate | None]
+    unlabelled: Sequence[str]
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """Pictures with one verdict and one predicted and true class, None for any true class.
+
+    `weight` is the sum of how many predictions each stands for, `squares` that of its squares.
+    """
+
+    verdict: str
+    class_name: str
+    true_class: str | None
+    count: int
+    weight: float
+    squares: float
+
+
+Test: TypeAlias = Callable[[_Pictures], bool]
+Draws: TypeAlias = NDArray[np.float64]
+_CELL_KEYS: tuple[Callable[[Group], Any], ...] = (
+    lambda group: group.class_name,
+    lambda group: group.differs,
+    lambda group: group.edge_device_id,
+    lambda group: group.day,
+)
+
+
+def estimate(groups: Iterable[Group], good: Collection[str]) -> Figures:
+    """Return the figures of all predictions from which the groups were drawn.
+
+    `good` are the classes that are no defect. The same groups give the same figures. Of more than
+    MAX_CLASSES classes, those with the most pictures have precision and recall.
+    """
+    slice_ = sorted(groups, key=_order)
+    sample = _Sample(slice_)
+    pictures: Counter[str] = Counter()
+    for group in slice_:
+        pictures[group.class_name] += group.count
+        if group.true_class is not None:
+            pictures[group.true_class] += group.count
+    names = sorted(name for name, _ in pictures.most_common(MAX_CLASSES))
+    predicted = {name: _predicted(name) for name in names}
+    true = {name: _true(name) for name in names}
+    return Figures(
+        pictures=sum(group.count for group in slice_),
+        labels=_labels(slice_),
+        escape_rate=sample.part(
+            lambda some: some.true_class not in good, lambda some: some.verdict == "pass"
+        ),
+        false_reject_rate=sample.part(
+            lambda some: some.true_class in good, lambda some: some.verdict == "fail"
+        ),
+        precision={name: sample.share(predicted[name], true[name]) for name in names},
+        recall={name: sample.part(true[name], predicted[name]) for name in names},
+        unlabelled=sample.unlabelled,
+    )
+
+
+def _order(group: Group) -> tuple[Any, ...]:
+    return (
+        *(group.verdict, group.class_name, group.true_class or "", group.edge_device_id),
+        *(group.day, group.differs, group.sample_probability, group.count),
+    )
+
+
+def _predicted(name: str) -> Test:
+    return lambda some: some.class_name == name
+
+
+def _true(name: str) -> Test:
+    return lambda some: some.true_class == name
+
+
+@dataclass(frozen=True)
+class _Stratum:
+    """The predictions of one part of the slice.
+
+    `size` is how many they are, known from as many pictures as `effective_pictures`. `share` is
+    the share of them that has what is asked for, known from as many labels as `effective_labels`.
+    `having` labels say so, of `labels`.
+    """
+
+    size: float
+    effective_pictures: float
+    share: float
+    effective_labels: float
+    labels: int
+    having: int
+
+    def draw(self, random: np.random.Generator) -> tuple[Draws, Draws]:
+        """Return how many have it and how many have not, as often as it is drawn."""
+        size = random.gamma(self.effective_pictures, self.size / self.effective_pictures, _DRAWS)
+        having = self.share * self.effective_labels
+        upper = random.integers(0, 2, _DRAWS)
+        share = random.beta(
+            np.maximum(having + upper, _TINY),
+            np.maximum(self.effective_labels - having + 1 - upper, _TINY),
+        )
+        return size * share, size * (1 - share)
+
+
+class _Sample:
+    """The slice, with a weight for each label."""
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        cells = _split(groups, lambda group: group.verdict)
+        self.unlabelled = [cell[0].verdict for cell in cells if not _labels(cell)]
+        self._pictures = _sum(((one, 1 / one.sample_probability) for one in groups), labels=False)
+        self._labelled = _sum(
+            (one for cell in cells if _labels(cell) for one in _weighted(cell, _CELL_KEYS)),
+            labels=True,
+        )
+
+    def share(self, of: Test, having: Test) -> Rate | None:
+        """Return the share of those `of` that is `having`; only the latter depends on labels."""
+        strata = self._strata(of, having)
+        if not strata:
+            return None
+        random = np.random.default_rng(0)
+        draws = [one.draw(random) for one in strata]
+        return _rate(
+            sum(one.size * one.share for one in strata),
+            sum(one.size * (1 - one.share) for one in strata),
+            np.sum([having for having, _ in draws], axis=0),
+            np.sum([lacking for _, lacking in draws], axis=0),
+            labels=sum(one.labels for one in strata),
+        )
+
+    def part(self, of: Test, inside: Test) -> Rate | None:
+        """Return the share of those `of` that is `inside`; only the former depends on labels."""
+        inner = self._strata(inside, of)
+        outer = self._strata(lambda group: not inside(group), of)
+        if inner is None or outer is None:
+            return None
+        random = np.random.default_rng(0)
+        return _rate(
+            sum(one.size * one.share for one in inner),
+            sum(one.size * one.share for one in outer),
+            sum((one.draw(random)[0] for one in inner), start=np.zeros(_DRAWS)),
+            sum((one.draw(random)[0] for one in outer), start=np.zeros(_DRAWS)),
+            labels=sum(one.having for one in (*inner, *outer)),
+        )
+
+    def _strata(self, side: Test, having: Test) -> list[_Stratum] | None:
+        """Return what passed and what did not of one side; None where labels are missing.
+
+        They are two strata since a picture that passed stands for many more predictions, and one
+        where one of them has no label.
+        """
+        if self.unlabelled:
+            return None
+        pictures = [one for one in self._pictures if side(one)]
+        labelled = [one for one in self._labelled if side(one)]
+        if pictures and not labelled:
+            return None
+        strata = [
+            (
+                [one for one in pictures if (one.verdict == "pass") == passed],
+                [one for one in labelled if (one.verdict == "pass") == passed],
+            )
+            for passed in (True, False)
+        ]
+        if any(some and not known for some, known in strata):
+            strata = [(pictures, labelled)]
+        return [_stratum(some, known, having) for some, known in strata if some]
+
+
+def _stratum(
+    pictures: Sequence[_Pictures], labelled: Sequence[_Pictures], having: Test
+) -> _Stratum:
+    size, weight = sum(one.weight for one in pictures), sum(one.weight for one in labelled)
+    found = [one for one in labelled if having(one)]
+    return _Stratum(
+        size=size,
+        effective_pictures=size**2 / sum(one.squares for one in pictures),
+        share=sum(one.weight for one in found) / weight,
+        effective_labels=weight**2 / sum(one.squares for one in labelled),
+        labels=sum(one.count for one in labelled),
+        having=sum(one.count for one in found),
+    )
+
+
+def _rate(
+    having: float, lacking: float, drawn_having: Draws, drawn_lacking: Draws, *, labels: int
+) -> Rate | None:
+    """Return having / (having + lacking) with its interval; None where both are 0."""
+    if having + lacking == 0:
+        return None
+    value = having / (having + lacking)
+    low, high = np.quantile(drawn_having / (drawn_having + drawn_lacking), _QUANTILES)
+    return Rate(
+        estimate=value,
+        low=min(float(low), value) if having else 0.0,
+        high=max(float(high), value) if lacking else 1.0,
+        labels=labels,
+    )
+
+
+def _weighted(
+    groups: Sequence[Group], keys: Sequence[Callable[[Group], Any]]
+) -> Iterator[tuple[Group, float]]:
+    """Yield the labelled groups and how many predictions each picture of them stands for.
+
+    Together they stand for all of the groups, and so they do in each cell of like ones.
+    """
+    if keys:
+        for cell in _cells(_split(groups, keys[0])):
+            yield from _weighted(cell, keys[1:])
+        return
+    labelled = [one for one in groups if one.true_class is not None]
+    every = sum(one.count / one.sample_probability for one in groups)
+    factor = every / sum(one.count / one.sample_probability for one in labelled)
+    for one in labelled:
+        yield one, factor / one.sample_probability
+
+
+def _cells(cells: list[list[Group]]) -> list[list[Group]]:
+    """Return cells, those with the fewest labels merged until each has enough."""
+    enough: list[list[Group]] = []
+    rest: list[Group] = []
+    for cell in sorted(cells, key=_labels):
+        rest = [*rest, *cell]
+        if _labels(rest) >= _CELL_LABELS:
+            enough.append(rest)
+            rest = []
+    if rest:
+        enough[-1:] = [[*rest, *(enough[-1] if enough else ())]]
+    return enough
+
+
+def _sum(weighted: Iterable[tuple[Group, float]], *, labels: bool) -> list[_Pictures]:
+    """Return pictures summed up by verdict and predicted class and, with `labels`, true class."""
+    sums: dict[tuple[str, str, str | None], tuple[int, float, float]] = {}
+    for group, weight in weighted:
+        key = (group.verdict, group.class_name, group.true_class if labels else None)
+        count, total, squares = sums.get(key, (0, 0.0, 0.0))
+        sums[key] = (
+            count + group.count,
+            total + group.count * weight,
+            squares + group.count * weight**2,
+        )
+    return [_Pictures(*key, *numbers) for key, numbers in sums.items()]
+
+
+def _split(groups: Iterable[Group], key: Callable[[Group], Any]) -> list[list[Group]]:
+    return [list(some) for _, some in groupby(sorted(groups, key=key), key=key)]
+
+
+def _labels(groups: Iterable[Group]) -> int:
+    return sum(group.count for group in groups if group.true_class is not None)

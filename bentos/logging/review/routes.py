@@ -1,0 +1,141 @@
+"""The routes of the part that keeps pictures and labels, and what it does in the background.
+
+Whatever fails here is counted in metrics of its own: the service's readiness, which is that of
+storing predictions, does not depend on it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from bentos.edge.door import Handler, Route
+from bentos.edge.http import RETRY_LATER, Request, Response, ServiceError, json_response
+from bentos.edge.tokens import Tokens
+from bentos.logging.review.request import parse_evidence
+from bentos.logging.review.store import ReviewStore
+from bentos.logging.state import EVIDENCE_PATH, LoggingState
+from bentos.logging.store.errors import StoreError
+from bentos.process.logs import event, get_logger
+
+# Bodies are in memory while they wait for the disk.
+_MOST_WAITING = 4
+_UPKEEP_SECONDS = 10.0
+_RETRY_SECONDS = "5"
+
+_logger = get_logger("review")
+ResultT = TypeVar("ResultT")
+
+
+class Review:
+    """Takes kept pictures; `start` and `stop` are for the event loop."""
+
+    def __init__(
+        self,
+        store: ReviewStore,
+        state: LoggingState,
+        tokens: Tokens,
+        *,
+        max_body_bytes: int,
+        upkeep_seconds: float = _UPKEEP_SECONDS,
+    ) -> None:
+        self._store = store
+        self._state = state
+        self._tokens = tokens
+        self._max_body_bytes = max_body_bytes
+        self._upkeep_seconds = upkeep_seconds
+        self._waiting = 0
+        self._upkeep: asyncio.Task[None] | None = None
+        # Why the store fails, None while it works.
+        self.failure: str | None = None
+        state.review_capacity_bytes.set(store.max_bytes)
+
+    def start(self) -> None:
+        """Begin to look after age and size."""
+        self._upkeep = asyncio.get_running_loop().create_task(self._keep_up())
+
+    async def stop(self) -> None:
+        """Finish what was begun."""
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+            await asyncio.wait([self._upkeep])
+        await self._store.stop()
+
+    def routes(self) -> list[Route]:
+        """Return the routes, each guarded as `/log` is."""
+        return [self._route("POST", EVIDENCE_PATH, self._evidence)]
+
+    def _route(self, method: str, path: str, handler: Handler) -> Route:
+        async def guarded(request: Request) -> Response:
+            started = time.perf_counter()
+            try:
+                self._tokens.require(request.header(b"authorization"))
+                return await handler(request)
+            finally:
+                self._state.request_duration[path].observe(time.perf_counter() - started)
+
+        return Route(
+            method,
+            path,
+            guarded,
+            on_failure=lambda _reason: self._state.review_errors["other"].add(),
+            on_refusal=self._state.record_refusal,
+        )
+
+    async def _evidence(self, request: Request) -> Response:
+        body = await request.body(self._max_body_bytes)
+        if self._waiting >= _MOST_WAITING:
+            raise ServiceError(
+                429,
+                "queue_full",
+                f"{self._waiting} requests with pictures wait to be stored; try again later",
+                headers=RETRY_LATER,
+            )
+        self._waiting += 1
+        try:
+            # A thread: the digests, and what explains a fault, take longer than others may wait.
+            evidence = await asyncio.to_thread(parse_evidence, body)
+            added = await self._tried(self._store.add(evidence))
+        finally:
+            self._waiting -= 1
+        self._state.review_stored.add(added.stored)
+        self._state.review_pruned.add(added.pruned)
+        answer = {"status": "success", "stored": added.stored, "duplicates": added.duplicates}
+        return json_response(answer, log=answer)
+
+    async def _tried(self, work: Awaitable[ResultT]) -> ResultT:
+        """Return what the store returns; raises ServiceError 503 where it fails."""
+        try:
+            result = await work
+        except StoreError as failure:
+            self._failed(failure)
+            raise ServiceError(
+                503,
+                "review_not_accessible",
+                f"nothing was stored, send it again: the store of pictures fails: {failure.reason}",
+                headers={"Retry-After": _RETRY_SECONDS},
+            ) from failure
+        self._works()
+        return result
+
+    async def _keep_up(self) -> None:
+        while True:
+            with contextlib.suppress(ServiceError):
+                kept = await self._tried(self._store.keep_up())
+                self._state.review_pruned.add(kept.pruned)
+                self._state.review_pictures.set(kept.pictures)
+                self._state.review_bytes.set(kept.bytes)
+            await asyncio.sleep(self._upkeep_seconds)
+
+    def _failed(self, failure: StoreError) -> None:
+        self._state.review_errors[failure.reason].add()
+        if self.failure is None:
+            event(_logger, logging.ERROR, f"pictures cannot be stored: {failure.message}")
+        self.failure = failure.reason
+
+    def _works(self) -> None:
+        if self.failure is not None:
+            event(_logger, logging.INFO, "pictures can be stored again")
+        self.failure = None

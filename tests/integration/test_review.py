@@ -1,0 +1,184 @@
+"""Kept pictures as they arrive at a running logging service."""
+
+import base64
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from bentos.evidence import Evidence, EvidenceBatch
+from tests.support.evidence import evidence, png
+from tests.support.predictions import batch, prediction
+from tests.support.servers import Server, start_service
+
+pytestmark = pytest.mark.slow
+
+TARGET = "bentos.logging.service:LoggingService"
+TOKEN = "a-token-for-pictures"
+HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+
+
+def start(directory: Path, **env: str) -> Server:
+    return start_service(
+        TARGET, directory, env={"DATABASE_PATH": str(directory / "data" / "predictions.db")} | env
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("review")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Server]:
+    """A service with a token, for the tests that break nothing."""
+    with start(folder, LOGGING_TOKEN=TOKEN) as running:
+        running.wait_until_ready()
+        yield running
+
+
+def send(server: Server, *pictures: Evidence, **options: Any) -> httpx.Response:
+    body = msgspec.json.encode(EvidenceBatch(list(pictures)))
+    return server.post("/evidence", content=body, **({"headers": HEADERS} | options))
+
+
+def stored(folder: Path) -> list[dict[str, Any]]:
+    with sqlite3.connect(folder / "data" / "review" / "review.db") as connection:
+        connection.row_factory = sqlite3.Row
+        return [dict(row) for row in connection.execute("SELECT * FROM evidence ORDER BY id")]
+
+
+def metric(server: Server, name: str, **labels: str) -> float:
+    """Return a sample of a scrape of the probe process."""
+    return next(
+        sample.value
+        for family in text_string_to_metric_families(server.probe("/metrics").text)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+
+
+def test_pictures_are_stored_once_and_counted(server: Server, folder: Path) -> None:
+    before = metric(server, "logging_review_stored_total")
+    pictures = [evidence(), evidence()]
+    first, again = send(server, *pictures), send(server, *pictures)
+
+    assert first.status_code == 200
+    assert first.json() == {"status": "success", "stored": 2, "duplicates": 0}
+    assert again.json() == {"status": "success", "stored": 0, "duplicates": 2}
+    ids = [row["prediction_id"] for row in stored(folder)]
+    assert [ids.count(one.prediction_id) for one in pictures] == [1, 1]
+    assert metric(server, "logging_review_stored_total") == before + 2
+    assert metric(server, "logging_review_capacity_bytes") == 512 << 20
+    server.wait_until(lambda: metric(server, "logging_review_pictures") >= 2, "the gauge follows")
+
+
+def test_pictures_need_the_token_that_predictions_need(server: Server) -> None:
+    for headers in ({}, {"Authorization": "Bearer wrong"}):
+        answer = send(server, evidence(), headers=headers)
+        assert answer.status_code == 401
+        assert answer.json()["reason"] == "unauthorized"
+
+
+@pytest.mark.case(1)
+@pytest.mark.parametrize("path", ["/evidence%0A", "/evidence/", "/EVIDENCE"])
+def test_no_other_spelling_of_the_route_is_let_in(server: Server, path: str) -> None:
+    """POST to another spelling of the route without the token: 404."""
+    assert server.post(path, content=b"{}").status_code == 404
+
+
+@pytest.mark.case(7)
+@pytest.mark.parametrize(
+    ("picture", "says"),
+    [
+        (base64.b64encode(b"<svg onload=alert(1)>").decode(), "evidence[0].picture"),
+        ("%%%", "evidence[0].picture"),
+        (base64.b64encode(b"\x89PNG").decode(), "evidence[0].picture"),
+    ],
+)
+def test_a_picture_that_is_none_is_a_400_that_names_it(
+    server: Server, picture: str, says: str
+) -> None:
+    """A picture that is no image, wrong base64, or cut short: 400 that names the item."""
+    body = json.loads(msgspec.json.encode(EvidenceBatch([evidence()])))
+    body["evidence"][0]["picture"] = picture
+    answer = server.post("/evidence", json=body, headers=HEADERS)
+    assert answer.status_code == 400
+    assert answer.json()["field"] == says
+
+
+@pytest.mark.case(7)
+def test_ten_megabytes_are_taken_or_refused_at_once(server: Server) -> None:
+    """Pictures of 7 MB in base64 are stored; more than MAX_BODY_BYTES is a 413."""
+    large = evidence(picture=png(bytes_more=7_000_000))
+    assert send(server, large).json()["stored"] == 1
+    answer = send(server, evidence(picture=png(bytes_more=8_000_000)))
+    assert answer.status_code == 413
+    assert "MAX_BODY_BYTES" in answer.json()["error"]
+
+
+@pytest.mark.case(7)
+def test_json_nested_ten_million_levels_is_a_400(server: Server) -> None:
+    """A body of ten million brackets: 400 within the time-out, and probes answered."""
+    answer = server.post("/evidence", content=b'{"x":' + b"[" * 10_000_000, headers=HEADERS)
+    assert answer.status_code == 400
+    assert server.probe("/health").status_code == 200
+
+
+def test_an_id_that_is_a_path_is_only_a_text(server: Server, folder: Path) -> None:
+    """Ids and names that are paths: stored as they are, no file is made of them."""
+    hostile = evidence("../../../escaped", edge_device_id="/etc/passwd", image_id="../../x.png")
+    assert send(server, hostile).json()["stored"] == 1
+    assert {file.name for file in (folder / "data" / "review").iterdir()} <= {
+        "review.db",
+        "review.db-wal",
+        "review.db-shm",
+    }
+    assert not list(folder.rglob("*escaped*"))
+
+
+def test_a_store_that_fails_leaves_predictions_and_readiness_alone(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    review = tmp_path / "data" / "review"
+    review.write_text("a file where the directory should be")
+    with start(tmp_path) as server:
+        server.wait_until_ready()
+        answer = send(server, evidence(), headers={})
+        assert answer.status_code == 503
+        assert answer.json()["reason"] == "review_not_accessible"
+        assert answer.headers["retry-after"] == "5"
+        assert server.post("/log", json=batch(prediction())).status_code == 200
+        assert server.probe("/ready").status_code == 200
+        assert metric(server, "logging_errors_total") == 0
+        assert metric(server, "logging_review_errors_total", reason="other") > 0
+        review.unlink()
+        assert send(server, evidence(), headers={}).json()["stored"] == 1
+
+
+def test_without_review_there_is_no_route_no_file_and_no_series_that_moves(tmp_path: Path) -> None:
+    with start(tmp_path, REVIEW="off") as server:
+        server.wait_until_ready()
+        assert send(server, evidence(), headers={}).status_code == 404
+        assert "/evidence" not in server.get("/docs.json").text
+        assert metric(server, "logging_review_capacity_bytes") == 0
+    assert not (tmp_path / "data" / "review").exists()
+
+
+def test_several_workers_keep_each_picture_once(tmp_path: Path) -> None:
+    pictures = [evidence() for _ in range(20)]
+    with start(tmp_path, WORKERS="2") as server:
+        server.wait_until_ready()
+        answers = []
+        for one in pictures * 3:
+            # A connection each, so that both workers get some.
+            body = msgspec.json.encode(EvidenceBatch([one]))
+            answers.append(httpx.post(f"{server.url}/evidence", content=body, trust_env=False))
+        assert {answer.status_code for answer in answers} == {200}
+        assert sum(answer.json()["stored"] for answer in answers) == 20
+    assert len(stored(tmp_path)) == 20
