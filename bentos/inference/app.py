@@ -1,5 +1,6 @@
 """The inference service without BentoML: its parts, put together, and the way of a request."""
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -8,12 +9,14 @@ from bentos.edge.door import Route
 from bentos.edge.http import Request, Response, ServiceError, json_response
 from bentos.edge.tokens import Tokens
 from bentos.edge.traces import span, trace_id, traceparent
+from bentos.evidence import ChallengerAnswer
 from bentos.health.encoding import encode_json
 from bentos.inference.challenger import Challenger
-from bentos.inference.channel import Input, ModelProcess
+from bentos.inference.channel import Input, InputKind, ModelProcess
 from bentos.inference.delivery import Delivery, Destination, Limits
 from bentos.inference.delivery.outbox import files_to_adopt, outbox_path
-from bentos.inference.engine import Engine, Predicted, new_prediction_id
+from bentos.inference.engine import Engine, Predicted, Prediction, new_prediction_id
+from bentos.inference.evidence import EvidenceSender
 from bentos.inference.explain import Explainer
 from bentos.inference.model.spec import HEAT_MAP_CELLS
 from bentos.inference.request import (
@@ -62,9 +65,11 @@ class InferenceApp:
         self._tokens = Tokens(None, settings.predict_tokens_file, realm=SERVICE_NAME)
         given = ModelProcessSettings(settings=settings, service=SERVICE_NAME, worker=worker)
         self._process = ModelProcess(given.model_dump_json(), self._engine, self.state)
+        self._destination = self._make_destination()
         self._delivery = self._make_delivery(worker)
         self._challenger = self._make_challenger(worker)
         self._explainer = self._make_explainer(worker)
+        self._evidence = self._make_evidence()
         self.kit.add_routes(self._routes())
 
     def start(self) -> None:
@@ -75,6 +80,8 @@ class InferenceApp:
             self._delivery.start()
         if self._challenger is not None:
             self._challenger.start()
+        if self._evidence is not None:
+            self._evidence.start()
 
     async def stop(self) -> None:
         """Answer what waits, hand over what was predicted, and end the parts."""
@@ -85,8 +92,8 @@ class InferenceApp:
                 await part.stop()
         await self._engine.drained(seconds)
         await self._process.stop()
-        if self._delivery is not None:
-            await self._delivery.stop(seconds / 2)
+        senders = [one for one in (self._delivery, self._evidence) if one is not None]
+        await asyncio.gather(*[one.stop(seconds / 2) for one in senders])
         await self.kit.stop()
 
     async def predict_values(self, values: Sequence[float]) -> dict[str, object]:
@@ -218,9 +225,37 @@ class InferenceApp:
         for prediction in predictions:
             self.state.confidence[prediction.class_name].observe(prediction.confidence)
             self.state.verdicts[prediction.verdict].add()
+        keep = partial(self._keep, given, predicted, image_id)
         if self._challenger is not None:
-            self._challenger.offer(given, predictions, lambda _said: None)
+            self._challenger.offer(given, predictions, keep)
+        else:
+            keep(None)
         return predicted
+
+    def _keep(
+        self,
+        given: Input,
+        predicted: Predicted,
+        image_id: str,
+        challenged: Sequence[Prediction] | None,
+    ) -> None:
+        """Keep a picture for review where it is to be kept; of a file there is one prediction."""
+        if self._evidence is None or given.kind != InputKind.FILE:
+            return
+        (prediction,), (prediction_id,) = predicted.predictions, predicted.ids
+        other = challenged[0] if challenged else prediction
+        differs = other.class_name != prediction.class_name
+        self._evidence.offer(
+            prediction,
+            prediction_id,
+            given.content,
+            image_id=image_id,
+            challenger=ChallengerAnswer(
+                other.model.identity.version, other.class_name, round(other.confidence, 6)
+            )
+            if differs
+            else None,
+        )
 
     def _make_challenger(self, worker: int) -> Challenger | None:
         settings = self._settings
@@ -257,11 +292,34 @@ class InferenceApp:
         )
         return Explainer(make, seconds=settings.request_timeout_seconds * _EXPLAIN)
 
-    def _make_delivery(self, worker: int) -> Delivery | None:
+    def _make_destination(self) -> Destination | None:
         settings = self._settings
         if settings.logging_url is None:
             return None
         token = settings.logging_token
+        return Destination(
+            url=str(settings.logging_url).rstrip("/"),
+            edge_device_id=settings.edge_device_id,
+            token=token.get_secret_value() if token else None,
+            token_file=settings.logging_token_file,
+        )
+
+    def _make_evidence(self) -> EvidenceSender | None:
+        settings = self._settings
+        if not settings.keep_images or self._destination is None:
+            return None
+        return EvidenceSender(
+            self._destination,
+            self.state,
+            pass_share=settings.keep_pass_share,
+            sample_share=settings.keep_sample_share,
+            max_bytes=settings.keep_queue_bytes // settings.workers,
+        )
+
+    def _make_delivery(self, worker: int) -> Delivery | None:
+        settings = self._settings
+        if self._destination is None:
+            return None
         return Delivery(
             outbox_path(settings.outbox_path, worker),
             Limits(
@@ -270,12 +328,7 @@ class InferenceApp:
                 ack=settings.prediction_ack,
                 when_full=settings.outbox_full,
             ),
-            Destination(
-                url=str(settings.logging_url).rstrip("/"),
-                edge_device_id=settings.edge_device_id,
-                token=token.get_secret_value() if token else None,
-                token_file=settings.logging_token_file,
-            ),
+            self._destination,
             self.state,
             adopt=files_to_adopt(settings.outbox_path, worker=worker, workers=settings.workers),
         )

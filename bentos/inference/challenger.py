@@ -48,8 +48,10 @@ class Challenger:
 
     async def stop(self) -> None:
         """End its process; what is being compared is left out."""
-        await self._side.stop()
+        for task in self._tasks:
+            task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._side.stop()
 
     def beat(self) -> None:
         """Say which version would be asked now; called every second or so."""

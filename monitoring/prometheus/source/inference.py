@@ -26,6 +26,8 @@ from monitoring.timings import INFERENCE_SERVICE
 _STARTUP_MINUTES = TIMINGS.startup.patience_seconds // 60 + 1
 # The checks of MLflow that may fail to end before they count as stuck.
 _OVERDUE_CHECKS = 6
+# What tells one worker pod from another, in a cluster and on one machine.
+_POD = "namespace, job, instance, pod, model, stage"
 
 
 def _overdue_check() -> str:
@@ -270,6 +272,24 @@ _OUTBOX_ALERTS = (
             " (OUTBOX_FULL is drop_oldest), or not recovered from a damaged one."
         ),
         dashboard="logging",
+    ),
+    Alert(
+        name="InferencePicturesDropped",
+        severity="warning",
+        service=INFERENCE_SERVICE,
+        expr=(
+            f"sum by ({_POD}) ("
+            'increase(inference_evidence_dropped_total{reason!="shutdown"}[30m]))'
+            f" > sum by ({_POD}) (increase(inference_evidence_sent_total[30m]))"
+        ),
+        hold="15m",
+        summary=f"{INSTANCE} drops more pictures for review than it sends",
+        description=(
+            f"{INSTANCE} gave up about {{{{ $value | humanize }}}} kept pictures in the last 30"
+            " minutes, more than the logging service took. Predictions are not affected; figures"
+            " of how right they are rest on fewer pictures."
+        ),
+        dashboard="inference",
     ),
 )
 
