@@ -20,11 +20,11 @@ from examples.training import Evaluation, evaluate, fit
 
 _NORMAL_CLASS_NAMES: Final = ("normal", "ok", "good", "no_defect", "none")
 # The model that the inference service serves where it is told no other.
-_DEFAULT_NAME: Final = "steel-defects"
-_DEFAULT_TRACKING_URI: Final = "sqlite:///.data/mlflow.db"
+DEFAULT_NAME: Final = "steel-defects"
+DEFAULT_TRACKING_URI: Final = "sqlite:///.data/mlflow.db"
 # MLflow reads these when it is imported or used. They keep its banners, progress bars, notes on
 # its internals and usage data out of a newcomer's way, and a missing server from taking minutes.
-_MLFLOW_SETTINGS: Final = {
+MLFLOW_SETTINGS: Final = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -63,7 +63,7 @@ def choose_defect_classes(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train and register as the command line asks and return the exit status."""
-    for name, value in _MLFLOW_SETTINGS.items():
+    for name, value in MLFLOW_SETTINGS.items():
         os.environ.setdefault(name, value)
     options = _parser().parse_args(arguments)
     # The batches are small: more threads would wait for each other longer than they work.
@@ -206,16 +206,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", type=Path, required=True, metavar="FOLDER", help="images, a folder per class")
     add(
         "--name",
-        default=os.environ.get("MODEL_NAME") or _DEFAULT_NAME,
+        default=os.environ.get("MODEL_NAME") or DEFAULT_NAME,
         metavar="MODEL",
-        help=f"name of the registered model (MODEL_NAME, else {_DEFAULT_NAME})",
+        help=f"name of the registered model (MODEL_NAME, else {DEFAULT_NAME})",
     )
     add("--alias", default="production", help="alias to point at the new version (production)")
     add(
         "--tracking-uri",
-        default=os.environ.get("MLFLOW_TRACKING_URI") or _DEFAULT_TRACKING_URI,
+        default=os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_TRACKING_URI,
         metavar="URI",
-        help=f"MLflow store (MLFLOW_TRACKING_URI, else {_DEFAULT_TRACKING_URI})",
+        help=f"MLflow store (MLFLOW_TRACKING_URI, else {DEFAULT_TRACKING_URI})",
     )
     add("--normal-class", metavar="CLASS", help="the class without a defect")
     add(

@@ -96,6 +96,7 @@ class Browser:
             deviceScaleFactor=1,
             mobile=width < 600,
         )
+        page.call("Emulation.setTouchEmulationEnabled", enabled=width < 600)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         page.call("Emulation.setEmulatedMedia", features=[scheme])
         try:
@@ -161,6 +162,37 @@ class Page:
             if "exceptionDetails" in found:
                 raise RuntimeError(str(found["exceptionDetails"]))
             return found["result"].get("value")
+
+    def press(self, key: str) -> None:
+        """Press a key, as `1` or `ArrowLeft`, wherever the focus is."""
+        text = {"text": key} if len(key) == 1 else {}
+        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+    def tap(self, selector: str) -> None:
+        """Touch the middle of an element with a finger, scrolled into view.
+
+        Raises RuntimeError where there is none, or where something else lies over it.
+        """
+        middle = self.evaluate(
+            f"""(() => {{
+                const one = document.querySelector({json.dumps(selector)});
+                if (!one) return null;
+                one.scrollIntoView({{ block: "center", behavior: "instant" }});
+                const box = one.getBoundingClientRect();
+                const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
+                return one.contains(document.elementFromPoint(x, y)) ? {{ x, y }} : null;
+            }})()"""
+        )
+        if middle is None:
+            raise RuntimeError(f"nothing can be touched at {selector}")
+        self.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[middle])
+        self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
+    def write(self, selector: str, text: str) -> None:
+        """Type a text into a field."""
+        self.evaluate(f"document.querySelector({json.dumps(selector)}).focus()")
+        self.call("Input.insertText", text=text)
 
     @property
     def text(self) -> str:

@@ -141,7 +141,7 @@ def test_a_connection_that_is_cut_in_the_middle_of_a_commit_counts_nothing_twice
     name = server.make_database()
     proxy = Proxy(server.port)
     try:
-        with RunningStore(server.url(name, port=proxy.port), tmp_path / "pod") as store:
+        with RunningStore(server.url(name, ports=[proxy.port]), tmp_path / "pod") as store:
             store.wait_until_accessible()
             with sending([store]) as senders:
                 for _ in range(8):
@@ -154,6 +154,31 @@ def test_a_connection_that_is_cut_in_the_middle_of_a_commit_counts_nothing_twice
             check(server.url(name), senders, [store])
     finally:
         proxy.close()
+
+
+def test_a_fail_over_to_the_standby_loses_nothing_and_stores_nothing_twice(tmp_path: Path) -> None:
+    """The first server dies for good while batches flow; the standby is promoted and takes over."""
+    with postgres_server() as first, postgres_server(standby_of=first) as standby:
+        query(first.url(), "ALTER SYSTEM SET synchronous_standby_names = '*'")
+        query(first.url(), "SELECT pg_reload_conf()")
+        followed = "SELECT sync_state FROM pg_stat_replication"
+        wait_until(
+            lambda: query(first.url(), followed) == [("sync",)],
+            "commits wait for the standby",
+            seconds=60,
+        )
+        name = first.make_database()
+        url = first.url(name, ports=[first.port, standby.port])
+        with RunningStore(url, tmp_path / "pod") as store:
+            store.wait_until_accessible()
+            with sending([store]) as senders:
+                senders.wait_for(100)
+                first.kill()
+                senders.wait_for_refusal()
+                query(standby.url(), "SELECT pg_promote()")
+                senders.wait_for(100)
+            store.wait_until_accessible()
+            check(standby.url(name), senders, [store])
 
 
 @contextmanager

@@ -193,9 +193,11 @@ def make_store(directory: Path) -> ModelStore:
 
     directory.mkdir(parents=True, exist_ok=True)
     store = ModelStore(directory)
-    before = mlflow.get_tracking_uri()
+    # A test before may have set a registry of its own, beside the tracking store.
+    before, registry = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
     try:
         mlflow.set_tracking_uri(store.tracking_uri)
+        mlflow.set_registry_uri(store.tracking_uri)
         experiment = _client(store.tracking_uri).create_experiment(
             _EXPERIMENT, artifact_location=store.artifacts.as_uri()
         )
@@ -203,6 +205,7 @@ def make_store(directory: Path) -> ModelStore:
             _register_all(store, experiment)
     finally:
         mlflow.set_tracking_uri(before)
+        mlflow.set_registry_uri(registry)
     return store
 
 

@@ -37,9 +37,14 @@ def programs() -> Path:
 
 
 class PostgresServer:
-    """A cluster in a folder of its own; `start` and `kill` as often as a test likes."""
+    """A cluster in a folder of its own; `start` and `kill` as often as a test likes.
 
-    def __init__(self, options: Sequence[str] = ()) -> None:
+    With `standby_of` it is a hot standby that follows another server.
+    """
+
+    def __init__(
+        self, options: Sequence[str] = (), *, standby_of: "PostgresServer | None" = None
+    ) -> None:
         self._programs = programs()
         self._options = options
         # Not below pytest's folders, which the server's user may not enter.
@@ -53,10 +58,16 @@ class PostgresServer:
         if self._user is not None:
             for path in (self._folder, secret):
                 os.chown(path, self._user.pw_uid, self._user.pw_gid)
-        initdb = ["--pgdata", str(self._data), "--username", USER, "--auth", "scram-sha-256"]
-        initdb += ["--pwfile", str(secret), "--encoding", "UTF8", "--locale", "C", "--no-sync"]
+        program = "initdb"
+        arguments = ["--pgdata", str(self._data), "--username", USER, "--auth", "scram-sha-256"]
+        arguments += ["--pwfile", str(secret), "--encoding", "UTF8", "--locale", "C", "--no-sync"]
+        if standby_of is not None:
+            program = "pg_basebackup"
+            arguments = ["--pgdata", str(self._data), "--dbname", standby_of.url()]
+            arguments += ["--write-recovery-conf", "--checkpoint", "fast", "--no-sync"]
         with self._log_path.open("wb") as log:
-            self._popen("initdb", initdb, log.fileno()).wait(_START_SECONDS)
+            status = self._popen(program, arguments, log.fileno()).wait(_START_SECONDS)
+        assert status == 0, self.log
         self.start()
 
     @property
@@ -72,10 +83,11 @@ class PostgresServer:
         """All that it has logged."""
         return self._log_path.read_text(errors="replace")
 
-    def url(self, name: str = "postgres", *, port: int | None = None) -> str:
-        """Return the URL of a database, through another port where one is given."""
+    def url(self, name: str = "postgres", *, ports: Sequence[int] = ()) -> str:
+        """Return the URL of a database, through other ports where any are given."""
         password = urllib.parse.quote(PASSWORD, safe="")
-        return f"postgresql://{USER}:{password}@127.0.0.1:{port or self.port}/{name}"
+        hosts = ",".join(f"127.0.0.1:{port}" for port in ports or [self.port])
+        return f"postgresql://{USER}:{password}@{hosts}/{name}"
 
     def make_database(self) -> str:
         """Return the name of a new, empty database."""
@@ -150,9 +162,11 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres_server(options: Sequence[str] = ()) -> Iterator[PostgresServer]:
+def postgres_server(
+    options: Sequence[str] = (), *, standby_of: PostgresServer | None = None
+) -> Iterator[PostgresServer]:
     """Run a server for the block."""
-    server = PostgresServer(options)
+    server = PostgresServer(options, standby_of=standby_of)
     try:
         yield server
     finally:

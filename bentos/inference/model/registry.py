@@ -40,7 +40,7 @@ class RegistryUnavailable(Exception):  # noqa: N818 - a state of the registry
 
 @dataclass(frozen=True)
 class Version:
-    """A registered version; `made` differs where the same number was deleted and made anew."""
+    """A registered version; `made` differs where the number was made anew, or its thresholds."""
 
     number: str
     made: str = ""
@@ -291,6 +291,10 @@ class RegistryWatch:
 
 def _version(found: Any) -> Version:
     made = f"{found.creation_timestamp} {found.run_id or found.source or ''}"
+    # The one tag that is written while a version is served.
+    thresholds = (found.tags or {}).get("thresholds", "")
+    if thresholds:
+        made += f" {thresholds}"
     return Version(str(found.version), made)
 
 

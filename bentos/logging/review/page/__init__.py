@@ -33,7 +33,7 @@ from bentos.logging.review.page.pictures import (
 from bentos.logging.review.queue import Filters, count_waiting, waiting_keys
 from bentos.logging.review.store import ReviewStore
 
-PAGE_PATH = "/review"
+REVIEW_PATH = "/review"
 PICTURE_PATH = "/review/picture"
 HEAT_PATH = "/review/heat"
 SCRIPT_PATH = "/review/page.js"
@@ -222,7 +222,7 @@ class ReviewPage:
             key = (one.prediction_id, one.edge_device_id)
             here = _key_query(key)
             links = {
-                "here_link": _link(PAGE_PATH, filters, skip, here),
+                "here_link": _link(REVIEW_PATH, filters, skip, here),
                 "picture_link": _link(PICTURE_PATH, None, 0, here) if one.picture_kept else "",
                 "heat_link": _link(HEAT_PATH, None, 0, here) if self._heat else "",
             }
@@ -238,11 +238,11 @@ class ReviewPage:
             one=one,
             skip=skip,
             empty=_empty(found, narrowed=narrowed, skip=skip),
-            sign_in="" if signed_in else _link(PAGE_PATH, filters, skip, {"sign-in": ""}),
-            queue_link=_link(PAGE_PATH, filters, 0),
-            stay_link=_link(PAGE_PATH, filters, skip),
-            skip_link=_link(PAGE_PATH, filters, skip + found.at_skip),
-            back_link=_link(PAGE_PATH, filters, max(0, skip - 1)),
+            sign_in="" if signed_in else _link(REVIEW_PATH, filters, skip, {"sign-in": ""}),
+            queue_link=_link(REVIEW_PATH, filters, 0),
+            stay_link=_link(REVIEW_PATH, filters, skip),
+            skip_link=_link(REVIEW_PATH, filters, skip + found.at_skip),
+            back_link=_link(REVIEW_PATH, filters, max(0, skip - 1)),
             following=_link(PICTURE_PATH, None, 0, _key_query(following)) if following else "",
             **links,
         )
