@@ -23,9 +23,11 @@ from benchmarks.model import ServedModel, pictures, prepare_model
 from benchmarks.peers.peer import PORTS, Call, Launch, Site
 from benchmarks.peers.this_project import ThisProject
 from bentos.health.probes import READY_PATH
+from examples.steel_images import class_names
 from local.process import Server, free_ports
 
 _CLIENTS = (1, 16, 64)
+_ALL_TO_REVIEW = json.dumps(dict.fromkeys(class_names(), 1.0))
 
 
 class _Sink(BaseHTTPRequestHandler):
@@ -68,7 +70,15 @@ def _acknowledgement(scratch: Path) -> Iterator[Mapping[str, Mapping[str, str]]]
         yield {ack: {**destination, "PREDICTION_ACK": ack} for ack in ("fast", "durable")}
 
 
-COMPARED = {"traces": _traces, "acknowledgement": _acknowledgement}
+@contextmanager
+def _pictures(scratch: Path) -> Iterator[Mapping[str, Mapping[str, str]]]:
+    """No picture kept for review, and each of them that can be sent: none of them passes."""
+    with serve(scratch / "logging", workers=1) as logging:
+        destination = {"LOGGING_URL": logging.url, "THRESHOLDS": _ALL_TO_REVIEW}
+        yield {"none kept": destination, "all kept": {**destination, "KEEP_IMAGES": "true"}}
+
+
+COMPARED = {"traces": _traces, "acknowledgement": _acknowledgement, "pictures": _pictures}
 
 
 class _WithSettings(ThisProject):
@@ -105,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             }
             for server in servers.values():
                 server.wait_until_answers(READY_PATH)
-            _compare(servers, options.rounds, options.seconds, scratch)
+            _compare(servers, _call(options.what), options.rounds, options.seconds, scratch)
     return 0
 
 
@@ -115,8 +125,15 @@ def _start(folder: Path, model: ServedModel, settings: Mapping[str, str]) -> Ser
     return start(_WithSettings(settings), site)
 
 
-def _compare(servers: Mapping[str, Server], rounds: int, seconds: float, scratch: Path) -> None:
-    call = ThisProject().json_call(pictures()[0].pixels)
+def _call(what: str) -> Call:
+    picture = pictures()[0]
+    peer = ThisProject()
+    return peer.image_call(picture.png) if what == "pictures" else peer.json_call(picture.pixels)
+
+
+def _compare(
+    servers: Mapping[str, Server], call: Call, rounds: int, seconds: float, scratch: Path
+) -> None:
     print("| clients | setting | requests/s | times | p99 ms | CPU µs a request | times |")
     print("|--:|---|--:|--:|--:|--:|--:|", flush=True)
     for clients in _CLIENTS:

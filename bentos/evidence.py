@@ -6,21 +6,18 @@ decides later whether to keep it (a challenger answers after the client) decides
 """
 
 from hashlib import blake2b
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
-from bentos.messages import Flag, Identifier, Name, Probability, Timestamp
+from bentos.messages import Flag, Identifier, Name, Probability, Timestamp, Verdict
 
 # Of a request. The sender sends as many as fit into about a megabyte.
 MAX_PICTURES = 100
 # Of the scores, the highest are sent; a person looks at the first few.
 MAX_SCORES = 20
 
-Verdict: TypeAlias = Annotated[
-    Literal["pass", "fail", "review"], Meta(description="pass, fail or review")
-]
 Share: TypeAlias = Annotated[
     float, Meta(gt=0, le=1, description="a probability above 0 and at most 1")
 ]

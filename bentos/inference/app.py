@@ -1,5 +1,6 @@
 """The inference service without BentoML: its parts, put together, and the way of a request."""
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,10 +10,11 @@ from bentos.edge.http import Request, Response, json_response
 from bentos.edge.tokens import Tokens
 from bentos.edge.traces import span, trace_id, traceparent
 from bentos.health.encoding import encode_json
-from bentos.inference.channel import Input, ModelProcess
+from bentos.inference.channel import Input, InputKind, ModelProcess
 from bentos.inference.delivery import Delivery, Destination, Limits
 from bentos.inference.delivery.outbox import files_to_adopt, outbox_path
 from bentos.inference.engine import Engine, Predicted, new_prediction_id
+from bentos.inference.evidence import EvidenceSender
 from bentos.inference.request import (
     TENSOR,
     input_of,
@@ -50,7 +52,9 @@ class InferenceApp:
         self._tokens = Tokens(None, settings.predict_tokens_file, realm=SERVICE_NAME)
         given = ModelProcessSettings(settings=settings, service=SERVICE_NAME, worker=worker)
         self._process = ModelProcess(given.model_dump_json(), self._engine, self.state)
+        self._destination = self._make_destination()
         self._delivery = self._make_delivery(worker)
+        self._evidence = self._make_evidence()
         self.kit.add_routes(self._routes())
 
     def start(self) -> None:
@@ -59,6 +63,8 @@ class InferenceApp:
         self._process.start()
         if self._delivery is not None:
             self._delivery.start()
+        if self._evidence is not None:
+            self._evidence.start()
 
     async def stop(self) -> None:
         """Answer what waits, hand over what was predicted, and end the parts."""
@@ -66,8 +72,8 @@ class InferenceApp:
         self.state.begin_shutdown()
         await self._engine.drained(seconds)
         await self._process.stop()
-        if self._delivery is not None:
-            await self._delivery.stop(seconds / 2)
+        senders = [one for one in (self._delivery, self._evidence) if one is not None]
+        await asyncio.gather(*[one.stop(seconds / 2) for one in senders])
         await self.kit.stop()
 
     async def predict_values(self, values: Sequence[float]) -> dict[str, object]:
@@ -175,13 +181,40 @@ class InferenceApp:
         for prediction in predictions:
             self.state.confidence[prediction.class_name].observe(prediction.confidence)
             self.state.verdicts[prediction.verdict].add()
+        if self._evidence is not None and given.kind == InputKind.FILE:
+            # Of a file there is one prediction.
+            (prediction,), (prediction_id,) = predictions, ids
+            self._evidence.offer(prediction, prediction_id, given.content, image_id=image_id)
         return predicted
 
-    def _make_delivery(self, worker: int) -> Delivery | None:
+    def _make_destination(self) -> Destination | None:
         settings = self._settings
         if settings.logging_url is None:
             return None
         token = settings.logging_token
+        return Destination(
+            url=str(settings.logging_url).rstrip("/"),
+            edge_device_id=settings.edge_device_id,
+            token=token.get_secret_value() if token else None,
+            token_file=settings.logging_token_file,
+        )
+
+    def _make_evidence(self) -> EvidenceSender | None:
+        settings = self._settings
+        if not settings.keep_images or self._destination is None:
+            return None
+        return EvidenceSender(
+            self._destination,
+            self.state,
+            pass_share=settings.keep_pass_share,
+            sample_share=settings.keep_sample_share,
+            max_bytes=settings.keep_queue_bytes // settings.workers,
+        )
+
+    def _make_delivery(self, worker: int) -> Delivery | None:
+        settings = self._settings
+        if self._destination is None:
+            return None
         return Delivery(
             outbox_path(settings.outbox_path, worker),
             Limits(
@@ -190,12 +223,7 @@ class InferenceApp:
                 ack=settings.prediction_ack,
                 when_full=settings.outbox_full,
             ),
-            Destination(
-                url=str(settings.logging_url).rstrip("/"),
-                edge_device_id=settings.edge_device_id,
-                token=token.get_secret_value() if token else None,
-                token_file=settings.logging_token_file,
-            ),
+            self._destination,
             self.state,
             adopt=files_to_adopt(settings.outbox_path, worker=worker, workers=settings.workers),
         )

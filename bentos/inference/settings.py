@@ -144,6 +144,38 @@ class InferenceSettings(ServiceSettings):
         description="Whether an answer waits until the prediction is on disk.",
     )
 
+    keep_images: bool = Field(
+        default=False,
+        description="Whether pictures of `/predict_image` are sent to the logging service for"
+        " review: all that did not pass, and a share of the others.",
+    )
+    keep_pass_share: float = Field(
+        default=0.02,
+        gt=0,
+        le=1,
+        description="Share of the pictures with the verdict `pass` that is kept, at random; all of"
+        " it is in the sample that figures are made of.",
+    )
+    keep_sample_share: float = Field(
+        default=0.2,
+        gt=0,
+        le=1,
+        description="Share of the pictures with another verdict that is in that sample; all of them"
+        " are kept.",
+    )
+    keep_queue_bytes: int = Field(
+        default=33_554_432,
+        ge=1_048_576,
+        description="Memory for kept pictures that wait for the logging service, in bytes; beyond"
+        " it, they are dropped.",
+    )
+
+    @model_validator(mode="after")
+    def _kept_where(self) -> Self:
+        if self.keep_images and self.logging_url is None:
+            raise ValueError("KEEP_IMAGES needs LOGGING_URL, where the pictures are sent to")
+        return self
+
     @model_validator(mode="after")
     def _one_token(self) -> Self:
         if self.logging_token is not None and self.logging_token_file is not None:

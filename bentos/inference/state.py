@@ -175,6 +175,22 @@ class InferenceState(ServiceState):
         "{prefix}_log_lost_total",
         "Predictions that a damaged outbox held and that could not be recovered.",
     )
+    evidence_sent = Counter(
+        "{prefix}_evidence_sent_total", "Kept pictures that the logging service acknowledged."
+    )
+    evidence_dropped = Counter(
+        "{prefix}_evidence_dropped_total",
+        "Kept pictures given up: too many waited, it was refused, or the service ended.",
+        labels=("reason",),
+        values=(("queue_full",), ("refused",), ("shutdown",)),
+    )
+    evidence_queue_bytes = Gauge(
+        "{prefix}_evidence_queue_bytes", "Size of the kept pictures that wait to be sent."
+    )
+    evidence_queue_capacity_bytes = Gauge(
+        "{prefix}_evidence_queue_capacity_bytes",
+        "Size that they may have (KEEP_QUEUE_BYTES), 0 where no pictures are kept.",
+    )
     outbox_bytes = Gauge("{prefix}_outbox_bytes", "Size of the outbox on disk.")
     outbox_capacity_bytes = Gauge(
         "{prefix}_outbox_capacity_bytes", "Size that the outbox may have (OUTBOX_MAX_BYTES)."

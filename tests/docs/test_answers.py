@@ -22,6 +22,7 @@ STATES: Mapping[str, type[InferenceState | LoggingState]] = {
 NOT_SHOWN = {
     "internal_error": "a fault in the code itself",
     "other": "what metrics call every other reason",
+    "review_not_accessible": "a failure of the store of pictures; tests/integration/test_review.py",
     "shutting_down": "a request after the port's last moment; `/ready` shows it",
 }
 

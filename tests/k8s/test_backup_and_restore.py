@@ -4,6 +4,7 @@ The containers' mounts are directories of the test: a mount path in a command, i
 in the script's arguments is replaced by its directory, and nothing else is changed.
 """
 
+import asyncio
 import importlib.util
 import json
 import os
@@ -19,9 +20,11 @@ from typing import Any
 
 import pytest
 
+from bentos.logging.review.store import ReviewStore
 from bentos.logging.store.database import PredictionDatabase
 from bentos.logging.store.files import DatabaseFiles
 from tests.k8s.manifests import command, environment, named, rendered, workload
+from tests.support.evidence import evidence
 from tests.support.logging_store import row
 from tests.support.servers import Server, start_service
 
@@ -356,6 +359,25 @@ def test_a_copy_that_restores_to_fewer_rows_is_no_backup(
     assert cluster.copies() == []
 
 
+def test_pictures_and_labels_are_backed_up_and_restored_by_name(cluster: Cluster) -> None:
+    """Both databases are copied, each with its own newest ones kept; `latest` is predictions."""
+    review = cluster.database.parent / "review" / "review.db"
+    store = ReviewStore(review.parent)
+    with writer(cluster.database):
+        asyncio.run(store.add([evidence(), evidence()]))
+        for _ in range(2):
+            assert cluster.run(BACKUP, KEEP="1").returncode == 0
+    (copy,) = cluster.backups.glob("review-*.db")
+    assert len(cluster.copies()) == 1
+    asyncio.run(store.add([evidence()]))
+    assert said(cluster.run(RESTORE))["former"].startswith("predictions.db")
+    finished = cluster.run(RESTORE, BACKUP=copy.name)
+    assert said(finished)["rows"]["evidence"] == 2
+    assert said(finished)["former"].startswith("review.db")
+    added = asyncio.run(store.add([evidence()]))
+    assert added.stored == 1
+
+
 def test_totals_that_are_not_those_of_the_predictions_are_found(cluster: Cluster) -> None:
     """Of the service's own tables, the totals are compared with the rows."""
     database = PredictionDatabase(DatabaseFiles(cluster.database), busy_timeout_seconds=1)
@@ -386,8 +408,14 @@ def test_the_list_tells_how_old_each_backup_is(cluster: Cluster) -> None:
 
 
 def test_the_jobs_know_the_database_where_the_service_keeps_it() -> None:
-    """DATABASE_PATH is written down in three places; they agree."""
+    """Where the databases are is written down in three places; they agree."""
     objects = rendered("production")
+    review = {
+        environment(workload(name, objects).container, objects)["REVIEW_DATABASE"]
+        for name in (BACKUP, RESTORE)
+    }
+    service = environment(workload("logging-service", objects).container, objects)
+    assert review == {f"{service['REVIEW_PATH']}/review.db"}
     paths = {
         environment(workload(name, objects).container, objects)["DATABASE_PATH"]
         for name in (BACKUP, RESTORE, "logging-service")

@@ -324,10 +324,21 @@ def test_pods_move_to_a_new_model_at_different_moments(overlay: str) -> None:
 
 @pytest.mark.parametrize("overlay", SQLITE_OVERLAYS)
 def test_the_database_is_pruned_before_its_volume_is_full(overlay: str) -> None:
-    """A restore needs room for the former database and the restored one."""
+    """A restore needs room for the former database and the restored one, beside the pictures."""
     _, variables = deployed(overlay, LOGGING)
     settings = settings_from(variables, LoggingSettings)
     claim = named("PersistentVolumeClaim", "predictions", rendered(overlay))
     size = quantity(claim["spec"]["resources"]["requests"]["storage"])
     assert settings.max_database_bytes
-    assert 2 * settings.max_database_bytes <= size * MAY_FILL_A_VOLUME
+    needed = 2 * settings.max_database_bytes + settings.review_max_bytes
+    assert needed <= size * MAY_FILL_A_VOLUME
+
+
+@pytest.mark.parametrize("overlay", SQLITE_OVERLAYS)
+def test_pictures_lie_on_the_claim_of_the_predictions(overlay: str) -> None:
+    service, variables = deployed(overlay, LOGGING)
+    settings = settings_from(variables, LoggingSettings)
+    assert settings.review
+    assert settings.review_directory.parent == settings.database_path.parent
+    paths = [mount["mountPath"] for mount in service.container["volumeMounts"]]
+    assert str(settings.review_directory.parent) in paths

@@ -81,7 +81,7 @@ class Reply:
 
 
 class Transport(Protocol):
-    """Takes a request's body to `/log`."""
+    """Takes a request's body to the logging service."""
 
     def post(self, body: bytes, *, seconds: float) -> Reply:
         """Return the answer; one with status 0 where none came within `seconds`."""
@@ -232,8 +232,9 @@ class HttpTransport:
     Certificates are those that the system trusts, or those of `SSL_CERT_FILE`.
     """
 
-    def __init__(self, destination: Destination) -> None:
+    def __init__(self, destination: Destination, path: str = LOG_PATH) -> None:
         self._destination = destination
+        self._path = path
         self._accepted: str | None = None
         self._token_trouble = ""
         self._client = httpx.Client(
@@ -266,7 +267,7 @@ class HttpTransport:
         headers = {b"Authorization": f"Bearer {token}".encode()} if token else {}
         try:
             with self._client.stream(
-                "POST", LOG_PATH, content=body, headers=headers, timeout=seconds
+                "POST", self._path, content=body, headers=headers, timeout=seconds
             ) as response:
                 content = b""
                 for part in response.iter_raw():

@@ -1,9 +1,10 @@
-"""Copies the predictions database while it is written to, and puts a copy back.
+"""Copies databases while they are written to, and puts a copy back.
 
-A backup counts only once it was restored: each new copy is restored beside the others, and the
-result checked and counted, before it gets its name. Runs in the logging service's image with
-nothing but Python's standard library. Each command prints one JSON object a line and ends with
-status 0; a refusal prints its reason and ends with 1.
+A copy is called by its database: `review-20260101T021700.000000Z.db` is one of `review.db`. A
+backup counts only once it was restored: each new copy is restored beside the others, and the result
+checked and counted, before it gets its name. Runs in the logging service's image with nothing but
+Python's standard library. Each command prints one JSON object a line and ends with status 0; a
+refusal prints its reason and ends with 1.
 """
 
 import argparse
@@ -16,7 +17,6 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-PREFIX = "predictions-"
 SUFFIX = ".db"
 LATEST = "latest"
 _SIDE_FILES = ("-wal", "-shm", "-journal")
@@ -31,14 +31,19 @@ def report(message: str, **fields: object) -> None:
     print(json.dumps({"message": message, **fields}), flush=True)
 
 
-def copies(backups: Path) -> list[Path]:
-    """Return the finished copies, oldest first: their names sort by time."""
-    return sorted(backups.glob(f"{PREFIX}*{SUFFIX}"))
+def prefix_of(database: Path) -> str:
+    """Return what the names of a database's copies begin with."""
+    return f"{database.stem}-"
 
 
-def made_at(copy: Path) -> datetime:
+def copies(database: Path, backups: Path) -> list[Path]:
+    """Return the finished copies of a database, oldest first: their names sort by time."""
+    return sorted(backups.glob(f"{prefix_of(database)}*{SUFFIX}"))
+
+
+def made_at(database: Path, copy: Path) -> datetime:
     """Return when a copy was made, UTC, from its name."""
-    stamp = copy.name.removeprefix(PREFIX).removesuffix(SUFFIX)
+    stamp = copy.name.removeprefix(prefix_of(database)).removesuffix(SUFFIX)
     return datetime.strptime(stamp, "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC)
 
 
@@ -51,11 +56,12 @@ def backup(database: Path, backups: Path, *, keep: int) -> tuple[Path, dict[str,
     """
     if not database.is_file():
         raise BackupError(f"there is no database {database}")
-    for leftover in backups.glob(f"{PREFIX}*.partial*"):
+    prefix = prefix_of(database)
+    for leftover in backups.glob(f"{prefix}*.partial*"):
         leftover.unlink()
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    partial = backups / f"{PREFIX}{stamp}.partial"
-    restored = backups / f"{PREFIX}{stamp}.partial-restored"
+    partial = backups / f"{prefix}{stamp}.partial"
+    restored = backups / f"{prefix}{stamp}.partial-restored"
     try:
         with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True)) as source:
             # What is counted and what is copied is the same read transaction: in WAL mode it
@@ -80,7 +86,7 @@ def backup(database: Path, backups: Path, *, keep: int) -> tuple[Path, dict[str,
     finally:
         for path in (partial, restored):
             path.unlink(missing_ok=True)
-    for old in copies(backups)[:-keep]:
+    for old in copies(database, backups)[:-keep]:
         old.unlink()
         report("removed an old backup", file=old.name)
     return finished, found
@@ -93,11 +99,10 @@ def restore(database: Path, backups: Path, *, name: str) -> tuple[Path | None, d
     Raises BackupError, having changed nothing, where there is no such copy, the copy or what is
     restored from it is damaged, or a process has the database open.
     """
-    found = copies(backups) if name == LATEST else [backups / Path(name).name]
+    known = copies(database, backups)
+    found = known if name == LATEST else [backups / Path(name).name]
     if not found or not found[-1].is_file():
-        raise BackupError(
-            f"no backup '{name}' in {backups}: {[path.name for path in copies(backups)]}"
-        )
+        raise BackupError(f"no backup '{name}' in {backups}: {[path.name for path in known]}")
     chosen = found[-1]
     require_sound(chosen)
     incoming = database.with_name(f"{database.name}.incoming")
@@ -203,35 +208,49 @@ def main() -> int:
     """Run one command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("command", choices=("backup", "restore", "list"))
-    parser.add_argument("--database", type=Path, required=True)
+    parser.add_argument(
+        "--database",
+        type=Path,
+        required=True,
+        action="append",
+        help="one must be there; further ones are passed over where they are not",
+    )
     parser.add_argument("--backups", type=Path, required=True)
     parser.add_argument("--keep", type=int, default=7)
     parser.add_argument("--backup", default=LATEST)
     arguments = parser.parse_args()
-    database: Path = arguments.database.absolute()
+    databases: list[Path] = [path.absolute() for path in arguments.database]
     backups: Path = arguments.backups.absolute()
     if arguments.keep < 1:
         parser.error("--keep must be at least 1")
-    started = time.monotonic()
     try:
         if arguments.command == "backup":
-            made, rows = backup(database, backups, keep=arguments.keep)
-            report(
-                "backed up",
-                file=made.name,
-                bytes=made.stat().st_size,
-                rows=rows,
-                restored_and_checked=True,
-                seconds=round(time.monotonic() - started, 1),
-            )
+            for database in databases:
+                if database != databases[0] and not database.exists():
+                    continue
+                started = time.monotonic()
+                made, rows = backup(database, backups, keep=arguments.keep)
+                report(
+                    "backed up",
+                    file=made.name,
+                    bytes=made.stat().st_size,
+                    rows=rows,
+                    restored_and_checked=True,
+                    seconds=round(time.monotonic() - started, 1),
+                )
         elif arguments.command == "restore":
-            former, rows = restore(database, backups, name=arguments.backup)
+            name: str = arguments.backup
+            database = next(
+                (one for one in databases if name.startswith(prefix_of(one))), databases[0]
+            )
+            former, rows = restore(database, backups, name=name)
             report("restored", rows=rows, former=former.name if former else None)
         else:
             now = datetime.now(UTC)
-            for path in copies(backups):
-                age = (now - made_at(path)).total_seconds() / 3_600
-                report("backup", file=path.name, bytes=path.stat().st_size, hours=round(age, 1))
+            for database in databases:
+                for path in copies(database, backups):
+                    age = round((now - made_at(database, path)).total_seconds() / 3_600, 1)
+                    report("backup", file=path.name, bytes=path.stat().st_size, hours=age)
     except (BackupError, OSError, sqlite3.Error) as error:
         report("failed", error=str(error))
         return 1

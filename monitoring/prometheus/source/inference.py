@@ -271,6 +271,24 @@ _OUTBOX_ALERTS = (
         ),
         dashboard="logging",
     ),
+    Alert(
+        name="InferencePicturesDropped",
+        severity="warning",
+        service=INFERENCE_SERVICE,
+        expr=(
+            "sum without (reason) ("
+            'increase(inference_evidence_dropped_total{reason!="shutdown"}[30m]))'
+            " > increase(inference_evidence_sent_total[30m])"
+        ),
+        hold="15m",
+        summary=f"{INSTANCE} drops more pictures for review than it sends",
+        description=(
+            f"{INSTANCE} gave up about {{{{ $value | humanize }}}} kept pictures in the last 30"
+            " minutes, more than the logging service took. Predictions are not affected; figures"
+            " of how right they are rest on fewer pictures."
+        ),
+        dashboard="inference",
+    ),
 )
 
 INFERENCE_RULES = (

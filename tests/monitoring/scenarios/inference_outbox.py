@@ -22,6 +22,16 @@ def _losses(started: float, **waves: Wave) -> list[Series]:
     ]
 
 
+def _pictures(dropped: Wave, sent: Wave, *, shutdown: Wave = STILL) -> list[Series]:
+    name = "inference_evidence_dropped_total"
+    return [
+        INFERENCE.series(name, dropped, reason="queue_full"),
+        INFERENCE.series(name, STILL, reason="refused"),
+        INFERENCE.series(name, shutdown, reason="shutdown"),
+        INFERENCE.series("inference_evidence_sent_total", sent),
+    ]
+
+
 _FROM_START = gauge((None, "20m"), (0, "2h"))
 
 
@@ -160,5 +170,34 @@ SCENARIOS: tuple[Scenario, ...] = (
         what="nothing was lost since yesterday",
         series=_losses(-86_400, dropped=STILL, lost=STILL),
         kind=Kind.NO_TRAFFIC,
+    ),
+    Story(
+        alert="InferencePicturesDropped",
+        what="the logging service takes no pictures for half an hour",
+        series=_pictures(counter((0, "20m"), (1, "30m"), (0, "2h")), STILL),
+        onset="20m",
+        over="1h19m45s",
+        labels=ticket(INFERENCE),
+        value="915",
+        lingers="30m",
+    ),
+    Silence(
+        alert="InferencePicturesDropped",
+        what="a busy service drops some pictures and sends more",
+        series=_pictures(counter((1, "2h")), counter((2, "2h"))),
+        at=("30m", "1h"),
+    ),
+    Silence(
+        alert="InferencePicturesDropped",
+        what="pods end with pictures that wait",
+        series=_pictures(STILL, STILL, shutdown=counter((1, "2h"))),
+        at=("30m", "1h"),
+    ),
+    Silence(
+        alert="InferencePicturesDropped",
+        what="no pictures are kept",
+        series=_pictures(STILL, STILL),
+        kind=Kind.NO_TRAFFIC,
+        at=("30m",),
     ),
 )
