@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -346,6 +346,21 @@ def test_requests_are_logged_at_the_level_they_deserve(
     assert level(_fine, "/ready", "GET") == logging.DEBUG
     assert level(unwell, "/ready", "GET") == logging.DEBUG
     assert level(raising(ValueError("broken")), "/ready", "GET") == logging.ERROR
+
+
+def test_a_path_may_take_several_methods(house: House) -> None:
+    async def answer_get(_request: Request) -> Response:
+        return Response(b"got")
+
+    assert house.door is not None
+    both = Route("POST", "/both", _fine, more={"GET": answer_get})
+    house.door = replace(house.door, routes=route_table([both]))
+    assert house.ask("/both", method="GET").body == b"got"
+    assert house.ask("/both", method="HEAD").status == 200
+    assert house.ask("/both", chunk(b"abc")).json == {"got": 3}
+    refused = house.ask("/both", method="PUT")
+    assert refused.status == 405
+    assert refused.headers[b"allow"] == b"POST, GET"
 
 
 def test_two_routes_of_one_path_are_refused() -> None:
