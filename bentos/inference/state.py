@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SERVICE_NAME = "inference-service"
 PREDICT_PATH = "/predict"
 PREDICT_IMAGE_PATH = "/predict_image"
+EXPLAIN_PATH = "/explain"
 # The Open Inference Protocol; see bentos.inference.v2.
 V2_PATH = "/v2"
 V2_MODEL_PATH = f"{V2_PATH}/models/{{model}}"
@@ -206,6 +207,21 @@ class InferenceState(ServiceState):
     # Since when, in monotonic seconds, a worker writes to its outbox; 0 while it does not.
     outbox_writing_since = Gauge()
 
+    shadow = Counter(
+        "{prefix}_shadow_total",
+        "Predictions that the challenger (SHADOW_STAGE) was to make as well: whether it said the "
+        "same class, was left out for lack of spare capacity, or failed.",
+        labels=("outcome",),
+        values=(("agreed",), ("differed",), ("skipped",), ("failed",)),
+    )
+    shadow_version = Gauge()
+    explanations = Counter(
+        "{prefix}_explanations_total",
+        "Requests for the part of a picture that decided (EXPLAIN).",
+        labels=("outcome",),
+        values=(("answered",), ("refused",), ("failed",)),
+    )
+
     @computed(
         "{prefix}_mlflow_check_age_seconds",
         "Time since a check of the MLflow registry last ended, whatever its outcome.",
@@ -227,11 +243,22 @@ class InferenceState(ServiceState):
         """The lowest version that a worker serves."""
         return float(min(self.served_versions, default=0))
 
+    @computed(
+        "{prefix}_shadow_model_info",
+        "The challenger's version, constant 1; none while there is no challenger.",
+        labels=("version",),
+    )
+    def shadow_model_info(self) -> Samples:
+        """A sample for the challenger, if it has a model."""
+        return [((str(version),), 1.0) for version in self._versions("shadow_version")]
+
     @property
     def served_versions(self) -> list[int]:
         """The versions that live workers serve; more than one only while a new one comes in."""
-        versions = {int(row.get("model_version")) for row in self.pod.live_workers()}
-        return sorted(versions - {0})
+        return self._versions("model_version")
+
+    def _versions(self, gauge: str) -> list[int]:
+        return sorted({int(row.get(gauge)) for row in self.pod.live_workers()} - {0})
 
     def record_predictions(self, count: int) -> None:
         """Count the predictions of a request that was answered."""
@@ -254,6 +281,10 @@ class InferenceState(ServiceState):
         self.model_version.set(_as_number(identity.version))
         self.model_since.set(time.time())
         self.model_loaded.set(1)
+
+    def challenger_is(self, version: str | None) -> None:
+        """Note which version this worker compares the served one with, None for none."""
+        self.shadow_version.set(_as_number(version))
 
     def loading(self, load: "LoadChanged") -> None:
         """Note how the loading of a model stands, and count an attempt that ended."""

@@ -15,6 +15,8 @@ from bentos.messages import MAX_CLASSES, MAX_NAME_CHARACTERS, Verdict
 DEFAULT_THRESHOLD = 0.5
 _BINARY_CLASSES = 2
 _PIXEL_VALUES = 256
+# On each side. A call of the model for each cell: a hundred.
+HEAT_MAP_CELLS = 10
 
 Output: TypeAlias = Literal["logits", "probabilities"]
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARACTERS)]
@@ -81,6 +83,11 @@ class Picture:
     mean: Numbers
     std: Numbers
     bit_depth: int | None = None
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of a heat map."""
+        return min(HEAT_MAP_CELLS, self.height), min(HEAT_MAP_CELLS, self.width)
 
 
 @dataclass(frozen=True)
