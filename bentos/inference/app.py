@@ -12,6 +12,7 @@ from bentos.health.encoding import encode_json
 from bentos.inference.channel import Input, ModelProcess
 from bentos.inference.delivery import Delivery, Destination, Limits
 from bentos.inference.delivery.outbox import files_to_adopt, outbox_path
+from bentos.inference.drift import DriftWatch
 from bentos.inference.engine import Engine, Predicted, new_prediction_id
 from bentos.inference.request import (
     TENSOR,
@@ -47,6 +48,7 @@ class InferenceApp:
             max_batch=settings.max_batch_size,
             wait_seconds=settings.request_timeout_seconds * _WAIT_FOR_MODEL,
         )
+        self._drift = DriftWatch(self.state, window_seconds=settings.drift_window_seconds)
         self._tokens = Tokens(None, settings.predict_tokens_file, realm=SERVICE_NAME)
         given = ModelProcessSettings(settings=settings, service=SERVICE_NAME, worker=worker)
         self._process = ModelProcess(given.model_dump_json(), self._engine, self.state)
@@ -83,6 +85,7 @@ class InferenceApp:
 
     def _beat(self) -> None:
         self.state.queue_depth.set(self._engine.waiting)
+        self._drift.beat(self._engine.model)
 
     def _routes(self) -> list[Route]:
         make = partial(
@@ -175,6 +178,7 @@ class InferenceApp:
         for prediction in predictions:
             self.state.confidence[prediction.class_name].observe(prediction.confidence)
             self.state.verdicts[prediction.verdict].add()
+            self._drift.count(prediction)
         return predicted
 
     def _make_delivery(self, worker: int) -> Delivery | None:

@@ -48,6 +48,8 @@ _LABELS: Mapping[str, tuple[str, ...]] = {
     "route": ("/predict", "/log"),
     "outcome": ("success", "failure"),
     "probe": ("health", "ready", "metrics"),
+    "verdict": ("pass", "fail", "review"),
+    "quantity": ("class", "brightness"),
 }
 _REASONS = ("bad_input", "queue_full", "timeout", "busy", "full", "unauthorized", "shutting_down")
 # Growth per second of counters while there is traffic: clients err, the services do not.

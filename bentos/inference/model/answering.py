@@ -26,7 +26,7 @@ from bentos.inference.channel import (
     ToWorker,
     Withdrawn,
 )
-from bentos.inference.images import ImageFile, open_image, read_input
+from bentos.inference.images import ImageFile, open_image, read_and_measure
 from bentos.inference.model.numbers import NumberReader
 from bentos.inference.model.spec import ServedModel
 from bentos.inference.model.warm_up import LoadedModel
@@ -44,8 +44,10 @@ _LARGEST_FILES = 4
 # died: only a new process has a new one.
 BROKEN_AFTER = 3
 
+# An input, and what was measured of its picture, nothing where there is none to measure.
+_Read: TypeAlias = tuple[NDArray[Any], list[float]]
 # The id of a request, which of its inputs, None where it is the only one, and that input.
-_Ready: TypeAlias = tuple[int, int | None, NDArray[Any]]
+_Ready: TypeAlias = tuple[int, int | None, _Read]
 
 
 class ModelServer:
@@ -108,8 +110,7 @@ class ModelServer:
                 else:
                     alone = len(rows) == 1
                     ready += [
-                        (given.id, None if alone else row, values)
-                        for row, values in enumerate(rows)
+                        (given.id, None if alone else row, read) for row, read in enumerate(rows)
                     ]
                     deferred += [] if rows else [given.id]
             if deferred:
@@ -121,15 +122,15 @@ class ModelServer:
                 said = []
         self._send(said)
 
-    def _read(self, given: Input) -> Sequence[NDArray[Any]]:
+    def _read(self, given: Input) -> Sequence[_Read]:
         """Return what the model is given, nothing for a large picture, which is answered later."""
         spec = self._current().spec
         if given.kind != InputKind.FILE:
-            return list(self._numbers.read(given, spec))
+            return [(values, []) for values in self._numbers.read(given, spec)]
         check_sees_images(spec)
         file = open_image(given.content, max_pixels=self._max_pixels)
         if file.pixels <= _SMALL_PIXELS and len(given.content) <= _SMALL_BYTES:
-            return [read_input(file, spec)]
+            return [read_and_measure(file, spec)]
         self._files.put(given.id, file)
         return []
 
@@ -140,10 +141,10 @@ class ModelServer:
             while not said:
                 spec = self._current().spec
                 check_sees_images(spec)
-                values = read_input(file, spec)
+                read = read_and_measure(file, spec)
                 with self._model_held():
                     if self._current().spec == spec:  # not replaced meanwhile
-                        (said,) = self._call([(identifier, None, values)])
+                        (said,) = self._call([(identifier, None, read)])
         except Exception as error:
             said = [Refused.of(identifier, error)]
         self._send(said)
@@ -168,7 +169,7 @@ class ModelServer:
             return []
         started = time.perf_counter()
         try:
-            probabilities = model.probabilities(np.stack([values for _, _, values in ready]))
+            probabilities = model.probabilities(np.stack([values for _, _, (values, _) in ready]))
         except Exception as error:
             seconds = time.perf_counter() - started
             said: list[ToWorker] = [Answers(self._generation, len(ready), seconds)]
@@ -182,6 +183,7 @@ class ModelServer:
             return said
         seconds = time.perf_counter() - started
         self._failures = 0
+        measures = [measured for _, _, (_, measured) in ready]
         return [
             Answers(
                 self._generation,
@@ -190,6 +192,7 @@ class ModelServer:
                 [identifier for identifier, _, _ in ready],
                 probabilities.argmax(axis=1).tolist(),
                 probabilities.astype(np.float32, copy=False).tobytes(),
+                measures if any(measures) else [],
             )
         ]
 
