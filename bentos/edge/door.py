@@ -9,7 +9,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from time import perf_counter
 
@@ -41,7 +41,7 @@ _PARAMETER = re.compile(r"\\{\w+\\}")
 
 @dataclass(frozen=True)
 class Route:
-    """A path, its one method and what answers it.
+    """A path, its method and what answers it; `more` answers further methods of the path.
 
     A name in braces stands for any one segment of the path: `/v2/models/{model}`. `probe` names a
     route that Kubernetes or Prometheus asks: it is timed as a probe and logged at debug.
@@ -55,6 +55,12 @@ class Route:
     probe: str = ""
     on_failure: Callable[[str], None] = lambda _reason: None
     on_refusal: Callable[[str], None] = lambda _reason: None
+    more: Mapping[str, Handler] = field(default_factory=dict)
+
+    def handler_of(self, method: str) -> Handler | None:
+        """Return what answers a method, None where nothing does. HEAD is answered as GET is."""
+        handlers = {self.method: self.handler, **self.more}
+        return handlers.get(method, handlers.get("GET") if method == "HEAD" else None)
 
 
 @dataclass(frozen=True)
@@ -93,18 +99,14 @@ class Door:
         failure: BaseException | None = None
         response: Response
         try:
-            if request.method != route.method and (request.method, route.method) != ("HEAD", "GET"):
-                raise ServiceError(
-                    405,
-                    "method_not_allowed",
-                    f"{route.path} takes {route.method}, not {request.method}",
-                    headers={"Allow": route.method},
-                )
+            handler = route.handler_of(request.method)
+            if handler is None:
+                raise _wrong_method(route, request.method)
             if route.probe:
-                response = await route.handler(request)
+                response = await handler(request)
             else:
                 async with asyncio.timeout(self.timeout_seconds):
-                    response = await route.handler(request)
+                    response = await handler(request)
         except ClientDisconnected:
             return None
         except ServiceError as error:
@@ -167,6 +169,16 @@ class Door:
                 **response.log,
             }
             event(_logger, level, "request", fields, error=failure)
+
+
+def _wrong_method(route: Route, method: str) -> ServiceError:
+    methods = (route.method, *route.more)
+    return ServiceError(
+        405,
+        "method_not_allowed",
+        f"{route.path} takes {' and '.join(methods)}, not {method}",
+        headers={"Allow": ", ".join(methods)},
+    )
 
 
 def _too_slow(seconds: float) -> ServiceError:

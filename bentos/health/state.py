@@ -40,7 +40,7 @@ from bentos.health.window import WINDOW_SECONDS, Outcomes, sum_outcomes
 _NAME_CHARACTERS = 100
 # Of a row's text: the names of places in histograms together, and each section.
 _NAMES_BYTES = TEXT_BYTES // 4
-_SECTION_BYTES = TEXT_BYTES // 8
+MAX_SECTION_BYTES = TEXT_BYTES // 8
 # A bucket's exemplar is replaced when it is older: every change writes the row's whole text.
 _EXEMPLAR_SECONDS = 1.0
 PROBES = ("health", "ready", "metrics")
@@ -204,7 +204,7 @@ class ServiceState:
         Content of more than 8 kB is replaced by its size.
         """
         size = len(encode_text(content))
-        if size > _SECTION_BYTES:
+        if size > MAX_SECTION_BYTES:
             content = {"text_too_long": size}
         if self._texts.get(section) != content:
             self._texts[section] = content

@@ -15,6 +15,7 @@ from bentos.inference.challenger import Challenger
 from bentos.inference.channel import Input, InputKind, ModelProcess
 from bentos.inference.delivery import Delivery, Destination, Limits
 from bentos.inference.delivery.outbox import files_to_adopt, outbox_path
+from bentos.inference.drift import DriftWatch
 from bentos.inference.engine import Engine, Predicted, Prediction, new_prediction_id
 from bentos.inference.evidence import EvidenceSender
 from bentos.inference.explain import Explainer
@@ -62,6 +63,7 @@ class InferenceApp:
             max_batch=settings.max_batch_size,
             wait_seconds=settings.request_timeout_seconds * _WAIT_FOR_MODEL,
         )
+        self._drift = DriftWatch(self.state, window_seconds=settings.drift_window_seconds)
         self._tokens = Tokens(None, settings.predict_tokens_file, realm=SERVICE_NAME)
         given = ModelProcessSettings(settings=settings, service=SERVICE_NAME, worker=worker)
         self._process = ModelProcess(given.model_dump_json(), self._engine, self.state)
@@ -111,6 +113,7 @@ class InferenceApp:
         self.state.queue_depth.set(self._engine.waiting)
         if self._challenger is not None:
             self._challenger.beat()
+        self._drift.beat(self._engine.model)
 
     def _routes(self) -> list[Route]:
         make = partial(
@@ -225,6 +228,7 @@ class InferenceApp:
         for prediction in predictions:
             self.state.confidence[prediction.class_name].observe(prediction.confidence)
             self.state.verdicts[prediction.verdict].add()
+            self._drift.count(prediction)
         keep = partial(self._keep, given, predicted, image_id)
         if self._challenger is not None:
             self._challenger.offer(given, predictions, keep)

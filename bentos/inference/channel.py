@@ -106,7 +106,8 @@ class Answers(_Message, tag=3):
     `generation` numbers the model among those of its process; `inputs` is the size of the batch.
     A call that failed answered nobody; else `ids` and `classes` have a number for each input, and
     `probabilities` float32 [inputs, classes of the model], as bytes. Inputs of one request share
-    its id and come in their order, if need be in several of these.
+    its id and come in their order, if need be in several of these. `measures` has what was measured
+    of each input's picture, nothing where no input was a picture to measure.
     """
 
     generation: int
@@ -115,6 +116,7 @@ class Answers(_Message, tag=3):
     ids: list[int] = []
     classes: list[int] = []
     probabilities: bytes = b""
+    measures: list[list[float]] = []
 
     def rows(self) -> list[Sequence[float]]:
         """Return the probabilities of each input, one for each class of the model."""

@@ -84,6 +84,13 @@ class InferenceSettings(ServiceSettings):
         description="Least confidence at which a class needs no review, over the model's own: a "
         'JSON object as `{"crack": 0.8}`. A class without any has 0.5.',
     )
+    drift_window_seconds: float = Field(
+        default=3_600.0,
+        ge=60,
+        le=86_400,
+        description="Sliding window over which what is served is compared with what the model was "
+        "trained on, in seconds.",
+    )
     device: Literal["cpu", "cuda", "auto"] = Field(
         default="cpu", description="Where the model runs; `auto` takes a GPU where there is one."
     )

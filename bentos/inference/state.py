@@ -2,6 +2,7 @@
 
 import time
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,6 +41,10 @@ _LATE_BEAT_SECONDS = 3.0
 _CONFIDENCES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 # Series of a metric that has one for each class of the model; all others are `other`.
 _CLASSES_SHOWN = 100
+# What is compared with the model's profile, the last three only of pictures.
+PICTURE_QUANTITIES = ("brightness", "contrast", "sharpness")
+QUANTITIES = ("class", "confidence", *PICTURE_QUANTITIES)
+MOST_BUCKETS = 20
 # A disk that has not taken a write after this time keeps every prediction waiting.
 _WRITE_SECONDS = 5.0
 
@@ -142,6 +147,17 @@ class InferenceState(ServiceState):
         labels=("verdict",),
         values=(("pass",), ("fail",), ("review",)),
     )
+    # Predictions by the buckets of the model's profile.
+    drift_counts = Counter(
+        labels=("quantity", "bucket"),
+        values=[*product(QUANTITIES, map(str, range(MOST_BUCKETS)))],
+    )
+    # The drift of each quantity plus 1, 0 while it is not known; see `drift_is`.
+    drift_of_class = Gauge(across="max")
+    drift_of_confidence = Gauge(across="max")
+    drift_of_brightness = Gauge(across="max")
+    drift_of_contrast = Gauge(across="max")
+    drift_of_sharpness = Gauge(across="max")
     queue_depth = Gauge("{prefix}_queue_depth", "Inputs waiting for the model.")
     queue_capacity = Gauge(
         "{prefix}_queue_capacity", "Inputs that may wait before requests get 429."
@@ -251,6 +267,22 @@ class InferenceState(ServiceState):
     def shadow_model_info(self) -> Samples:
         """A sample for the challenger, if it has a model."""
         return [((str(version),), 1.0) for version in self._versions("shadow_version")]
+
+    @computed(
+        "{prefix}_drift_psi",
+        "Population stability index of what was served within the window against the model's "
+        "profile, what chance explains taken off; 0.25 is much.",
+        labels=("quantity",),
+    )
+    def drift_psi(self) -> Samples:
+        """A sample for each quantity of which enough is known."""
+        known = {name: getattr(self, f"drift_of_{name}").value for name in QUANTITIES}
+        return [((name,), value - 1) for name, value in known.items() if value]
+
+    def drift_is(self, quantity: str, drift: float | None) -> None:
+        """Note how far a quantity is from the profile, None while that is not known."""
+        gauge: Gauge = getattr(self, f"drift_of_{quantity}")
+        gauge.set(0.0 if drift is None else 1 + drift)
 
     @property
     def served_versions(self) -> list[int]:

@@ -150,6 +150,9 @@ class LoggingApp:
             self.state,
             self._tokens,
             max_body_bytes=settings.max_body_bytes,
+            protect_reads=bool(settings.protect_reads),
+            quality_days=settings.quality_days,
+            max_escape_rate=settings.max_escape_rate,
         )
 
     def _read_failed(self, _reason: str) -> None:

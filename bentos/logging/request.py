@@ -175,24 +175,22 @@ def parse_page_query(query: bytes) -> PageQuery:
 
     Raises ServiceError 400 that names the parameter at fault.
     """
-    values = _parameters(query, "limit", "edge_device_id", "defect_only", "before")
-    flag = values.get("defect_only", "false")
-    if flag.lower() not in _FLAGS:
-        raise bad_field("defect_only", "true or false", flag)
+    values = parse_parameters(query, "limit", "edge_device_id", "defect_only", "before")
     return PageQuery(
-        limit=_limit(values.get("limit", str(DEFAULT_LIMIT))),
-        edge_device_id=_device("edge_device_id", values),
-        defect_only=_FLAGS[flag.lower()],
+        limit=parse_limit(values.get("limit", str(DEFAULT_LIMIT))),
+        edge_device_id=parse_device("edge_device_id", values),
+        defect_only=parse_flag("defect_only", values),
         before=_position(values["before"]) if "before" in values else None,
     )
 
 
 def parse_stats_query(query: bytes) -> StatsQuery:
     """Return which devices the query string of a URL asks for; ServiceError 400 as above."""
-    return StatsQuery(after=_device("after", _parameters(query, "after")) or "")
+    return StatsQuery(after=parse_device("after", parse_parameters(query, "after")) or "")
 
 
-def _parameters(query: bytes, *names: str) -> dict[str, str]:
+def parse_parameters(query: bytes, *names: str) -> dict[str, str]:
+    """Return the parameters of a URL's query string; ServiceError 400 for others than `names`."""
     values: dict[str, str] = {}
     try:
         pairs = parse_qsl(
@@ -209,14 +207,24 @@ def _parameters(query: bytes, *names: str) -> dict[str, str]:
     return values
 
 
-def _device(name: str, values: Mapping[str, str]) -> str | None:
+def parse_device(name: str, values: Mapping[str, str]) -> str | None:
+    """Return a parameter of 1 to 128 characters, None without it; ServiceError 400 otherwise."""
     device = values.get(name)
     if device is not None and not 1 <= len(device) <= 128:
         raise bad_field(name, "a text of 1 to 128 characters", device)
     return device
 
 
-def _limit(text: str) -> int:
+def parse_flag(name: str, values: Mapping[str, str]) -> bool:
+    """Return a parameter that is true or false, false without it; ServiceError 400 otherwise."""
+    flag = values.get(name, "false")
+    if flag.lower() not in _FLAGS:
+        raise bad_field(name, "true or false", flag)
+    return _FLAGS[flag.lower()]
+
+
+def parse_limit(text: str) -> int:
+    """Return how many of something a page may have; ServiceError 400 for a wrong number."""
     limit = int(text) if text.isascii() and text.isdigit() and len(text) <= 4 else 0
     if not 1 <= limit <= MAX_LIMIT:
         raise bad_field("limit", f"a whole number from 1 to {MAX_LIMIT}", text)

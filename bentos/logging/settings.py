@@ -83,6 +83,19 @@ class LoggingSettings(ServiceSettings):
         description="Days after their arrival until pictures are deleted; their rows and labels"
         " stay.",
     )
+    quality_days: float = Field(
+        default=30.0,
+        gt=0,
+        le=3_650,
+        description="Days of pictures from which `/quality` and its metrics are computed.",
+    )
+    max_escape_rate: float = Field(
+        default=0.05,
+        gt=0,
+        le=1,
+        description="Share of the defects that may get the verdict pass; an alert fires where the"
+        " whole interval of the measured rate lies above it.",
+    )
     inference_probe_url: AnyHttpUrl | None = Field(
         default=None,
         description="Probe port of the inference service, which the status page asks; without it,"

@@ -1,12 +1,15 @@
 """What the logging service knows of itself, the metric of each value, and its probes."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from typing_extensions import TypedDict
 
 from bentos.health.checks import Check, Details, required
-from bentos.health.state import SHORT_BUCKETS, ServiceState, isoformat
+from bentos.health.pod import encode_text
+from bentos.health.state import MAX_SECTION_BYTES, SHORT_BUCKETS, ServiceState, isoformat
 from bentos.health.values import Counter, Gauge, Histogram, Samples, computed
 from bentos.kit import probe_plan
 from bentos.logging.settings import LoggingSettings
@@ -17,11 +20,20 @@ LOG_PATH = "/log"
 STATS_PATH = "/stats"
 PREDICTIONS_PATH = "/predictions"
 EVIDENCE_PATH = "/evidence"
+LABELS_PATH = "/labels"
+REVIEW_PATH = "/review"
+QUALITY_PATH = "/quality"
 
 STORE_ERROR_REASONS = (
     *("busy", "full", "read_only", "corrupt", "missing", "other"),
     *("unreachable", "schema"),
 )
+# Model, version, rate, class or nothing, and low bound, estimate and high bound of the rate.
+Rates: TypeAlias = "Sequence[Any]"
+_BOUNDS = ("low", "estimate", "high")
+_OF_VERSION = ("model", "model_version", "bound")
+_OF_CLASS = ("model", "model_version", "class_name", "bound")
+_FIGURES = "figures"
 # The oldest proof that still counts: a check a second, and one that may wait for a lock.
 _PROOF_AGE_SECONDS = 3.0
 
@@ -31,7 +43,10 @@ class LoggingState(ServiceState):
 
     prefix = "logging"
     label_names = ("service",)
-    routes = (LOG_PATH, STATS_PATH, PREDICTIONS_PATH, EVIDENCE_PATH)
+    routes = (
+        *(LOG_PATH, STATS_PATH, PREDICTIONS_PATH),
+        *(EVIDENCE_PATH, LABELS_PATH, REVIEW_PATH, QUALITY_PATH),
+    )
 
     db_initialized = Gauge(
         "{prefix}_db_initialized",
@@ -91,7 +106,7 @@ class LoggingState(ServiceState):
         "Time from a request's head to its answer, by route.",
         buckets=SHORT_BUCKETS[1:],
         labels=("route",),
-        values=[(LOG_PATH,), (STATS_PATH,), (PREDICTIONS_PATH,), (EVIDENCE_PATH,)],
+        values=[(route,) for route in routes],
     )
     commit_duration = Histogram(
         "{prefix}_commit_duration_seconds",
@@ -135,6 +150,15 @@ class LoggingState(ServiceState):
         "Size that the pictures and labels may have (REVIEW_MAX_BYTES).",
         across="max",
     )
+    review_waiting = Gauge(
+        "{prefix}_review_waiting", "Pictures that wait for a label.", across="max"
+    )
+    labels_stored = Counter("{prefix}_labels_total", "Labels stored.")
+    quality_escape_rate_limit = Gauge(
+        "{prefix}_quality_escape_rate_limit",
+        "Largest share of the defects that may pass (MAX_ESCAPE_RATE), 0 where REVIEW is off.",
+        across="max",
+    )
     review_stored = Counter("{prefix}_review_stored_total", "Pictures stored for review.")
     review_pruned = Counter(
         "{prefix}_review_pruned_total", "Pictures deleted for their age or for their size together."
@@ -145,6 +169,42 @@ class LoggingState(ServiceState):
         labels=("reason",),
         values=[(reason,) for reason in STORE_ERROR_REASONS],
     )
+
+    @computed(
+        "{prefix}_quality_escape_rate",
+        "Share of the defects that got the verdict pass, estimated from labels, and its interval.",
+        labels=_OF_VERSION,
+    )
+    def escape_rate(self) -> Samples:
+        """The estimate and the bounds of its 95% interval, by version."""
+        return self._rates("escape_rate")
+
+    @computed(
+        "{prefix}_quality_false_reject_rate",
+        "Share of the good ones that got the verdict fail, estimated as the escape rate is.",
+        labels=_OF_VERSION,
+    )
+    def false_reject_rate(self) -> Samples:
+        """The estimate and the bounds of its 95% interval, by version."""
+        return self._rates("false_reject_rate")
+
+    @computed(
+        "{prefix}_quality_precision",
+        "Share of the pictures said to show a class that do, estimated from labels.",
+        labels=_OF_CLASS,
+    )
+    def precision(self) -> Samples:
+        """The estimate and the bounds of its 95% interval, by version and class."""
+        return self._rates("precision")
+
+    @computed(
+        "{prefix}_quality_recall",
+        "Share of the pictures that show a class said to do so, estimated from labels.",
+        labels=_OF_CLASS,
+    )
+    def recall(self) -> Samples:
+        """The estimate and the bounds of its 95% interval, by version and class."""
+        return self._rates("recall")
 
     @computed("{prefix}_database_bytes", "Size of the database's files.", labels=("file",))
     def file_sizes(self) -> Samples:
@@ -173,6 +233,23 @@ class LoggingState(ServiceState):
         """Why the database is not accessible, one of STORE_ERROR_REASONS; empty where it is."""
         code = int(self.db_failure.value)
         return STORE_ERROR_REASONS[code - 1] if code else ""
+
+    def tell_figures(self, rates: Sequence[Rates]) -> None:
+        """Show these rates as metrics from now on, as many of the first as there is room for."""
+        shown = list(rates)
+        while len(encode_text(shown)) > MAX_SECTION_BYTES:
+            shown.pop()
+        self.write_text(_FIGURES, shown or None)
+
+    def _rates(self, rate: str) -> Samples:
+        """Return the samples of one rate."""
+        told: Sequence[Rates] = self.text(_FIGURES) or ()
+        return [
+            ((model, version, *([name] if name else []), bound), number)
+            for model, version, one, name, *numbers in told
+            if one == rate
+            for bound, number in zip(_BOUNDS, numbers, strict=True)
+        ]
 
     def record_stored(
         self, *, batches: int, predictions: int, defects: int, duplicates: int

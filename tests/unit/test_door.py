@@ -4,18 +4,18 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from bentos.edge.door import Door, FrontDoor, Route, probe_routes, route_table
 from bentos.edge.http import BodyMemory, Request, Response, ServiceError, json_response
 from bentos.health.metrics import exposition
 from bentos.health.probes import Probes
 from bentos.health.state import ServiceState
+from tests.support.metrics import samples
 from tests.support.requests import DISCONNECT, Client, chunk, scope
 
 
@@ -270,9 +270,9 @@ def test_a_probe_is_timed_by_the_status_it_got(house: House) -> None:
     house.ask("/ready", method="GET")
     counts = {
         sample.labels["status"]: sample.value
-        for family in text_string_to_metric_families(exposition(house.state)[0].decode())
-        for sample in family.samples
-        if sample.name == "probe_duration_seconds_count" and sample.labels["probe"] == "ready"
+        for sample in samples(
+            exposition(house.state)[0].decode(), "probe_duration_seconds_count", probe="ready"
+        )
     }
     assert counts == {"200": 1, "503": 1, "500": 0}
 
@@ -346,6 +346,21 @@ def test_requests_are_logged_at_the_level_they_deserve(
     assert level(_fine, "/ready", "GET") == logging.DEBUG
     assert level(unwell, "/ready", "GET") == logging.DEBUG
     assert level(raising(ValueError("broken")), "/ready", "GET") == logging.ERROR
+
+
+def test_a_path_may_take_several_methods(house: House) -> None:
+    async def answer_get(_request: Request) -> Response:
+        return Response(b"got")
+
+    assert house.door is not None
+    both = Route("POST", "/both", _fine, more={"GET": answer_get})
+    house.door = replace(house.door, routes=route_table([both]))
+    assert house.ask("/both", method="GET").body == b"got"
+    assert house.ask("/both", method="HEAD").status == 200
+    assert house.ask("/both", chunk(b"abc")).json == {"got": 3}
+    refused = house.ask("/both", method="PUT")
+    assert refused.status == 405
+    assert refused.headers[b"allow"] == b"POST, GET"
 
 
 def test_two_routes_of_one_path_are_refused() -> None:

@@ -14,15 +14,24 @@ from typing import TypeVar
 from bentos.edge.door import Handler, Route
 from bentos.edge.http import RETRY_LATER, Request, Response, ServiceError, json_response
 from bentos.edge.tokens import Tokens
+from bentos.logging.page.access import as_bearer, require_own_page
+from bentos.logging.review.labelling import Labelling
 from bentos.logging.review.request import parse_evidence
 from bentos.logging.review.store import ReviewStore
-from bentos.logging.state import EVIDENCE_PATH, LoggingState
+from bentos.logging.state import (
+    EVIDENCE_PATH,
+    LABELS_PATH,
+    QUALITY_PATH,
+    REVIEW_PATH,
+    LoggingState,
+)
 from bentos.logging.store.errors import StoreError
 from bentos.process.logs import event, get_logger
 
 # Bodies are in memory while they wait for the disk.
 _MOST_WAITING = 4
 _UPKEEP_SECONDS = 10.0
+_MEASURE_SECONDS = 15.0
 _RETRY_SECONDS = "5"
 
 _logger = get_logger("review")
@@ -39,50 +48,82 @@ class Review:
         tokens: Tokens,
         *,
         max_body_bytes: int,
+        protect_reads: bool,
+        quality_days: float,
+        max_escape_rate: float,
         upkeep_seconds: float = _UPKEEP_SECONDS,
     ) -> None:
+        self._labelling = Labelling(store, state, max_body_bytes=max_body_bytes, days=quality_days)
+        self._protect_reads = protect_reads
         self._store = store
         self._state = state
         self._tokens = tokens
         self._max_body_bytes = max_body_bytes
         self._upkeep_seconds = upkeep_seconds
         self._waiting = 0
-        self._upkeep: asyncio.Task[None] | None = None
+        self._background: list[asyncio.Task[None]] = []
         # Why the store fails, None while it works.
         self.failure: str | None = None
         state.review_capacity_bytes.set(store.max_bytes)
+        state.quality_escape_rate_limit.set(max_escape_rate)
 
     def start(self) -> None:
-        """Begin to look after age and size."""
-        self._upkeep = asyncio.get_running_loop().create_task(self._keep_up())
+        """Begin to look after age and size, and to measure."""
+        loop = asyncio.get_running_loop()
+        self._background = [loop.create_task(self._keep_up()), loop.create_task(self._measure())]
 
     async def stop(self) -> None:
         """Finish what was begun."""
-        if self._upkeep is not None:
-            self._upkeep.cancel()
-            await asyncio.wait([self._upkeep])
+        for task in self._background:
+            task.cancel()
+        if self._background:
+            await asyncio.wait(self._background)
         await self._store.stop()
 
     def routes(self) -> list[Route]:
-        """Return the routes, each guarded as `/log` is."""
-        return [self._route("POST", EVIDENCE_PATH, self._evidence)]
+        """Return the routes: writes are guarded as `/log` is, reads as `/predictions` is."""
+        labelling = self._labelling
+        return [
+            self._route(EVIDENCE_PATH, post=self._evidence),
+            self._route(LABELS_PATH, post=labelling.add, get=labelling.labels),
+            self._route(REVIEW_PATH, get=labelling.queue),
+            self._route(QUALITY_PATH, get=labelling.quality),
+        ]
 
-    def _route(self, method: str, path: str, handler: Handler) -> Route:
-        async def guarded(request: Request) -> Response:
-            started = time.perf_counter()
-            try:
-                self._tokens.require(request.header(b"authorization"))
-                return await handler(request)
-            finally:
-                self._state.request_duration[path].observe(time.perf_counter() - started)
-
+    def _route(
+        self, path: str, *, post: Handler | None = None, get: Handler | None = None
+    ) -> Route:
+        handlers = {
+            method: self._guarded(path, handler, needs_token=needs_token)
+            for method, handler, needs_token in (
+                ("POST", post, True),
+                ("GET", get, self._protect_reads),
+            )
+            if handler is not None
+        }
+        (method, handler), *more = handlers.items()
         return Route(
             method,
             path,
-            guarded,
+            handler,
             on_failure=lambda _reason: self._state.review_errors["other"].add(),
             on_refusal=self._state.record_refusal,
+            more=dict(more),
         )
+
+    def _guarded(self, path: str, handler: Handler, *, needs_token: bool) -> Handler:
+        async def guarded(request: Request) -> Response:
+            started = time.perf_counter()
+            try:
+                if needs_token:
+                    # Browsers that signed in to the page send their password.
+                    require_own_page(request)
+                    self._tokens.require(as_bearer(request.header(b"authorization")))
+                return await self._tried(handler(request))
+            finally:
+                self._state.request_duration[path].observe(time.perf_counter() - started)
+
+        return guarded
 
     async def _evidence(self, request: Request) -> Response:
         body = await request.body(self._max_body_bytes)
@@ -97,7 +138,7 @@ class Review:
         try:
             # A thread: the digests, and what explains a fault, take longer than others may wait.
             evidence = await asyncio.to_thread(parse_evidence, body)
-            added = await self._tried(self._store.add(evidence))
+            added = await self._store.add(evidence)
         finally:
             self._waiting -= 1
         self._state.review_stored.add(added.stored)
@@ -114,7 +155,7 @@ class Review:
             raise ServiceError(
                 503,
                 "review_not_accessible",
-                f"nothing was stored, send it again: the store of pictures fails: {failure.reason}",
+                f"nothing was stored, try again: the store of pictures fails: {failure.reason}",
                 headers={"Retry-After": _RETRY_SECONDS},
             ) from failure
         self._works()
@@ -128,6 +169,13 @@ class Review:
                 self._state.review_pictures.set(kept.pictures)
                 self._state.review_bytes.set(kept.bytes)
             await asyncio.sleep(self._upkeep_seconds)
+
+    async def _measure(self) -> None:
+        while True:
+            with contextlib.suppress(ServiceError):
+                if self._store.exists():
+                    await self._tried(self._labelling.measure())
+            await asyncio.sleep(_MEASURE_SECONDS)
 
     def _failed(self, failure: StoreError) -> None:
         self._state.review_errors[failure.reason].add()

@@ -9,6 +9,7 @@ highest `id` counts. Its `edge_device_id` is null where the sender did not say a
 had the id. Its `true_class` is empty where it takes the ones before back. Of a kept picture,
 `true_class` and `labelled` follow from its labels, by triggers: what the last one says, and
 whether there is one that was not `reported`, that is given because of what the picture shows.
+`heat_maps` has answers of `/explain` as JSON, by picture, and loses them with it.
 """
 
 import sqlite3
@@ -18,7 +19,7 @@ from sqlite_utils.migrations import Migrations
 
 from bentos.logging.store.errors import StoreError
 
-VERSION = 2
+VERSION = 3
 migrations = Migrations("review")
 
 
@@ -108,6 +109,18 @@ def m002_true_classes(database: Database) -> None:
             f"CREATE INDEX evidence_waiting_by_{order} ON evidence ({order}, id)"
             f" WHERE labelled = 0 AND sampled = {sampled} AND picture_kept = 1"
         )
+
+
+@migrations()
+def m003_heat_maps(database: Database) -> None:
+    """Make the table of heat maps."""
+    database.table("heat_maps").create(
+        {"sha256": str, "answer": bytes}, pk="sha256", not_null={"answer"}, strict=True
+    )
+    database.execute(
+        "CREATE TRIGGER heat_map_of_no_picture AFTER DELETE ON pictures"
+        " BEGIN DELETE FROM heat_maps WHERE sha256 = OLD.sha256; END"
+    )
 
 
 def configure(connection: sqlite3.Connection) -> None:

@@ -171,6 +171,10 @@ class ReviewStore:
         """Delete what is too old or too much, give free space back, and return what is kept."""
         return await self._in(self._writer, self._keep_up)
 
+    def exists(self) -> bool:
+        """Return whether anything was ever stored."""
+        return self._path.exists()
+
     async def stop(self) -> None:
         """Finish what was begun and end the threads."""
         await asyncio.to_thread(self._writer.shutdown)
@@ -254,7 +258,7 @@ class ReviewStore:
                 connection.execute(_DELETE_ROWS, (min(rows - MAX_ROWS, _ROWS_TOGETHER),))
             return Kept(pictures, _used(connection), pruned)
 
-        if not self._path.exists():
+        if not self.exists():
             return Kept(0, 0, 0)  # nothing was ever sent
         kept = self._write(prune)
         with self._connection() as connection:
