@@ -69,6 +69,11 @@ def build() -> Dashboard:
                 _waiting(),
             ),
             Row("Database", "How large is it, and how long will the disk last?", _database()),
+            Row(
+                "Quality",
+                "How often are the answers right, by what people say of pictures?",
+                _quality(),
+            ),
         ),
     )
 
@@ -320,4 +325,90 @@ def _database() -> tuple[Panel, ...]:
             height=8,
             no_value="no growth",
         ),
+    )
+
+
+def _quality() -> tuple[Panel, ...]:
+    version = ("model_name", "model_version")
+    limit = Target(
+        expr=aggregate("max", f"{series('logging_quality_escape_rate_limit')} > 0"), legend="limit"
+    )
+    return (
+        timeseries(
+            "Defects that passed",
+            "Share of the defects that got the verdict pass, with its 95% interval, estimated from"
+            " labels of the random sample. The alert fires where the whole interval lies above"
+            " MAX_ESCAPE_RATE, the limit.",
+            *_interval("logging_quality_escape_rate", version),
+            limit,
+            unit="percentunit",
+            overrides=(bound("limit"),),
+            links=(runbook("EscapeRateHigh"),),
+        ),
+        timeseries(
+            "Good ones that failed",
+            "Share of the good ones that got the verdict fail, with its 95% interval.",
+            *_interval("logging_quality_false_reject_rate", version),
+            unit="percentunit",
+        ),
+        timeseries(
+            "Recall",
+            "Of the pictures that show a class, the share that the model says shows it.",
+            Target(
+                expr=aggregate(
+                    "max",
+                    series("logging_quality_recall", 'bound="estimate"'),
+                    *("model_version", "class_name"),
+                ),
+                legend="{{class_name}}, version {{model_version}}",
+            ),
+            unit="percentunit",
+            maximum=1,
+            width=6,
+        ),
+        timeseries(
+            "Precision",
+            "Of the pictures that the model says show a class, the share that does.",
+            Target(
+                expr=aggregate(
+                    "max",
+                    series("logging_quality_precision", 'bound="estimate"'),
+                    *("model_version", "class_name"),
+                ),
+                legend="{{class_name}}, version {{model_version}}",
+            ),
+            unit="percentunit",
+            maximum=1,
+            width=6,
+        ),
+        timeseries(
+            "Pictures and labels",
+            "Pictures that are kept, those that wait for a label, and labels since the start.",
+            Target(expr=aggregate("max", series("logging_review_pictures")), legend="kept"),
+            Target(expr=aggregate("max", series("logging_review_waiting")), legend="waiting"),
+            Target(expr=aggregate("sum", series("logging_labels_total")), legend="labels"),
+            unit="short",
+            width=6,
+        ),
+        timeseries(
+            "Pictures on disk",
+            "What pictures and labels take; beyond the limit, REVIEW_MAX_BYTES, the oldest pictures"
+            " are deleted.",
+            Target(expr=aggregate("max", series("logging_review_bytes")), legend="used"),
+            Target(expr=aggregate("max", series("logging_review_capacity_bytes")), legend="limit"),
+            unit="bytes",
+            overrides=(bound("limit"),),
+            width=6,
+        ),
+    )
+
+
+def _interval(metric: str, by: tuple[str, ...]) -> tuple[Target, ...]:
+    """Return the bounds of a rate and its estimate, by version."""
+    return tuple(
+        Target(
+            expr=aggregate("max", series(metric, f'bound="{name}"'), *by),
+            legend=f"version {{{{model_version}}}}, {shown}",
+        )
+        for name, shown in (("low", "at least"), ("estimate", "estimate"), ("high", "at most"))
     )
