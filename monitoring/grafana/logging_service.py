@@ -69,6 +69,7 @@ def build() -> Dashboard:
                 _waiting(),
             ),
             Row("Database", "How large is it, and how long will the disk last?", _database()),
+            Row("Pictures for review", "Are they stored, and how much do they take?", _pictures()),
             Row(
                 "Quality",
                 "How often are the answers right, by what people say of pictures?",
@@ -328,6 +329,38 @@ def _database() -> tuple[Panel, ...]:
     )
 
 
+def _pictures() -> tuple[Panel, ...]:
+    return (
+        timeseries(
+            "Pictures stored and deleted",
+            "Deleted for their age or size. Where their store fails, predictions are stored all "
+            "the same.",
+            Target(expr=rate("logging_review_stored_total"), legend="stored"),
+            Target(expr=rate("logging_review_pruned_total"), legend="deleted"),
+            Target(
+                expr=rate("logging_review_errors_total", by=("reason",)),
+                legend="failed: {{reason}}",
+            ),
+            unit="cps",
+        ),
+        timeseries(
+            "Pictures kept",
+            "Those that can be looked at, and those of them that wait for a label.",
+            Target(expr=aggregate("max", series("logging_review_pictures")), legend="kept"),
+            Target(expr=aggregate("max", series("logging_review_waiting")), legend="waiting"),
+            unit="short",
+        ),
+        timeseries(
+            "Size of the pictures and labels",
+            "Beyond REVIEW_MAX_BYTES the oldest pictures are deleted.",
+            Target(expr=aggregate("max", series("logging_review_bytes")), legend="used"),
+            Target(expr=aggregate("max", series("logging_review_capacity_bytes")), legend="limit"),
+            unit="bytes",
+            overrides=(bound("limit"),),
+        ),
+    )
+
+
 def _quality() -> tuple[Panel, ...]:
     version = ("model_name", "model_version")
     limit = Target(
@@ -352,6 +385,12 @@ def _quality() -> tuple[Panel, ...]:
             unit="percentunit",
         ),
         timeseries(
+            "Labels",
+            "How many labels people gave in each quarter of an hour.",
+            Target(expr=increase("logging_labels_total", over="15m"), legend="labels"),
+            unit="short",
+        ),
+        timeseries(
             "Recall",
             "Of the pictures that show a class, the share that the model says shows it.",
             Target(
@@ -364,7 +403,7 @@ def _quality() -> tuple[Panel, ...]:
             ),
             unit="percentunit",
             maximum=1,
-            width=6,
+            width=12,
         ),
         timeseries(
             "Precision",
@@ -379,26 +418,7 @@ def _quality() -> tuple[Panel, ...]:
             ),
             unit="percentunit",
             maximum=1,
-            width=6,
-        ),
-        timeseries(
-            "Pictures and labels",
-            "Pictures that are kept, those that wait for a label, and labels since the start.",
-            Target(expr=aggregate("max", series("logging_review_pictures")), legend="kept"),
-            Target(expr=aggregate("max", series("logging_review_waiting")), legend="waiting"),
-            Target(expr=aggregate("sum", series("logging_labels_total")), legend="labels"),
-            unit="short",
-            width=6,
-        ),
-        timeseries(
-            "Pictures on disk",
-            "What pictures and labels take; beyond the limit, REVIEW_MAX_BYTES, the oldest pictures"
-            " are deleted.",
-            Target(expr=aggregate("max", series("logging_review_bytes")), legend="used"),
-            Target(expr=aggregate("max", series("logging_review_capacity_bytes")), legend="limit"),
-            unit="bytes",
-            overrides=(bound("limit"),),
-            width=6,
+            width=12,
         ),
     )
 

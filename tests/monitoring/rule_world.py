@@ -47,6 +47,7 @@ _LABELS: Mapping[str, tuple[str, ...]] = {
     "file": ("database", "wal"),
     "route": ("/predict", "/log"),
     "outcome": ("success", "failure"),
+    "verdict": ("pass", "fail", "review"),
     "probe": ("health", "ready", "metrics"),
 }
 _REASONS = ("bad_input", "queue_full", "timeout", "busy", "full", "unauthorized", "shutting_down")

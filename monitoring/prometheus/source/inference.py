@@ -26,6 +26,8 @@ from monitoring.timings import INFERENCE_SERVICE
 _STARTUP_MINUTES = TIMINGS.startup.patience_seconds // 60 + 1
 # The checks of MLflow that may fail to end before they count as stuck.
 _OVERDUE_CHECKS = 6
+# What tells one worker pod from another, in a cluster and on one machine.
+_POD = "namespace, job, instance, pod, model, stage"
 
 
 def _overdue_check() -> str:
@@ -276,9 +278,9 @@ _OUTBOX_ALERTS = (
         severity="warning",
         service=INFERENCE_SERVICE,
         expr=(
-            "sum without (reason) ("
+            f"sum by ({_POD}) ("
             'increase(inference_evidence_dropped_total{reason!="shutdown"}[30m]))'
-            " > increase(inference_evidence_sent_total[30m])"
+            f" > sum by ({_POD}) (increase(inference_evidence_sent_total[30m]))"
         ),
         hold="15m",
         summary=f"{INSTANCE} drops more pictures for review than it sends",

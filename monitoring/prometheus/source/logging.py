@@ -164,8 +164,7 @@ _QUALITY_ALERTS = (
         service=LOGGING_SERVICE,
         expr=(
             'logging_quality_escape_rate{bound="low"}'
-            " > ignoring (model_name, model_version, bound) group_left ()"
-            " logging_quality_escape_rate_limit"
+            " > on (job, instance) group_left () logging_quality_escape_rate_limit"
         ),
         hold="10m",
         summary="version {{ $labels.model_version }} of {{ $labels.model_name }} passes defects",
