@@ -54,6 +54,7 @@ _LABELS: Mapping[str, tuple[str, ...]] = {
     "outcome": ("success", "failure"),
     "verdict": ("pass", "fail", "review"),
     "probe": ("health", "ready", "metrics"),
+    "quantity": ("class", "brightness"),
 }
 _REASONS = ("bad_input", "queue_full", "timeout", "busy", "full", "unauthorized", "shutting_down")
 # Growth per second of counters while there is traffic: clients err, the services do not.

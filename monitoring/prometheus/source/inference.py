@@ -129,6 +129,19 @@ _MODEL_ALERTS = (
         ),
         dashboard="inference",
     ),
+    Alert(
+        name="InferenceDrift",
+        severity="warning",
+        service=INFERENCE_SERVICE,
+        expr=f"max by ({DEPLOYMENT}, quantity) (inference_drift_psi) > 0.25",
+        hold="10m",
+        summary=f"the {{{{ $labels.quantity }}}} of what {MODEL} gets has drifted{IN_NAMESPACE}",
+        description=(
+            "For 10 minutes the {{ $labels.quantity }} of what a pod has served has been far from"
+            f" what {MODEL} was trained on: its answers may be wrong although it is sure of them."
+        ),
+        dashboard="inference",
+    ),
 )
 
 _MLFLOW_ALERTS = (
