@@ -46,7 +46,7 @@ class DriftWatch:
         self._next_at = float("-inf")
 
     def count(self, prediction: Prediction) -> None:
-        """Count a prediction where its model has a profile, and its picture was measured."""
+        """Count a prediction by its model's profile, if there is one; numbers have no measures."""
         profile = prediction.model.spec.profile
         if profile is None:
             return
@@ -76,8 +76,8 @@ class DriftWatch:
         before = snapshots[0][1]
         for name, buckets in self._profile.items():
             new = [after - known for after, known in zip(counts[name], before[name], strict=True)]
-            known_drift = buckets.drift(new) if sum(new) >= LEAST_PICTURES else None
-            self._state.drift_is(name, known_drift)
+            enough = sum(new) >= LEAST_PICTURES
+            self._state.drift_is(name, buckets.drift(new) if enough else None)
 
     def _follow(self, profile: Profile | None) -> None:
         """Count by the profile of a model that has just come; another one begins a new window."""
