@@ -14,6 +14,7 @@ from bentos.logging.settings import LoggingSettings
 from bentos.process.settings import load_settings
 from examples.demo_model import demo_images, ensure_model
 from examples.stack import DATA, Stack
+from local import fetch
 from local.process import StepError
 
 SHOWN = 12
@@ -58,11 +59,10 @@ def show_predictions(inference: str, logging: str, files: Sequence[Path]) -> Non
 
 def _predict(url: str, path: Path) -> dict[str, Any]:
     with path.open("rb") as image:
-        answer = httpx.post(
+        answer = fetch.post(
             url + PREDICT_IMAGE_PATH,
             files={"image": (f"{path.parent.name}/{path.name}", image)},
             timeout=30.0,
-            trust_env=False,
         )
     if answer.status_code != 200:
         raise StepError(f"{path} was answered {answer.status_code}: {answer.text}")
@@ -76,9 +76,7 @@ def _wait_until_logged(url: str, answers: Sequence[dict[str, Any]]) -> set[str]:
     headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
     deadline = time.monotonic() + LOGGED_SECONDS
     while True:
-        page = httpx.get(
-            f"{url}/predictions", params={"limit": 1000}, headers=headers, trust_env=False
-        )
+        page = fetch.get(f"{url}/predictions", params={"limit": 1000}, headers=headers)
         page.raise_for_status()
         found = {row["prediction_id"] for row in page.json()["predictions"]} & wanted
         if found == wanted or time.monotonic() > deadline:

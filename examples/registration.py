@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import mlflow
@@ -39,7 +39,8 @@ class TrainingRecord:
     """What MLflow is told about a training run.
 
     `losses` holds the mean training loss of each epoch; `class_names` is in the order of the
-    network's outputs; `bit_depth` is that of the camera behind 16-bit files.
+    network's outputs; `bit_depth` is that of the camera behind 16-bit files; `profile` says what
+    the pictures are like.
     """
 
     class_names: Sequence[str]
@@ -48,6 +49,7 @@ class TrainingRecord:
     metrics: Mapping[str, float]
     losses: Sequence[float]
     bit_depth: int | None = None
+    profile: Mapping[str, object] = field(default_factory=dict)
 
 
 def check_names(model_name: str, alias: str) -> None:
@@ -111,6 +113,7 @@ def register(
         "defect_classes": list(record.defect_classes),
         "output": "logits",
         **({"bit_depth": record.bit_depth} if record.bit_depth else {}),
+        **({"profile": dict(record.profile)} if record.profile else {}),
     }
     try:
         with mlflow.start_run(experiment_id=registry.experiment_id):

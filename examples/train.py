@@ -16,6 +16,7 @@ import torch
 
 from examples.dataset import DatasetError, Split, read_folder, split
 from examples.network import SurfaceNetwork
+from examples.profile import profile_of
 from examples.training import Evaluation, evaluate, fit
 
 _NORMAL_CLASS_NAMES: Final = ("normal", "ok", "good", "no_defect", "none")
@@ -91,6 +92,9 @@ def _train_and_register(options: argparse.Namespace) -> None:
     defects = choose_defect_classes(
         dataset.class_names, normal=options.normal_class, defects=options.defect_classes
     )
+    if unknown := sorted((options.class_mix or {}).keys() - set(dataset.class_names)):
+        classes = ", ".join(dataset.class_names)
+        raise UsageError(f"'{unknown[0]}' is not one of the classes: {classes}")
     parts = split(dataset, seed=options.seed)
     _, channels, height, width = dataset.pixels.shape
     _say(
@@ -142,6 +146,7 @@ def _train_and_register(options: argparse.Namespace) -> None:
                 },
             },
             losses=losses,
+            profile=profile_of(network, parts, options.class_mix),
         ),
         example=parts.train.pixels[:2].numpy(),
         model_name=options.name,
@@ -224,6 +229,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="A,B",
         help="the classes that are defects (all but the normal one)",
     )
+    add(
+        "--class-mix",
+        type=_shares,
+        metavar="A=0.9,B=0.1",
+        help="share of classes where the model is to serve, to compare with what comes (the "
+        "folder's own)",
+    )
     add("--epochs", type=_positive, default=30, help="passes over the training images (30)")
     add("--seed", type=_not_negative, default=0, help="of the split and the training (0)")
     add(
@@ -250,6 +262,19 @@ def _parser() -> argparse.ArgumentParser:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _shares(text: str) -> dict[str, float]:
+    try:
+        pairs = (part.rpartition("=") for part in _names(text))
+        shares = {name.strip(): float(share) for name, _, share in pairs}
+    except ValueError:
+        shares = {}
+    if not shares or min(shares.values()) < 0 or sum(shares.values()) > 1 + 1e-9:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a list of classes with their shares, 1 in all at most: normal=0.95"
+        )
+    return shares
 
 
 def _positive(text: str) -> int:

@@ -25,12 +25,15 @@ from typing import Self
 import httpx
 import psutil
 
+from local import fetch
+
 ROOT = Path(__file__).resolve().parents[1]
 HOST = "127.0.0.1"
 START_SECONDS = 180.0
 STOP_SECONDS = 30.0
 
-_POLL_SECONDS = 0.02
+# What takes long is asked for less often: each answer takes processor time that others wait for.
+_POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.01, 0.1
 _KILL_SECONDS = 10.0
 _TAIL_LINES = 40
 # A process that was started here, and every child of it that leaves its session, carries this
@@ -252,7 +255,7 @@ class Server(Process):
             if reason != reported:
                 report(f"{self.name} is not ready yet: {reason}")
                 reported = reason
-            time.sleep(_POLL_SECONDS)
+            _pause(time.perf_counter() - self.started_at)
         return time.perf_counter() - self.started_at
 
     def raise_if_ended(self) -> None:
@@ -387,7 +390,7 @@ def clean_environment(**settings: str) -> dict[str, str]:
 def refusal(url: str) -> str | None:
     """Return why a URL is not answered with 200, None where it is."""
     try:
-        answer = httpx.get(url, timeout=5.0, trust_env=False)
+        answer = fetch.get(url, timeout=5.0)
     except httpx.TransportError:
         return "it does not answer"
     if answer.status_code == 200:
@@ -411,14 +414,20 @@ def wait_until(
 
     Raises StepError with `describe()` where it did not hold in time.
     """
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while True:
         with contextlib.suppress(httpx.TransportError):
             if condition():
                 return
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > seconds:
             raise StepError(f"not within {seconds:g} s: {what}\n{describe()}")
-        time.sleep(_POLL_SECONDS)
+        _pause(waited)
+
+
+def _pause(waited: float) -> None:
+    """Sleep until a condition is looked at again that did not hold for `waited` seconds."""
+    time.sleep(min(_POLL_SECONDS + waited / 20, _LONGEST_POLL_SECONDS))
 
 
 def stop_on_signals() -> Callable[[], bool]:

@@ -6,15 +6,20 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from bentos.edge.door import Route
-from bentos.edge.http import Request, Response, json_response
+from bentos.edge.http import Request, Response, ServiceError, json_response
 from bentos.edge.tokens import Tokens
 from bentos.edge.traces import span, trace_id, traceparent
+from bentos.evidence import ChallengerAnswer
 from bentos.health.encoding import encode_json
+from bentos.inference.challenger import Challenger
 from bentos.inference.channel import Input, InputKind, ModelProcess
 from bentos.inference.delivery import Delivery, Destination, Limits
 from bentos.inference.delivery.outbox import files_to_adopt, outbox_path
-from bentos.inference.engine import Engine, Predicted, new_prediction_id
+from bentos.inference.drift import DriftWatch
+from bentos.inference.engine import Engine, Predicted, Prediction, new_prediction_id
 from bentos.inference.evidence import EvidenceSender
+from bentos.inference.explain import Explainer
+from bentos.inference.model.spec import HEAT_MAP_CELLS
 from bentos.inference.request import (
     TENSOR,
     input_of,
@@ -24,7 +29,14 @@ from bentos.inference.request import (
     upload_of,
 )
 from bentos.inference.settings import InferenceSettings, ModelProcessSettings
-from bentos.inference.state import PREDICT_IMAGE_PATH, PREDICT_PATH, SERVICE_NAME, InferenceState
+from bentos.inference.side import SideModel
+from bentos.inference.state import (
+    EXPLAIN_PATH,
+    PREDICT_IMAGE_PATH,
+    PREDICT_PATH,
+    SERVICE_NAME,
+    InferenceState,
+)
 from bentos.inference.v2.routes import V2Routes
 from bentos.kit import Kit
 from bentos.process.probe_process import ProbePlan
@@ -32,6 +44,8 @@ from bentos.process.probe_process import ProbePlan
 # Of a request's time, how much it may wait for a model process that is being replaced: the rest
 # is for its 503 to be answered before it is a 504.
 _WAIT_FOR_MODEL = 0.8
+# And for a heat map, of which the same is true.
+_EXPLAIN = 0.8
 
 
 class InferenceApp:
@@ -49,11 +63,14 @@ class InferenceApp:
             max_batch=settings.max_batch_size,
             wait_seconds=settings.request_timeout_seconds * _WAIT_FOR_MODEL,
         )
+        self._drift = DriftWatch(self.state, window_seconds=settings.drift_window_seconds)
         self._tokens = Tokens(None, settings.predict_tokens_file, realm=SERVICE_NAME)
         given = ModelProcessSettings(settings=settings, service=SERVICE_NAME, worker=worker)
         self._process = ModelProcess(given.model_dump_json(), self._engine, self.state)
         self._destination = self._make_destination()
         self._delivery = self._make_delivery(worker)
+        self._challenger = self._make_challenger(worker)
+        self._explainer = self._make_explainer(worker)
         self._evidence = self._make_evidence()
         self.kit.add_routes(self._routes())
 
@@ -63,6 +80,8 @@ class InferenceApp:
         self._process.start()
         if self._delivery is not None:
             self._delivery.start()
+        if self._challenger is not None:
+            self._challenger.start()
         if self._evidence is not None:
             self._evidence.start()
 
@@ -70,6 +89,9 @@ class InferenceApp:
         """Answer what waits, hand over what was predicted, and end the parts."""
         seconds = float(self._settings.shutdown_seconds)
         self.state.begin_shutdown()
+        for part in (self._challenger, self._explainer):
+            if part is not None:
+                await part.stop()
         await self._engine.drained(seconds)
         await self._process.stop()
         senders = [one for one in (self._delivery, self._evidence) if one is not None]
@@ -89,6 +111,9 @@ class InferenceApp:
 
     def _beat(self) -> None:
         self.state.queue_depth.set(self._engine.waiting)
+        if self._challenger is not None:
+            self._challenger.beat()
+        self._drift.beat(self._engine.model)
 
     def _routes(self) -> list[Route]:
         make = partial(
@@ -100,6 +125,7 @@ class InferenceApp:
         return [
             make(PREDICT_PATH, self._predict),
             make(PREDICT_IMAGE_PATH, self._predict_image),
+            *self._explain_routes(),
             *V2Routes(
                 self._engine,
                 self.state,
@@ -109,6 +135,12 @@ class InferenceApp:
                 max_body_bytes=self._settings.max_body_bytes,
             ).routes(),
         ]
+
+    def _explain_routes(self) -> list[Route]:
+        if self._explainer is None:
+            return []
+        # Its failures are none of the service's, by which a pod is judged.
+        return [Route("POST", EXPLAIN_PATH, partial(self._explain, self._explainer))]
 
     async def _predict(self, request: Request) -> Response:
         self._tokens.require(request.header(b"authorization"))
@@ -130,6 +162,21 @@ class InferenceApp:
         upload = upload_of(request, body)
         given = input_of_image(upload.content, self._engine.spec)
         return await self._respond(request, given, started, image_id=upload.filename)
+
+    async def _explain(self, explainer: Explainer, request: Request) -> Response:
+        self._tokens.require(request.header(b"authorization"))
+        body = await request.body(self._settings.max_body_bytes)
+        upload = upload_of(request, body)
+        outcome = "failed"
+        try:
+            heat_map = await explainer.explain(upload.content)
+            outcome = "answered"
+        except ServiceError as error:
+            outcome = "refused" if error.status < 500 else "failed"
+            raise
+        finally:
+            self.state.explanations[outcome].add()
+        return json_response(heat_map.answer())
 
     async def _respond(
         self, request: Request, given: Input, started: float, *, image_id: str = ""
@@ -181,11 +228,73 @@ class InferenceApp:
         for prediction in predictions:
             self.state.confidence[prediction.class_name].observe(prediction.confidence)
             self.state.verdicts[prediction.verdict].add()
-        if self._evidence is not None and given.kind == InputKind.FILE:
-            # Of a file there is one prediction.
-            (prediction,), (prediction_id,) = predictions, ids
-            self._evidence.offer(prediction, prediction_id, given.content, image_id=image_id)
+            self._drift.count(prediction)
+        keep = partial(self._keep, given, predicted, image_id)
+        if self._challenger is not None:
+            self._challenger.offer(given, predictions, keep)
+        else:
+            keep(None)
         return predicted
+
+    def _keep(
+        self,
+        given: Input,
+        predicted: Predicted,
+        image_id: str,
+        challenged: Sequence[Prediction] | None,
+    ) -> None:
+        """Keep a picture for review where it is to be kept; of a file there is one prediction."""
+        if self._evidence is None or given.kind != InputKind.FILE:
+            return
+        (prediction,), (prediction_id,) = predicted.predictions, predicted.ids
+        other = challenged[0] if challenged else prediction
+        differs = other.class_name != prediction.class_name
+        self._evidence.offer(
+            prediction,
+            prediction_id,
+            given.content,
+            image_id=image_id,
+            challenger=ChallengerAnswer(
+                other.model.identity.version, other.class_name, round(other.confidence, 6)
+            )
+            if differs
+            else None,
+        )
+
+    def _make_challenger(self, worker: int) -> Challenger | None:
+        settings = self._settings
+        # One a pod: a sample of one worker's requests is one of all.
+        if not settings.shadow_stage or worker != 1:
+            return None
+        return Challenger(
+            SideModel(
+                settings,
+                name="challenger",
+                stage=settings.shadow_stage,
+                service=SERVICE_NAME,
+                worker=worker,
+                most_rows=settings.max_batch_size,
+            ),
+            self._engine,
+            self.state,
+            share=settings.shadow_share,
+            seconds=settings.request_timeout_seconds,
+        )
+
+    def _make_explainer(self, worker: int) -> Explainer | None:
+        settings = self._settings
+        if not settings.explain:
+            return None
+        make = partial(
+            SideModel,
+            settings,
+            name="explainer",
+            stage=settings.model_stage,
+            service=SERVICE_NAME,
+            worker=worker,
+            most_rows=1 + HEAT_MAP_CELLS**2,
+        )
+        return Explainer(make, seconds=settings.request_timeout_seconds * _EXPLAIN)
 
     def _make_destination(self) -> Destination | None:
         settings = self._settings

@@ -64,6 +64,8 @@ class InputKind(IntEnum):
 
     JSON is the body of one input and FILE an image file; TENSOR is raw numbers; NUMBERS is a JSON
     array of numbers, flat or nested in any way, and ROWS one of a flat array for each input.
+    MASKED is an image file as well: its inputs are the picture, and it again with each cell of the
+    heat map's grid masked, row by row.
     """
 
     JSON = 1
@@ -71,6 +73,7 @@ class InputKind(IntEnum):
     FILE = 3
     NUMBERS = 4
     ROWS = 5
+    MASKED = 6
 
 
 class _Message(msgspec.Struct, array_like=True, gc=False):
@@ -103,7 +106,8 @@ class Answers(_Message, tag=3):
     `generation` numbers the model among those of its process; `inputs` is the size of the batch.
     A call that failed answered nobody; else `ids` and `classes` have a number for each input, and
     `probabilities` float32 [inputs, classes of the model], as bytes. Inputs of one request share
-    its id and come in their order, if need be in several of these.
+    its id and come in their order, if need be in several of these. `measures` has what was measured
+    of each input's picture, nothing where no input was a picture to measure.
     """
 
     generation: int
@@ -112,6 +116,7 @@ class Answers(_Message, tag=3):
     ids: list[int] = []
     classes: list[int] = []
     probabilities: bytes = b""
+    measures: list[list[float]] = []
 
     def rows(self) -> list[Sequence[float]]:
         """Return the probabilities of each input, one for each class of the model."""
@@ -375,13 +380,25 @@ class _WorkerEnd(asyncio.BufferedProtocol):
 class ModelProcess:
     """Keeps one model process running and hands on what it says, all on the event loop.
 
-    `settings` are its ModelProcessSettings, as JSON.
+    `settings` are its ModelProcessSettings, as JSON; messages call it by its `name`. One that
+    lived for `proven_seconds` with a model is replaced at once when it ends, any other after
+    growing pauses.
     """
 
-    def __init__(self, settings: str, engine: "Engine", state: "InferenceState") -> None:
+    def __init__(
+        self,
+        settings: str,
+        engine: "Engine",
+        state: "InferenceState",
+        *,
+        name: str = "model process",
+        proven_seconds: float = _PROVEN_SECONDS,
+    ) -> None:
         self._settings = settings
         self._engine = engine
         self._state = state
+        self._name = name
+        self._proven_seconds = proven_seconds
         self._load = LoadChanged("waiting")
         self._backoff = Backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
         self._process: subprocess.Popen[bytes] | None = None
@@ -396,6 +413,11 @@ class ModelProcess:
     def start(self) -> None:
         """Start the process; call it on the event loop."""
         self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def kill(self) -> None:
+        """End the process at once, whatever it does; another one is started."""
+        if self._process is not None:
+            self._process.kill()
 
     async def stop(self) -> None:
         """End the process for good."""
@@ -412,7 +434,7 @@ class ModelProcess:
                 ended = f"cannot be run: {type(error).__name__}: {error}"
             had_model = self._engine.model is not None
             pause = self._backoff.next()
-            if had_model and time.monotonic() - started > _PROVEN_SECONDS:
+            if had_model and time.monotonic() - started > self._proven_seconds:
                 self._backoff.reset()
                 pause = 0.0
             taken = self._progress.taken if self._progress is not None else -1
@@ -422,13 +444,13 @@ class ModelProcess:
                 msgspec.structs.replace(
                     self._load,
                     phase="failed",
-                    error=f"the model process {ended}",
+                    error=f"the {self._name} {ended}",
                     retry_at=time.monotonic() + pause,
                     succeeded=None,
                 )
             )
             fields = {"restart_in_seconds": pause}
-            event(_logger, logging.ERROR, f"the model process {ended}", fields)
+            event(_logger, logging.ERROR, f"the {self._name} {ended}", fields)
             await asyncio.sleep(pause)
 
     async def _live(self) -> str:

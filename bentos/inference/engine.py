@@ -34,13 +34,17 @@ _GENERATIONS_KNOWN = 4
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the model said of one input, which model said it, and in which batch."""
+    """What the model said of one input, which model said it, and in which batch.
+
+    `measures` are those of a picture, where its model has a profile; see `images.measure`.
+    """
 
     class_index: int
     probabilities: Sequence[float]
     model: ServedModel
     batch_size: int = 1
     model_seconds: float = 0.0
+    measures: Sequence[float] = ()
 
     @property
     def confidence(self) -> float:
@@ -320,11 +324,18 @@ class Engine:
         if model is None or not answers.ids:
             return
         done: list[_Job] = []
-        for identifier, index, row in zip(
-            answers.ids, answers.classes, answers.rows(), strict=True
+        for place, (identifier, index, row) in enumerate(
+            zip(answers.ids, answers.classes, answers.rows(), strict=True)
         ):
             if (job := self._sent.get(identifier)) is not None:
-                prediction = Prediction(index, row, model, answers.inputs, answers.seconds)
+                prediction = Prediction(
+                    index,
+                    row,
+                    model,
+                    answers.inputs,
+                    answers.seconds,
+                    answers.measures[place] if answers.measures else (),
+                )
                 job.predictions.append(prediction)
                 if len(job.predictions) == job.given.rows:
                     self._taken_back(identifier)

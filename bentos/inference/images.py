@@ -7,6 +7,7 @@ file costs what its pixels cost. Formats: PNG (W3C, third edition), JPEG (ITU-T 
 
 import io
 import logging
+import math
 import struct
 import time
 import zlib
@@ -166,10 +167,19 @@ def read_input(file: ImageFile, spec: ModelSpec) -> NDArray[Any]:
 
     Raises ServiceError 400 for a file that is damaged or cut short.
     """
+    return read_and_measure(file, spec)[0]
+
+
+def read_and_measure(file: ImageFile, spec: ModelSpec) -> tuple[NDArray[Any], list[float]]:
+    """Return a picture as one input of a model, and its measures where the model has a profile.
+
+    Raises ServiceError 400 for a file that is damaged or cut short.
+    """
     picture = spec.picture
     if picture is None:
         raise ValueError("the model sees no pictures")
     pixels = read_pixels(file, picture.channels, (picture.height, picture.width), picture.bit_depth)
+    measures = [] if spec.profile is None else measure(pixels)
     values = np.true_divide(pixels, np.float32(1 / picture.scale), dtype=np.float32)
     if picture.mean != 0.0 or picture.std != 1.0:
         values = (values - np.asarray(picture.mean, np.float32)) / np.asarray(
@@ -179,7 +189,28 @@ def read_input(file: ImageFile, spec: ModelSpec) -> NDArray[Any]:
         values = values.transpose(2, 0, 1)
     if not spec.dtype.startswith("float"):
         values = np.rint(values)
-    return np.ascontiguousarray(values, dtype=spec.dtype)
+    return np.ascontiguousarray(values, dtype=spec.dtype), measures
+
+
+def measure(pixels: NDArray[np.uint8]) -> list[float]:
+    """Return brightness, contrast and sharpness of pixels [height, width, channels].
+
+    Of the mean of the channels, from 0 to 1: its mean, its standard deviation, and the root mean
+    square of the differences between neighbours.
+    """
+    channels = pixels.shape[2]
+    grey = pixels.astype(np.float32) @ np.full(channels, 1 / (255 * channels), np.float32)
+    brightness = grey.mean()
+    across, down = grey[:, 1:] - grey[:, :-1], grey[1:] - grey[:-1]
+    return [
+        float(brightness),
+        _root_mean_square(grey - brightness),
+        math.hypot(_root_mean_square(across), _root_mean_square(down)),
+    ]
+
+
+def _root_mean_square(values: NDArray[np.float32]) -> float:
+    return math.sqrt(np.vdot(values, values) / max(1, values.size))
 
 
 def warm_up_decoding(spec: ModelSpec) -> NDArray[Any] | None:

@@ -13,6 +13,7 @@ from bentos.edge.bento import FrontedInstance, FrontedService, service_config
 from bentos.edge.openapi import JSON, ApiPage, Content, Operation
 from bentos.inference.settings import InferenceSettings
 from bentos.inference.state import (
+    EXPLAIN_PATH,
     PREDICT_IMAGE_PATH,
     PREDICT_PATH,
     SERVICE_NAME,
@@ -54,6 +55,20 @@ class PredictionAnswers(BaseModel):
     predictions: list[PredictionAnswer] = Field(description="In the order of the inputs.")
 
 
+class HeatMapAnswer(BaseModel):
+    """What `/explain` answers."""
+
+    class_name: str
+    confidence: float = Field(ge=0, le=1, description="Probability of the predicted class.")
+    model_version: str
+    rows: int
+    columns: int
+    drops: list[list[float]] = Field(
+        description="By how much the log odds of the class fall, in natural logarithms, when the "
+        "model does not see this part: rows from the top, columns from the left."
+    )
+
+
 class PredictionInput(BaseModel):
     """What `/predict` takes as JSON."""
 
@@ -86,6 +101,14 @@ _ANSWERS: dict[int, tuple[str, Content | None]] = {
     503: ("No prediction can be made or kept now; `reason` is that of `/ready`.", None),
     504: ("No answer in time.", None),
 }
+_HEAT_MAP = HeatMapAnswer(
+    class_name="crack",
+    confidence=0.9731,
+    model_version="3",
+    rows=2,
+    columns=3,
+    drops=[[0.02, 3.1, 0.4], [-0.01, 0.9, 0.03]],
+).model_dump()
 _READY: InferenceReady = {
     "model_loaded": True,
     "mlflow_accessible": True,
@@ -107,6 +130,29 @@ _READY: InferenceReady = {
     "log_dead_letters": 0,
 }
 _FILE = {"type": "string", "format": "binary"}
+_IMAGE_BODY = [
+    Content(
+        "multipart/form-data",
+        {"type": "object", "properties": {"image": _FILE}, "required": ["image"]},
+    ),
+    *(Content(f"image/{kind}", _FILE) for kind in ("png", "jpeg", "bmp")),
+]
+_EXPLAIN = Operation(
+    "POST",
+    EXPLAIN_PATH,
+    "Tell which part of an image decided",
+    "The model is asked again with each cell of a grid masked. One image at a time.",
+    body=_IMAGE_BODY,
+    answers={
+        200: ("How much each part counts.", Content(JSON, HeatMapAnswer, _HEAT_MAP)),
+        **{status: _ANSWERS[status] for status in (400, 401, 413)},
+        422: ("The model fails on this image, or on it with a part masked.", None),
+        429: ("Another image is being explained.", None),
+        503: ("The process that does it is starting; try again after `Retry-After` seconds.", None),
+        504: ("No answer in time.", None),
+    },
+    protected=True,
+)
 
 
 class Inference(FrontedInstance):
@@ -147,16 +193,11 @@ class Inference(FrontedInstance):
                 "POST",
                 PREDICT_IMAGE_PATH,
                 "Classify one image file: PNG, JPEG or BMP",
-                body=[
-                    Content(
-                        "multipart/form-data",
-                        {"type": "object", "properties": {"image": _FILE}, "required": ["image"]},
-                    ),
-                    *(Content(f"image/{kind}", _FILE) for kind in ("png", "jpeg", "bmp")),
-                ],
+                body=_IMAGE_BODY,
                 answers=_ANSWERS,
                 protected=True,
             ),
+            *([_EXPLAIN] if settings.explain else []),
             *infer_operations(_ANSWERS),
         ],
         schemas=SCHEMAS,

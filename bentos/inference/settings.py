@@ -84,6 +84,13 @@ class InferenceSettings(ServiceSettings):
         description="Least confidence at which a class needs no review, over the model's own: a "
         'JSON object as `{"crack": 0.8}`. A class without any has 0.5.',
     )
+    drift_window_seconds: float = Field(
+        default=3_600.0,
+        ge=60,
+        le=86_400,
+        description="Sliding window over which what is served is compared with what the model was "
+        "trained on, in seconds.",
+    )
     device: Literal["cpu", "cuda", "auto"] = Field(
         default="cpu", description="Where the model runs; `auto` takes a GPU where there is one."
     )
@@ -144,6 +151,28 @@ class InferenceSettings(ServiceSettings):
         description="Whether an answer waits until the prediction is on disk.",
     )
 
+    explain: bool = Field(
+        default=False,
+        description="Whether `/explain` tells which part of a picture decided, in a process of its "
+        "own that is there while it is used.",
+    )
+    shadow_stage: str = Field(
+        default="",
+        description="Registry alias of a challenger, which is asked a sample of what the served "
+        "model is asked and only compared; without it, none.",
+    )
+    shadow_share: float = Field(
+        default=0.1,
+        gt=0,
+        le=1,
+        description="Share of the requests that the challenger is asked as well, at most.",
+    )
+    side_memory_bytes: int = Field(
+        default=1_073_741_824,
+        ge=536_870_912,
+        description="Memory that a process beside the served model may allocate, in bytes.",
+    )
+
     keep_images: bool = Field(
         default=False,
         description="Whether pictures of `/predict_image` are sent to the logging service for"
@@ -182,7 +211,16 @@ class InferenceSettings(ServiceSettings):
             raise ValueError("set LOGGING_TOKEN or LOGGING_TOKEN_FILE, not both")
         return self
 
-    @field_validator("model_name", "model_stage")
+    @model_validator(mode="after")
+    def _two_models(self) -> Self:
+        if self.shadow_stage == self.model_stage:
+            raise ValueError(
+                "SHADOW_STAGE is MODEL_STAGE: a model would be compared with itself; name the "
+                "challenger's alias"
+            )
+        return self
+
+    @field_validator("model_name", "model_stage", "shadow_stage")
     @classmethod
     def _no_separator(cls, value: str) -> str:
         if any(character in value for character in "/:@"):
@@ -215,11 +253,17 @@ class InferenceSettings(ServiceSettings):
 
 
 class ModelProcessSettings(BaseModel):
-    """What a worker tells its model process: its own settings, and as whom to log."""
+    """What a worker tells its model process: its own settings, and as whom to log.
+
+    `niceness` is what it adds to the worker's own; beyond `data_bytes` of memory its allocations
+    fail, and where memory runs out the kernel ends it first.
+    """
 
     settings: InferenceSettings
     service: str
     worker: int
+    niceness: int = 5
+    data_bytes: int | None = None
 
 
 def _split(text: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import time
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 SERVICE_NAME = "inference-service"
 PREDICT_PATH = "/predict"
 PREDICT_IMAGE_PATH = "/predict_image"
+EXPLAIN_PATH = "/explain"
 # The Open Inference Protocol; see bentos.inference.v2.
 V2_PATH = "/v2"
 V2_MODEL_PATH = f"{V2_PATH}/models/{{model}}"
@@ -39,6 +41,10 @@ _LATE_BEAT_SECONDS = 3.0
 _CONFIDENCES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 # Series of a metric that has one for each class of the model; all others are `other`.
 _CLASSES_SHOWN = 100
+# What is compared with the model's profile, the last three only of pictures.
+PICTURE_QUANTITIES = ("brightness", "contrast", "sharpness")
+QUANTITIES = ("class", "confidence", *PICTURE_QUANTITIES)
+MOST_BUCKETS = 20
 # A disk that has not taken a write after this time keeps every prediction waiting.
 _WRITE_SECONDS = 5.0
 
@@ -141,6 +147,17 @@ class InferenceState(ServiceState):
         labels=("verdict",),
         values=(("pass",), ("fail",), ("review",)),
     )
+    # Predictions by the buckets of the model's profile.
+    drift_counts = Counter(
+        labels=("quantity", "bucket"),
+        values=[*product(QUANTITIES, map(str, range(MOST_BUCKETS)))],
+    )
+    # The drift of each quantity plus 1, 0 while it is not known; see `drift_is`.
+    drift_of_class = Gauge(across="max")
+    drift_of_confidence = Gauge(across="max")
+    drift_of_brightness = Gauge(across="max")
+    drift_of_contrast = Gauge(across="max")
+    drift_of_sharpness = Gauge(across="max")
     queue_depth = Gauge("{prefix}_queue_depth", "Inputs waiting for the model.")
     queue_capacity = Gauge(
         "{prefix}_queue_capacity", "Inputs that may wait before requests get 429."
@@ -206,6 +223,21 @@ class InferenceState(ServiceState):
     # Since when, in monotonic seconds, a worker writes to its outbox; 0 while it does not.
     outbox_writing_since = Gauge()
 
+    shadow = Counter(
+        "{prefix}_shadow_total",
+        "Predictions that the challenger (SHADOW_STAGE) was to make as well: whether it said the "
+        "same class, was left out for lack of spare capacity, or failed.",
+        labels=("outcome",),
+        values=(("agreed",), ("differed",), ("skipped",), ("failed",)),
+    )
+    shadow_version = Gauge()
+    explanations = Counter(
+        "{prefix}_explanations_total",
+        "Requests for the part of a picture that decided (EXPLAIN).",
+        labels=("outcome",),
+        values=(("answered",), ("refused",), ("failed",)),
+    )
+
     @computed(
         "{prefix}_mlflow_check_age_seconds",
         "Time since a check of the MLflow registry last ended, whatever its outcome.",
@@ -227,11 +259,38 @@ class InferenceState(ServiceState):
         """The lowest version that a worker serves."""
         return float(min(self.served_versions, default=0))
 
+    @computed(
+        "{prefix}_shadow_model_info",
+        "The challenger's version, constant 1; none while there is no challenger.",
+        labels=("version",),
+    )
+    def shadow_model_info(self) -> Samples:
+        """A sample for the challenger, if it has a model."""
+        return [((str(version),), 1.0) for version in self._versions("shadow_version")]
+
+    @computed(
+        "{prefix}_drift_psi",
+        "Population stability index of what was served within the window against the model's "
+        "profile, what chance explains taken off; 0.25 is much.",
+        labels=("quantity",),
+    )
+    def drift_psi(self) -> Samples:
+        """A sample for each quantity of which enough is known."""
+        known = {name: getattr(self, f"drift_of_{name}").value for name in QUANTITIES}
+        return [((name,), value - 1) for name, value in known.items() if value]
+
+    def drift_is(self, quantity: str, drift: float | None) -> None:
+        """Note how far a quantity is from the profile, None while that is not known."""
+        gauge: Gauge = getattr(self, f"drift_of_{quantity}")
+        gauge.set(0.0 if drift is None else 1 + drift)
+
     @property
     def served_versions(self) -> list[int]:
         """The versions that live workers serve; more than one only while a new one comes in."""
-        versions = {int(row.get("model_version")) for row in self.pod.live_workers()}
-        return sorted(versions - {0})
+        return self._versions("model_version")
+
+    def _versions(self, gauge: str) -> list[int]:
+        return sorted({int(row.get(gauge)) for row in self.pod.live_workers()} - {0})
 
     def record_predictions(self, count: int) -> None:
         """Count the predictions of a request that was answered."""
@@ -254,6 +313,10 @@ class InferenceState(ServiceState):
         self.model_version.set(_as_number(identity.version))
         self.model_since.set(time.time())
         self.model_loaded.set(1)
+
+    def challenger_is(self, version: str | None) -> None:
+        """Note which version this worker compares the served one with, None for none."""
+        self.shadow_version.set(_as_number(version))
 
     def loading(self, load: "LoadChanged") -> None:
         """Note how the loading of a model stands, and count an attempt that ended."""

@@ -57,6 +57,11 @@ def build() -> Dashboard:
                 "Does the model grow unsure, or does the mix of classes shift?",
                 drift_panels(),
             ),
+            Row(
+                "Pictures for review",
+                "Do the pictures that people are to look at reach the logging service?",
+                _pictures(),
+            ),
         ),
     )
 
@@ -206,5 +211,37 @@ def _queue() -> tuple[Panel, ...]:
             unit="percentunit",
             width=6,
             maximum=1,
+        ),
+    )
+
+
+def _pictures() -> tuple[Panel, ...]:
+    return (
+        timeseries(
+            "Pictures sent and dropped",
+            "Pictures are kept where KEEP_IMAGES is set. Predictions do not wait for them.",
+            Target(expr=rate("inference_evidence_sent_total"), legend="sent"),
+            Target(
+                expr=rate("inference_evidence_dropped_total", by=("reason",)),
+                legend="dropped: {{reason}}",
+            ),
+            unit="cps",
+            width=12,
+            links=(runbook("InferencePicturesDropped"),),
+        ),
+        timeseries(
+            "Pictures that wait",
+            "In memory, and how much may (KEEP_QUEUE_BYTES), 0 where no pictures are kept.",
+            Target(
+                expr=aggregate("max", series("inference_evidence_queue_bytes"), "instance"),
+                legend="{{instance}}",
+            ),
+            Target(
+                expr=aggregate("max", series("inference_evidence_queue_capacity_bytes")),
+                legend="capacity",
+            ),
+            unit="bytes",
+            overrides=(bound("capacity"),),
+            width=12,
         ),
     )

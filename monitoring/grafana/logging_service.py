@@ -69,6 +69,7 @@ def build() -> Dashboard:
                 _waiting(),
             ),
             Row("Database", "How large is it, and how long will the disk last?", _database()),
+            Row("Pictures for review", "Are they stored, and how much do they take?", _pictures()),
         ),
     )
 
@@ -319,5 +320,36 @@ def _database() -> tuple[Panel, ...]:
             width=4,
             height=8,
             no_value="no growth",
+        ),
+    )
+
+
+def _pictures() -> tuple[Panel, ...]:
+    return (
+        timeseries(
+            "Pictures stored and deleted",
+            "Deleted for their age or size. Where their store fails, predictions are stored all "
+            "the same.",
+            Target(expr=rate("logging_review_stored_total"), legend="stored"),
+            Target(expr=rate("logging_review_pruned_total"), legend="deleted"),
+            Target(
+                expr=rate("logging_review_errors_total", by=("reason",)),
+                legend="failed: {{reason}}",
+            ),
+            unit="cps",
+        ),
+        timeseries(
+            "Pictures kept",
+            "Those that can be looked at.",
+            Target(expr=aggregate("max", series("logging_review_pictures")), legend="kept"),
+            unit="short",
+        ),
+        timeseries(
+            "Size of the pictures and labels",
+            "Beyond REVIEW_MAX_BYTES the oldest pictures are deleted.",
+            Target(expr=aggregate("max", series("logging_review_bytes")), legend="used"),
+            Target(expr=aggregate("max", series("logging_review_capacity_bytes")), legend="limit"),
+            unit="bytes",
+            overrides=(bound("limit"),),
         ),
     )

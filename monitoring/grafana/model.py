@@ -2,6 +2,7 @@
 
 from monitoring.grafana.dashboard import runbook
 from monitoring.grafana.panels import (
+    DRIFT,
     ZERO_IS_GOOD,
     bars,
     bound,
@@ -194,6 +195,21 @@ def drift_panels() -> tuple[Panel, ...]:
             unit="cps",
             stacking="percent",
             overrides=(tone("pass", "green"), tone("fail", "red"), tone("review", "yellow")),
-            width=24,
+            width=12,
+        ),
+        timeseries(
+            "Drift",
+            "Population stability index of what was served against what the model was trained on, "
+            "chance taken off; above 0.25 it has changed much. Models of `make train` have it.",
+            Target(
+                expr=aggregate("max", series("inference_drift_psi"), "quantity"),
+                legend="{{quantity}}",
+            ),
+            unit="none",
+            area=False,
+            thresholds=DRIFT,
+            width=12,
+            no_value="not known",
+            links=(runbook("InferenceDrift"),),
         ),
     )

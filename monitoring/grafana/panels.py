@@ -29,6 +29,7 @@ GREEN = Thresholds("green")
 PLAIN = Thresholds("text")
 BLUE = Thresholds("blue")
 ZERO_IS_GOOD = Thresholds("green", (Threshold(1, "red"),))
+DRIFT = Thresholds("green", (Threshold(0.1, "yellow"), Threshold(0.25, "red")))
 FEW_ARE_ODD = Thresholds("green", (Threshold(1, "yellow"), Threshold(3, "red")))
 
 _LEGEND: Json = {"displayMode": "list", "placement": "bottom", "showLegend": True}

@@ -26,6 +26,7 @@ import httpx
 
 from bentos.inference.delivery.outbox import outbox_path
 from docs.answers import ANSWERS, Answer, write_answers
+from local import fetch
 from tests.faults.injectors import suspended
 from tests.support.inference import channel, start_inference
 from tests.support.log_server import LogServer, Reply
@@ -213,7 +214,7 @@ def _logging(directory: Path, _: ModelStore) -> list[Answer]:
 
         def log(*predictions: dict[str, Any], **options: Any) -> httpx.Response:
             options = {"json": batch(*predictions), "headers": _AUTHORIZED, **options}
-            return httpx.post(f"{server.url}/log", timeout=30, trust_env=False, **options)
+            return fetch.post(f"{server.url}/log", timeout=30, **options)
 
         def read(path: str) -> httpx.Response:
             return server.get(path, headers=_AUTHORIZED)

@@ -8,12 +8,12 @@ from typing import Any
 
 import httpx
 import psutil
-from prometheus_client.parser import text_string_to_metric_families
 
 from bentos.health.probes import HEALTH_PATH, METRICS_PATH, READY_PATH
 from bentos.inference.settings import InferenceSettings
 from bentos.logging.settings import LoggingSettings
 from tests.images.engine import NETWORK, Engine
+from tests.support.metrics import total
 from tests.support.servers import wait_until
 
 INFERENCE_PORT = int(InferenceSettings.model_fields["inference_port"].default)
@@ -109,12 +109,7 @@ class Container:
 
     def metric(self, name: str) -> float:
         """Return the sum of a metric's samples."""
-        return sum(
-            sample.value
-            for family in text_string_to_metric_families(self.get(METRICS_PATH).text)
-            for sample in family.samples
-            if sample.name == name
-        )
+        return total(self.get(METRICS_PATH).text, name)
 
     def workers(self) -> list[psutil.Process]:
         """Return its worker processes, as the machine sees them."""

@@ -4,8 +4,7 @@ import sys
 from pathlib import Path
 from typing import Self
 
-import httpx
-
+from local import fetch
 from local.process import StepError, clean_environment, wait_until
 from tests.support.models import ModelStore
 from tests.support.servers import Server
@@ -33,7 +32,7 @@ class NetworkRegistry:
     def __enter__(self) -> Self:
         try:
             wait_until(
-                lambda: httpx.get(f"{self.tracking_uri}/health", trust_env=False).is_success,
+                lambda: fetch.get(f"{self.tracking_uri}/health").is_success,
                 "MLflow answers",
                 describe=lambda: self._server.log[-3_000:],
             )

@@ -11,6 +11,7 @@ import bentoml
 import httpx
 import pytest
 
+from local import fetch
 from tests.support.collector import Collector, bentoml_settings, collecting
 from tests.support.inference import TARGET, channel, start_inference
 from tests.support.models import COLOUR_CLASSES, COLOURS, ModelStore
@@ -177,8 +178,8 @@ def test_every_connection_speaks_tls_where_the_first_one_does(tmp_path: Path) ->
         server.wait_until(lambda: server.probe("/ready").status_code == 200, "ready")
         secure = f"https://127.0.0.1:{server.port}/health"
         for _ in range(100):
-            assert httpx.get(secure, verify=context, trust_env=False).status_code == 200
+            assert fetch.get(secure, verify=context).status_code == 200
             with pytest.raises(httpx.TransportError):
-                httpx.get(server.url + "/health", trust_env=False)
+                fetch.get(server.url + "/health")
         # The probe process asks the service's port over TLS too: it is still ready.
         assert server.probe("/ready").status_code == 200

@@ -17,6 +17,7 @@ import pytest
 
 from benchmarks import hostile
 from benchmarks.bare import bare_server
+from local import fetch
 from local.prober import MISSED, Answer, Schedule, probing
 from tests.support.inference import channel, start_inference
 from tests.support.models import ModelStore
@@ -193,12 +194,11 @@ def test_a_picture_made_to_take_long_keeps_no_probe_waiting(inference: Server, s
     answers: list[int] = []
 
     def post() -> None:
-        answer = httpx.post(
+        answer = fetch.post(
             inference.url + "/predict_image",
             content=content,
             headers={"Content-Type": "image/png"},
             timeout=60.0,
-            trust_env=False,
         )
         answers.append(answer.status_code)
 
@@ -245,7 +245,7 @@ def test_idle_connections_leave_probes_and_requests_alone(
             with probed(server):
                 address = ("127.0.0.1", server.port)
                 idle += [socket.create_connection(address, timeout=5.0) for _ in range(600)]
-                answer = httpx.get(server.url + "/ready", timeout=10.0, trust_env=False)
+                answer = fetch.get(server.url + "/ready", timeout=10.0)
             assert answer.status_code == 200
         finally:
             for connection in idle:

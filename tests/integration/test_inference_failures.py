@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from local import fetch
 from tests.support.inference import metric, predict, ready, start_inference
 from tests.support.models import FAILS, FINE, MOODY, REJECTED, ModelStore, sleeps
 from tests.support.servers import Server
@@ -165,7 +166,7 @@ def test_probes_answer_while_the_model_is_busy(calm: Server) -> None:
     with ThreadPoolExecutor(1) as pool:
         busy = pool.submit(predict, calm, sleeps(1.2))
         while not busy.done():
-            assert httpx.get(f"{calm.url}/ready", trust_env=False).status_code == 200
-            assert httpx.get(f"{calm.url}/health", trust_env=False).status_code == 200
+            assert fetch.get(f"{calm.url}/ready").status_code == 200
+            assert fetch.get(f"{calm.url}/health").status_code == 200
             answers += 1
     assert answers > 1

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bentos.inference.state import InferenceState
+from local import fetch
 from tests.support.images import black_png, colour_file, form_of, noise_file
 from tests.support.inference import channel, metric, predict, ready, start_inference
 from tests.support.models import ALIAS, COLOUR_CLASSES, COLOUR_DEFECTS, COLOURS, ModelStore
@@ -338,7 +339,7 @@ def _field(answer: Any, name: str) -> object:
 def test_the_port_survives_clients_that_leave_in_the_middle(server: Server) -> None:
     for _ in range(10):
         with pytest.raises(httpx.HTTPError):
-            httpx.post(f"{server.url}/predict", content=_breaks(), timeout=5.0, trust_env=False)
+            fetch.post(f"{server.url}/predict", content=_breaks(), timeout=5.0)
     check_answer(predict(server, channel(0)), 0)
     assert ready(server)["errors"] == 0
 

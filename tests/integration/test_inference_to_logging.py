@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-import httpx
 import pytest
 
 from bentos.inference.delivery.outbox import outbox_path
+from local import fetch
 from tests.support.images import colour_file
 from tests.support.inference import channel, metric, predict, start_inference
 from tests.support.models import COLOUR_CLASSES, COLOURS, ModelStore
@@ -198,7 +198,7 @@ def test_only_who_has_the_token_may_log(world: World) -> None:
     url = f"{world.logging.url}/log"
     stored = set(world.rows())
     for headers in ({}, {"Authorization": "Bearer wrong"}):
-        response = httpx.post(url, json={"predictions": []}, headers=headers, trust_env=False)
+        response = fetch.post(url, json={"predictions": []}, headers=headers)
         assert response.status_code == 401
     made = world.predict(2)
     world.wait_stored(made)

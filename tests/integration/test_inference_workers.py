@@ -9,6 +9,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from local import fetch
 from tests.support.inference import channel, predict, ready, start_inference
 from tests.support.models import COLOURS, ModelStore
 from tests.support.servers import Server
@@ -50,7 +51,7 @@ def containerized(
 
 def ask_anew(server: Server, path: str) -> httpx.Response:
     """Ask on a connection of its own, which either worker may take."""
-    return httpx.get(server.url + path, timeout=30.0, trust_env=False)
+    return fetch.get(server.url + path, timeout=30.0)
 
 
 def totals(server: Server) -> tuple[int, int, int]:
@@ -74,9 +75,7 @@ def workers_that_answered(server: Server, path: str) -> set[int]:
 
 def predict_anew(server: Server, count: int) -> None:
     for _ in range(count):
-        response = httpx.post(
-            f"{server.url}/predict", json={"data": channel(1)}, timeout=30.0, trust_env=False
-        )
+        response = fetch.post(f"{server.url}/predict", json={"data": channel(1)}, timeout=30.0)
         assert response.status_code == 200
 
 

@@ -17,6 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bentos.logging.state import LoggingState
+from local import fetch
 from tests.support.disks import immutable, small_disk
 from tests.support.logging_store import locked_by_another_process, stored_ids
 from tests.support.predictions import batch, prediction
@@ -768,7 +769,7 @@ class TestTwoWorkers:
             load.stop()
             assert {line["worker"] for line in server.events("request")} == {1, 2}
             totals = {
-                httpx.get(f"{server.url}/ready").json()["predictions_logged"] for _ in range(40)
+                fetch.get(f"{server.url}/ready").json()["predictions_logged"] for _ in range(40)
             }
             assert totals == {len(load.acknowledged)}
             assert metrics(server)["logging_predictions_total"] == len(load.acknowledged)
@@ -780,7 +781,7 @@ class TestTwoWorkers:
         with start(tmp_path, WORKERS="2") as server:
             server.wait_until_ready()
             for _ in range(20):
-                httpx.post(f"{server.url}/log", json=batch(prediction()))
+                fetch.post(f"{server.url}/log", json=batch(prediction()))
             victim = server.workers()[0]
             os.kill(victim.pid, signal.SIGKILL)
             server.wait_for_reason("worker_missing")
@@ -789,7 +790,7 @@ class TestTwoWorkers:
                 lambda: len(server.workers()) == 2 and victim not in server.workers(), "replaced"
             )
             assert {
-                httpx.get(f"{server.url}/ready").json()["predictions_logged"] for _ in range(20)
+                fetch.get(f"{server.url}/ready").json()["predictions_logged"] for _ in range(20)
             } == {20}
 
     def test_a_deleted_database_is_made_anew_by_one_and_used_by_both(self, tmp_path: Path) -> None:

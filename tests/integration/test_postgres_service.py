@@ -7,8 +7,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.metrics import samples
 from tests.support.postgres import PASSWORD, PostgresServer, postgres_server, query
 from tests.support.predictions import batch, prediction
 from tests.support.servers import Server, start_service, wait_until
@@ -38,14 +38,11 @@ def replicas(
         yield [one, other]
 
 
-def samples(server: Server, name: str) -> dict[str, float]:
+def values(server: Server, name: str) -> dict[str, float]:
     """Return the values of a metric on the probe port, by their labels but the service."""
-    text = server.probe("/metrics").text
     return {
         ",".join(value for key, value in sample.labels.items() if key != "service"): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name == name
+        for sample in samples(server.probe("/metrics").text, name)
     }
 
 
@@ -56,7 +53,7 @@ def test_counters_of_replicas_can_be_summed_and_stats_are_of_all(replicas: list[
     again = other.post("/log", json=batch(*shared, prediction())).json()
     assert (again["predictions_stored"], again["duplicates"]) == (1, 2)
     stats = [server.get("/stats").json() for server in replicas]
-    stored = [samples(server, "logging_predictions_total")[""] for server in replicas]
+    stored = [values(server, "logging_predictions_total")[""] for server in replicas]
 
     assert stats[0] == stats[1]
     assert stats[0]["total_predictions"] == sum(stored) == 4
@@ -66,7 +63,7 @@ def test_counters_of_replicas_can_be_summed_and_stats_are_of_all(replicas: list[
 def test_the_size_of_the_database_is_the_same_whichever_replica_tells_it(
     replicas: list[Server],
 ) -> None:
-    sizes = [samples(server, "logging_database_bytes")["database"] for server in replicas]
+    sizes = [values(server, "logging_database_bytes")["database"] for server in replicas]
 
     assert min(sizes) > 1_000_000
     assert max(sizes) - min(sizes) < 2_000_000

@@ -10,11 +10,11 @@ from pathlib import Path
 import httpx
 import jsonschema
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from local.browser import Browser, Page
 from local.process import StepError
 from tests.support.inference_probe import InferenceStandIn, inference_stand_in
+from tests.support.metrics import total
 from tests.support.predictions import batch, prediction
 from tests.support.servers import Server, start_service, wait_until
 
@@ -188,13 +188,7 @@ def test_looking_counts_neither_as_an_error_nor_as_a_refusal(server: Server) -> 
     assert server.http.head("/").status_code == 200
     assert server.post("/").status_code == 405
     assert server.get("/ready").json()["errors"] == before
-    samples = [
-        sample
-        for family in text_string_to_metric_families(server.get("/metrics").text)
-        for sample in family.samples
-        if sample.name == "logging_rejected_total"
-    ]
-    assert sum(sample.value for sample in samples) == 0
+    assert total(server.get("/metrics").text, "logging_rejected_total") == 0
 
 
 def test_a_browser_signs_in_with_the_token_as_the_password(

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from loadtests.kubelet.driver import Address
+from local import fetch
 from tests.k8s.manifests import EXTENDED, LOGGING, rendered, workload
 from tests.k8s.manifests import environment as environment_of
 from tests.support.servers import Server, free_port
@@ -44,7 +45,7 @@ def served(overlay: str, directory: Path) -> Iterator[tuple[int, int]]:
 def ready(address: Address) -> bool:
     """Tell whether a ready service answers at an address."""
     try:
-        answer = httpx.get(f"http://{address}/ready", trust_env=False, timeout=20)
+        answer = fetch.get(f"http://{address}/ready", timeout=20)
     except httpx.ConnectError:
         return False
     assert answer.status_code == 200, answer.text

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
 
+from local import fetch
 from local.process import Server, free_port
 from tests.k8s.manifests import command, environment, rendered, workload
 
@@ -43,10 +43,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def search(url: str, host: str) -> int:
     """Return the status of an API request that was sent to `host`."""
-    return httpx.get(
+    return fetch.get(
         f"{url}/api/2.0/mlflow/registered-models/search",
         headers={"Host": host},
-        trust_env=False,
         timeout=30,
     ).status_code
 
@@ -78,7 +77,7 @@ def test_the_registry_refuses_other_names(server: str) -> None:
 def test_the_probes_are_answered_whatever_the_host(server: str) -> None:
     """The kubelet sends the pod's address."""
     probe = workload("mlflow", rendered("local")).container["readinessProbe"]["httpGet"]
-    answer = httpx.get(server + probe["path"], headers={"Host": "10.244.0.7:5000"}, trust_env=False)
+    answer = fetch.get(server + probe["path"], headers={"Host": "10.244.0.7:5000"})
     assert answer.status_code == 200
 
 

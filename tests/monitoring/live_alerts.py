@@ -14,9 +14,9 @@ from pathlib import Path
 from threading import Condition, Thread
 from typing import Any
 
-import httpx
 import yaml
 
+from local import fetch
 from local.process import Program, Servers, find_program
 from monitoring.generate import RULES
 from monitoring.prometheus.source.rule import duration, seconds
@@ -150,14 +150,14 @@ class Alerting:
         """Return whether the alert was pending at an evaluation before it fired."""
         selector = f'ALERTS{{alertname="{alert}",alertstate="pending"}}'
         query = {"query": f"count_over_time({selector}[5m])"}
-        answer = httpx.get(f"{self.prometheus}/api/v1/query", params=query, trust_env=False)
+        answer = fetch.get(f"{self.prometheus}/api/v1/query", params=query)
         return bool(answer.json()["data"]["result"])
 
     def wait_evaluations(self, count: int) -> None:
         """Return after every group of rules was evaluated `count` times more."""
 
         def evaluated() -> dict[str, str]:
-            answer = httpx.get(f"{self.prometheus}/api/v1/rules", trust_env=False)
+            answer = fetch.get(f"{self.prometheus}/api/v1/rules")
             groups = answer.json()["data"]["groups"]
             return {group["name"]: group["lastEvaluation"] for group in groups}
 
@@ -175,13 +175,13 @@ class Alerting:
 
         def up(job: str) -> bool:
             query = {"query": f'up{{job="{job}"}} == 1'}
-            answer = httpx.get(f"{self.prometheus}/api/v1/query", params=query, trust_env=False)
+            answer = fetch.get(f"{self.prometheus}/api/v1/query", params=query)
             return bool(answer.json()["data"]["result"])
 
         wait_until(lambda: all(up(job) for job in jobs), f"{jobs} are scraped")
 
     def _alerts(self) -> list[dict[str, Any]]:
-        answer = httpx.get(f"{self.prometheus}/api/v1/alerts", trust_env=False)
+        answer = fetch.get(f"{self.prometheus}/api/v1/alerts")
         return list(answer.json()["data"]["alerts"])
 
 

@@ -47,7 +47,9 @@ _LABELS: Mapping[str, tuple[str, ...]] = {
     "file": ("database", "wal"),
     "route": ("/predict", "/log"),
     "outcome": ("success", "failure"),
+    "verdict": ("pass", "fail", "review"),
     "probe": ("health", "ready", "metrics"),
+    "quantity": ("class", "brightness"),
 }
 _REASONS = ("bad_input", "queue_full", "timeout", "busy", "full", "unauthorized", "shutting_down")
 # Growth per second of counters while there is traffic: clients err, the services do not.

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import pytest
 import yaml
 
+from local import fetch
 from local.process import (
     ROOT,
     Process,
@@ -76,7 +76,7 @@ class RunningStack(Process):
 
 
 def get(url: str) -> Any:
-    return httpx.get(url, trust_env=False).json()
+    return fetch.get(url).json()
 
 
 def test_it_starts_on_the_repository_s_files_and_ctrl_c_stops_all(tmp_path: Path) -> None:

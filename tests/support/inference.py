@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.metrics import total
 from tests.support.models import COLOUR_SHAPE, COLOURS
 from tests.support.servers import Server, start_service
 
@@ -54,9 +54,4 @@ def ready(server: Server) -> dict[str, Any]:
 
 def metric(server: Server, name: str, **labels: str) -> float:
     """Return the sum of a metric's samples that have these labels; 0.0 where there is none."""
-    return sum(
-        sample.value
-        for family in text_string_to_metric_families(server.get("/metrics").text)
-        for sample in family.samples
-        if sample.name == name and labels.items() <= sample.labels.items()
-    )
+    return total(server.get("/metrics").text, name, **labels)

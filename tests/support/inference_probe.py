@@ -11,6 +11,7 @@ import httpx
 from bentos.inference.settings import InferenceSettings
 from bentos.inference.state import MODEL, InferenceState, inference_probes
 from bentos.process.probe_process import ProbeProcess
+from local import fetch
 from tests.support.servers import free_port, wait_until
 
 
@@ -34,7 +35,7 @@ class InferenceStandIn:
 
     def ready(self) -> dict[str, object]:
         """Return what `/ready` answers."""
-        return dict(httpx.get(f"{self.url}/ready", trust_env=False).json())
+        return dict(fetch.get(f"{self.url}/ready").json())
 
 
 @contextmanager
@@ -61,6 +62,6 @@ def inference_stand_in(directory: Path) -> Iterator[InferenceStandIn]:
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/health", trust_env=False).status_code in (200, 500)
+        return fetch.get(f"{url}/health").status_code in (200, 500)
     except httpx.TransportError:
         return False

@@ -54,7 +54,8 @@ REJECTED = (0.0, 1.0)
 FAILS = (0.0, 2.0)
 # [-1, 2], pickled, versions 1 and 2: does what the file says that MODEL_FAULT_FILE names. Empty, it
 # answers; `nan` answers NaN, `raise` raises, `hang` does not return until the file says otherwise,
-# and `leak` keeps 64 MB a call, of a limit of 256 MB that it sets itself.
+# `crash` aborts the process, and `leak` keeps 64 MB a call, of a limit of 256 MB that it sets
+# itself.
 SWITCHED = "switched"
 MODEL_FAULT_FILE = "MODEL_FAULT_FILE"
 _EXPERIMENT = "tests"
@@ -115,6 +116,8 @@ class _Switched(nn.Module):  # type: ignore[misc]
         while mode == "hang":
             time.sleep(0.1)
             mode = self.mode()
+        if mode == "crash":
+            os.abort()
         if mode == "raise":
             raise ValueError("the model fails on everything")
         if mode == "leak":

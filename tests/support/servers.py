@@ -19,6 +19,7 @@ import httpx
 import psutil
 
 import local.process
+from local import fetch
 from local.process import ROOT, START_SECONDS, clean_environment, free_port, wait_until
 
 __all__ = ["ROOT", "START_SECONDS", "Server", "free_port", "start_service", "wait_until"]
@@ -57,7 +58,7 @@ class Server(local.process.Server):
         self, path: str, *, seconds: float = 10.0, headers: Mapping[str, str] | None = None
     ) -> httpx.Response:
         """Ask the probe process, over a connection of its own as the kubelet does."""
-        return httpx.get(self.probe_url + path, headers=headers, timeout=seconds, trust_env=False)
+        return fetch.get(self.probe_url + path, headers=headers, timeout=seconds)
 
     def post(self, path: str, **options: Any) -> httpx.Response:
         """Send a POST request."""

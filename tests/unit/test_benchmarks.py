@@ -28,6 +28,7 @@ from benchmarks.reach import targets
 from benchmarks.results import BARE, Machine, PeerResult, Results, joined, load, store
 from benchmarks.soak import Sample, growth_per_hour
 from benchmarks.table import BEGIN, END, MarkersMissing, tables, write_page
+from local import fetch
 from local.prober import MISSED, Answer
 from local.process import Memory, Server, StepError, free_port
 
@@ -117,7 +118,7 @@ def test_several_urls_are_probed_side_by_side_and_each_keeps_its_own_answers() -
     assert {answer.status for answer in bare if answer.error != MISSED} == {200}
     assert {answer.status for answer in refused} == {0}
     with pytest.raises(httpx.ConnectError):
-        httpx.get(url)
+        fetch.get(url)
 
 
 def driven(clients: int, rate: float) -> Driven:

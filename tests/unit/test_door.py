@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from bentos.edge.door import Door, FrontDoor, Route, probe_routes, route_table
 from bentos.edge.http import BodyMemory, Request, Response, ServiceError, json_response
 from bentos.health.metrics import exposition
 from bentos.health.probes import Probes
 from bentos.health.state import ServiceState
+from tests.support.metrics import samples
 from tests.support.requests import DISCONNECT, Client, chunk, scope
 
 
@@ -270,9 +270,9 @@ def test_a_probe_is_timed_by_the_status_it_got(house: House) -> None:
     house.ask("/ready", method="GET")
     counts = {
         sample.labels["status"]: sample.value
-        for family in text_string_to_metric_families(exposition(house.state)[0].decode())
-        for sample in family.samples
-        if sample.name == "probe_duration_seconds_count" and sample.labels["probe"] == "ready"
+        for sample in samples(
+            exposition(house.state)[0].decode(), "probe_duration_seconds_count", probe="ready"
+        )
     }
     assert counts == {"200": 1, "503": 1, "500": 0}
 

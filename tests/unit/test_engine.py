@@ -3,7 +3,9 @@
 import asyncio
 import threading
 from array import array
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +14,9 @@ from numpy.typing import NDArray
 from bentos.edge.http import ServiceError
 from bentos.inference.channel import Input, InputKind
 from bentos.inference.engine import Engine, Prediction, new_prediction_id
-from bentos.inference.images import ImageFile, read_input
+from bentos.inference.images import ImageFile, read_and_measure
 from bentos.inference.model import answering
+from bentos.inference.model.profile import Buckets
 from bentos.inference.model.spec import ModelIdentity, ModelSpec, ServedModel
 from tests.support.images import black_png, colour_file
 from tests.support.model_server import (
@@ -496,13 +499,13 @@ class Decoding:
         self.begun = threading.Event()
         self.go_on = threading.Event()
         self.files = 0
-        monkeypatch.setattr(answering, "read_input", self._held)
+        monkeypatch.setattr(answering, "read_and_measure", self._held)
 
-    def _held(self, file: ImageFile, spec: ModelSpec) -> NDArray[np.float32]:
+    def _held(self, file: ImageFile, spec: ModelSpec) -> tuple[NDArray[Any], list[float]]:
         self.files += 1
         self.begun.set()
         assert self.go_on.wait(WAIT_SECONDS)
-        return read_input(file, spec)
+        return read_and_measure(file, spec)
 
 
 def picture(colour: int = 0, *, side: int = 300) -> Input:
@@ -513,6 +516,28 @@ async def until(condition: "object") -> None:
     async with asyncio.timeout(WAIT_SECONDS):
         while not condition():  # type: ignore[operator]  # noqa: ASYNC110 - of a thread
             await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("side", [16, 300])
+def test_a_picture_is_measured_where_the_model_has_a_profile_and_numbers_are_not(
+    side: int,
+) -> None:
+    async def test(bench: Bench) -> None:
+        model = Model("2", shape=COLOUR)
+        profile = {"brightness": Buckets((0.5,), (0.5, 0.5), 100)}
+        spec = replace(model.loaded.spec, profile=profile)
+        await bench.install(Model("1", shape=COLOUR))
+        assert (await bench.ask_input(picture(255, side=side))).measures == ()
+        model.loaded = replace(model.loaded, spec=spec)
+        await bench.install(model)
+        seen, numbers = await asyncio.gather(
+            bench.ask_input(picture(255, side=side)), bench.ask(*[0.5] * 768)
+        )
+        assert seen.measures == pytest.approx([1 / 3, 0, 0], abs=1e-6)
+        assert list(numbers.measures) == []
+        assert seen.model.spec.profile == profile
+
+    run(test)
 
 
 @pytest.mark.parametrize("side", [16, 300])

@@ -19,6 +19,7 @@ import pytest
 from bentos.kit import Kit, ServiceState, required
 from bentos.process.probe_process import ProbePlan
 from bentos.process.settings import ServiceSettings
+from local import fetch
 from tests.support.lone_service import ENDED, SLOW, children, serve
 from tests.support.servers import ROOT, Server, free_port, wait_until
 from tests.support.sockets import Connection
@@ -51,7 +52,7 @@ class TestReadmeExample:
         server, probes = started
 
         def ready() -> list[dict[str, Any]]:
-            return [httpx.get(f"{url}/ready").json() for url in (server.url, probes)]
+            return [fetch.get(f"{url}/ready").json() for url in (server.url, probes)]
 
         server.wait_until(
             lambda: [one["reasons"] for one in ready()] == [["cache_cold"]] * 2, "cache_cold"
@@ -61,18 +62,18 @@ class TestReadmeExample:
         )
         assert server.get("/").text == "mine"
         server.wait_until(lambda: [one["status"] for one in ready()] == ["ready"] * 2, "ready")
-        assert {httpx.get(f"{url}/ready").status_code for url in (server.url, probes)} == {200}
+        assert {fetch.get(f"{url}/ready").status_code for url in (server.url, probes)} == {200}
 
     def test_both_ports_tell_the_same_apart_from_the_moment(
         self, started: tuple[Server, str]
     ) -> None:
         server, probes = started
-        server.wait_until(lambda: httpx.get(f"{probes}/health").status_code == 200, "health")
+        server.wait_until(lambda: fetch.get(f"{probes}/health").status_code == 200, "health")
         for path in ("/health", "/ready"):
-            first, second = (httpx.get(f"{url}{path}") for url in (server.url, probes))
+            first, second = (fetch.get(f"{url}{path}") for url in (server.url, probes))
             assert first.status_code == second.status_code
             assert _timeless(first) == _timeless(second)
-        first, second = (httpx.get(f"{url}/metrics") for url in (server.url, probes))
+        first, second = (fetch.get(f"{url}/metrics") for url in (server.url, probes))
         assert first.headers["content-type"] == second.headers["content-type"]
         assert _names(first.text) == _names(second.text)
         assert 'http_requests_total{route="/health",service="my-service",status="200"}' in (
@@ -81,9 +82,9 @@ class TestReadmeExample:
 
     def test_only_the_three_probes_are_on_the_probe_port(self, started: tuple[Server, str]) -> None:
         server, probes = started
-        server.wait_until(lambda: httpx.get(f"{probes}/health").status_code == 200, "health")
-        assert httpx.get(f"{probes}/").status_code == 404
-        assert httpx.post(f"{probes}/ready").status_code == 405
+        server.wait_until(lambda: fetch.get(f"{probes}/health").status_code == 200, "health")
+        assert fetch.get(f"{probes}/").status_code == 404
+        assert fetch.post(f"{probes}/ready").status_code == 405
 
     def test_sigterm_ends_it_and_its_probe_process(self, tmp_path: Path) -> None:
         with serve(readme_example(), tmp_path, probe_port=free_port()) as server:
@@ -140,7 +141,7 @@ def test_answers_during_the_drain_close_their_connection_and_are_whole(slow: Ser
         slow.wait_until(lambda: slow.get("/ready").status_code == 200, "ready")
         slow.terminate()
         slow.wait_until(
-            lambda: httpx.get(f"{slow.url}/ready").json().get("reason") == "shutting_down", "drain"
+            lambda: fetch.get(f"{slow.url}/ready").json().get("reason") == "shutting_down", "drain"
         )
         pooled.send(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
         answer = pooled.read()
@@ -164,7 +165,7 @@ def test_a_lone_service_outlives_the_shell_that_started_it(tmp_path: Path) -> No
     service = psutil.Process(int(started.stdout))
     try:
         ready = f"http://127.0.0.1:{port}/ready"
-        wait_until(lambda: httpx.get(ready).status_code == 200, "ready")
+        wait_until(lambda: fetch.get(ready).status_code == 200, "ready")
         assert service.ppid() != os.getpid()
     finally:
         service.kill()
@@ -193,13 +194,13 @@ def test_more_connections_than_descriptors_keep_no_probe_out(
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, limits)
         server.wait_until(lambda: server.get("/ready").status_code == 200, "ready")
         ready = f"http://127.0.0.1:{probe_port}/ready"
-        server.wait_until(lambda: httpx.get(ready).status_code == 200, "ready on both ports")
+        server.wait_until(lambda: fetch.get(ready).status_code == 200, "ready on both ports")
         with ExitStack() as idle:
             for _ in range(400):
                 idle.enter_context(Connection(server.port))
             for port in (server.port, probe_port):
                 for path in ("/health", "/ready", "/metrics"):
-                    assert httpx.get(f"http://127.0.0.1:{port}{path}").status_code == 200
+                    assert fetch.get(f"http://127.0.0.1:{port}{path}").status_code == 200
 
 
 @pytest.mark.slow
@@ -214,15 +215,15 @@ def test_a_unix_socket_is_served_and_checked_by_the_probe_process(tmp_path: Path
     probe_port, path = free_port(), tmp_path / "socket"
     with serve(SLOW, tmp_path, "--uds", str(path), probe_port=probe_port) as server:
         ready = f"http://127.0.0.1:{probe_port}/ready"
-        server.wait_until(lambda: httpx.get(ready).status_code == 200, "ready")
+        server.wait_until(lambda: fetch.get(ready).status_code == 200, "ready")
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as client:
             assert client.get("http://x/slow").text == "done"
         server.process.send_signal(signal.SIGSTOP)
         server.wait_until(
-            lambda: httpx.get(ready).json().get("reason") == "port_not_answering", "unready"
+            lambda: fetch.get(ready).json().get("reason") == "port_not_answering", "unready"
         )
         server.process.send_signal(signal.SIGCONT)
-        server.wait_until(lambda: httpx.get(ready).status_code == 200, "ready again")
+        server.wait_until(lambda: fetch.get(ready).status_code == 200, "ready again")
 
 
 class Lifespan:

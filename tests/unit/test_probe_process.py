@@ -16,7 +16,6 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from bentos.inference.settings import InferenceSettings
 from bentos.inference.state import inference_probes
@@ -26,8 +25,10 @@ from bentos.process import probe_process as probe_process_module
 from bentos.process.lifecycle import LISTENING
 from bentos.process.probe_process import PortCheck, ProbePlan, ProbeProcess
 from bentos.process.settings import ServiceSettings
+from local import fetch
 from tests.support.certificates import make_certificates
 from tests.support.lone_service import SLOW, serve
+from tests.support.metrics import total
 from tests.support.servers import ROOT, Server, free_port, start_service, wait_until
 from tests.support.small_state import SmallState, small_probes
 
@@ -48,7 +49,7 @@ def probe_process(tmp_path: Path) -> Iterator[tuple[ProbeProcess, str]]:
     process = ProbeProcess(plan_of(tmp_path, port))
     process.start()
     url = f"http://127.0.0.1:{port}"
-    wait_until(lambda: httpx.get(f"{url}/health").status_code == 200, "it answers")
+    wait_until(lambda: fetch.get(f"{url}/health").status_code == 200, "it answers")
     yield process, url
     process.stop()
 
@@ -57,41 +58,35 @@ def test_it_judges_what_a_worker_wrote_into_the_pods_memory(
     probe_process: tuple[ProbeProcess, str], tmp_path: Path
 ) -> None:
     _, url = probe_process
-    ready = httpx.get(f"{url}/ready")
+    ready = fetch.get(f"{url}/ready")
     assert (ready.status_code, ready.json()["reason"]) == (503, "cold")
     worker = SmallState(tmp_path, service="small-service", worker=1)
     worker.serving.set(1)
     worker.warm.set(1)
-    wait_until(lambda: httpx.get(f"{url}/ready").json()["status"] == "ready", "ready")
+    wait_until(lambda: fetch.get(f"{url}/ready").json()["status"] == "ready", "ready")
     worker.begin_shutdown()
-    assert httpx.get(f"{url}/ready").json()["reason"] == "shutting_down"
+    assert fetch.get(f"{url}/ready").json()["reason"] == "shutting_down"
 
 
 def test_it_counts_and_times_its_own_answers(probe_process: tuple[ProbeProcess, str]) -> None:
     _, url = probe_process
     before = count(url, "probe_duration_seconds_count", probe="ready", status="503")
     for _ in range(3):
-        httpx.get(f"{url}/ready")
+        fetch.get(f"{url}/ready")
     after = count(url, "probe_duration_seconds_count", probe="ready", status="503")
     assert after - before == 3
 
 
 def count(url: str, name: str, **labels: str) -> float:
-    text = httpx.get(f"{url}/metrics").text
-    return sum(
-        sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name == name and labels.items() <= sample.labels.items()
-    )
+    return total(fetch.get(f"{url}/metrics").text, name, **labels)
 
 
 def test_it_reads_no_body_and_answers_head(probe_process: tuple[ProbeProcess, str]) -> None:
     _, url = probe_process
     assert httpx.head(f"{url}/health").status_code == 200
-    assert httpx.request("GET", f"{url}/health", content=b"x" * 1_000_000).status_code == 200
-    assert httpx.get(f"{url}/health\n".replace("\n", "%0A")).status_code in (200, 404)
-    assert httpx.get(f"{url}/anything").status_code == 404
+    assert fetch.request("GET", f"{url}/health", content=b"x" * 1_000_000).status_code == 200
+    assert fetch.get(f"{url}/health\n".replace("\n", "%0A")).status_code in (200, 404)
+    assert fetch.get(f"{url}/anything").status_code == 404
 
 
 @pytest.mark.case(60)
@@ -109,7 +104,7 @@ def test_a_head_without_end_is_refused_before_it_fills_memory(
                 sent += connection.send(b"a" * 65_536)
     # The kernel's buffers take some of it; the process itself no more than its bound.
     assert sent < 50_000_000
-    assert httpx.get(f"{url}/health").status_code == 200
+    assert fetch.get(f"{url}/health").status_code == 200
 
 
 def test_it_ends_when_its_parent_closes_the_pipe(probe_process: tuple[ProbeProcess, str]) -> None:
@@ -120,7 +115,7 @@ def test_it_ends_when_its_parent_closes_the_pipe(probe_process: tuple[ProbeProce
     process.stop()
     assert not psutil.pid_exists(pid)
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{url}/health")
+        fetch.get(f"{url}/health")
 
 
 def test_one_that_does_not_end_is_killed(probe_process: tuple[ProbeProcess, str]) -> None:
@@ -202,7 +197,7 @@ class TestPortCheck:
     ) -> None:
         server, probes = slow()
         server.wait_until(lambda: count(probes, "http_requests_total", route="/health") >= 2, "two")
-        assert httpx.get(f"{probes}/ready").status_code == 200
+        assert fetch.get(f"{probes}/ready").status_code == 200
 
     @pytest.mark.case(34)
     def test_a_service_with_tls_is_asked_with_tls(
@@ -214,10 +209,10 @@ class TestPortCheck:
             *("--ssl-certfile", str(made.certificate)), *("--ssl-keyfile", str(made.key))
         )
         server.wait_until(lambda: count(probes, "http_requests_total", route="/health") >= 2, "two")
-        assert httpx.get(f"{probes}/ready").status_code == 200
-        assert httpx.get(f"https://127.0.0.1:{server.port}/ready", verify=False).status_code == 200
+        assert fetch.get(f"{probes}/ready").status_code == 200
+        assert fetch.get(f"https://127.0.0.1:{server.port}/ready", verify=False).status_code == 200
         with pytest.raises(httpx.TransportError):
-            httpx.get(f"http://127.0.0.1:{server.port}/ready")
+            fetch.get(f"http://127.0.0.1:{server.port}/ready")
 
     def test_a_single_failure_is_none_yet_and_the_moment_is_that_of_the_first(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -256,7 +251,7 @@ def small(tmp_path: Path) -> Iterator[tuple[Server, str]]:
 
 
 def answer(url: str, path: str) -> tuple[int, Mapping[str, Any]]:
-    found = httpx.get(f"{url}{path}")
+    found = fetch.get(f"{url}{path}")
     return found.status_code, found.json()
 
 
@@ -307,7 +302,7 @@ def test_both_ports_of_a_bento_tell_the_same_and_bentomls_own_probes_agree(
         assert ours == theirs
     for path in ("/livez", "/readyz", "/healthz"):
         assert server.get(path).status_code == 200
-    assert httpx.get(f"{probes}/livez").status_code == 404
+    assert fetch.get(f"{probes}/livez").status_code == 404
     # BentoML's own spelling of a route is not behind the front door.
     assert server.post("/guarded", json={"text": "a"}).status_code == 404
     assert server.get("/docs.json").status_code == 200

@@ -133,6 +133,9 @@ def test_a_wrong_value_is_refused_with_its_variables_name(
         ("LOGGING_URL", "ftp://logging"),
         ("EDGE_DEVICE_ID", "x" * 129),
         ("OUTBOX_MAX_ROWS", "0"),
+        ("KEEP_PASS_SHARE", "0"),
+        ("KEEP_SAMPLE_SHARE", "1.1"),
+        ("KEEP_QUEUE_BYTES", "1000"),
         ("THRESHOLDS", "0.8"),
         ("THRESHOLDS", '{"crack": 1.5}'),
         ("THRESHOLDS", '{"crack": 0.8'),
@@ -153,6 +156,9 @@ def test_a_wrong_value_of_the_inference_service_is_refused(
         ("WRITE_QUEUE_ROWS", "none"),
         ("BUSY_TIMEOUT_SECONDS", "-2"),
         ("BUSY_TIMEOUT_SECONDS", "inf"),
+        ("REVIEW", "maybe"),
+        ("REVIEW_MAX_BYTES", "1000"),
+        ("REVIEW_RETENTION_DAYS", "0"),
     ],
 )
 def test_a_wrong_value_of_the_logging_service_is_refused(
@@ -160,6 +166,14 @@ def test_a_wrong_value_of_the_logging_service_is_refused(
 ) -> None:
     monkeypatch.setenv(name, value)
     assert f"  {name}: " in refusal(LoggingSettings)
+
+
+def test_pictures_cannot_be_kept_without_a_logging_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings(InferenceSettings).keep_images is False
+    monkeypatch.setenv("KEEP_IMAGES", "true")
+    assert "KEEP_IMAGES needs LOGGING_URL" in refusal(InferenceSettings)
+    monkeypatch.setenv("LOGGING_URL", "http://logging-service:8001")
+    assert load_settings(InferenceSettings).keep_images is True
 
 
 def test_all_wrong_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

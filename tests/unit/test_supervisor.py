@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from bentos.process.supervisor import Supervisor
+from local import fetch
 from tests.support.servers import ROOT, Server, free_port, start_service, wait_until
 from tests.support.small_state import SmallState, plan_of
 
@@ -23,7 +24,7 @@ SMALL = "tests.support.small_bento:SmallService"
 
 
 def status_of(port: int, path: str = "/health") -> int:
-    return httpx.get(f"http://127.0.0.1:{port}{path}").status_code
+    return fetch.get(f"http://127.0.0.1:{port}{path}").status_code
 
 
 def runs(process: psutil.Process) -> bool:
@@ -295,7 +296,7 @@ def test_workers_end_when_bentoml_serve_gets_sigkill(small: Server) -> None:
         seconds=60,
     )
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{small.url}/health")
+        fetch.get(f"{small.url}/health")
 
 
 @pytest.mark.case(49)

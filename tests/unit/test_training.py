@@ -15,6 +15,8 @@ import torch
 from mlflow import MlflowClient
 from PIL import Image
 
+from bentos.inference.model.profile import read_profile
+from bentos.inference.state import QUANTITIES
 from examples import registration, steel_images, train
 from examples.dataset import Split, read_folder, split
 from examples.network import SurfaceNetwork
@@ -218,6 +220,10 @@ def test_the_registered_version_tells_its_classes_and_input(trained: Trained) ->
 
     info = mlflow.models.get_model_info(f"models:/{MODEL}@production")
 
+    profile = read_profile(info.metadata.pop("profile"))
+    assert profile is not None
+    assert list(profile) == list(QUANTITIES)
+    assert profile["brightness"].pictures == 360
     assert info.metadata == {
         "class_names": ["crack", "inclusion", "normal", "pit", "scratch", "stain"],
         "defect_classes": ["crack", "inclusion", "pit", "scratch", "stain"],
@@ -337,6 +343,7 @@ def test_a_cameras_bit_depth_goes_from_training_to_serving(tmp_path: Path) -> No
         (["--normal-class", "rust"], "'rust' is not one of the classes"),
         (["--defect-classes", "pit,rust"], "'rust' is not one of the classes"),
         (["--defect-classes", "pit", "--normal-class", "pit"], "both the normal class"),
+        (["--class-mix", "rust=0.9"], "'rust' is not one of the classes"),
         (["--data", "/nowhere"], "'/nowhere' is not a folder"),
         (["--size", "4"], "under 8 pixels"),
         (["--alias", "v1"], "cannot be an alias"),
@@ -383,7 +390,13 @@ def test_a_file_that_is_no_database_is_refused_in_one_line(
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("option", [["--epochs", "0"], ["--size", "big"], ["--seed", "-1"]])
+@pytest.mark.parametrize(
+    "option",
+    [
+        *(["--epochs", "0"], ["--size", "big"], ["--seed", "-1"]),
+        *(["--class-mix", "pit"], ["--class-mix", "pit=0.9,stain=0.2"]),
+    ],
+)
 def test_a_malformed_option_is_a_usage_error(
     images: Path, capsys: pytest.CaptureFixture[str], option: list[str]
 ) -> None:

@@ -6,10 +6,13 @@ and with settings in its environment. It ends when the worker closes the stream,
 
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
 import threading
+from contextlib import suppress
+from pathlib import Path
 
 from bentos.inference.channel import SETTINGS_VARIABLE, Beat, Connection, Progress
 from bentos.inference.model.archive import pickle_allowed
@@ -17,8 +20,7 @@ from bentos.inference.settings import InferenceSettings, ModelProcessSettings
 from bentos.process.logs import configure_logging, event, get_logger
 from bentos.process.parent import end_with_parent
 
-# Of two that want a core, the worker comes first: it is the one that answers clients.
-_NICENESS = 5
+_FIRST_TO_BE_ENDED = b"1000"
 _BEAT_SECONDS = 1.0
 
 
@@ -29,9 +31,12 @@ def main() -> None:
     # The worker decides when to stop, after what is in flight; a terminal's Ctrl-C goes to all.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    os.nice(_NICENESS)
     connection = Connection(socket.socket(fileno=stream), Progress(progress))
     given = ModelProcessSettings.model_validate_json(os.environ.pop(SETTINGS_VARIABLE))
+    # Of two that want a core, the worker comes first: it is the one that answers clients.
+    os.nice(given.niceness)
+    if given.data_bytes is not None:
+        _bound_memory(given.data_bytes)
     configure_logging(
         level=given.settings.log_level,
         form=given.settings.log_format,
@@ -97,6 +102,16 @@ def serve(connection: Connection, settings: InferenceSettings) -> None:
     loader.start()
     watch.start()
     server.serve()
+
+
+def _bound_memory(size: int) -> None:
+    """Let allocations fail beyond `size` bytes, rather than take the memory of the pod.
+
+    See setrlimit(2), RLIMIT_DATA, and proc_pid_oom_score_adj(5).
+    """
+    resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_bytes(_FIRST_TO_BE_ENDED)
 
 
 def _beat(connection: Connection) -> None:

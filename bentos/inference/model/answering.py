@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from threading import Lock, Thread
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +26,9 @@ from bentos.inference.channel import (
     ToWorker,
     Withdrawn,
 )
-from bentos.inference.images import ImageFile, open_image, read_input
+from bentos.inference.images import ImageFile, open_image, read_and_measure, read_input
 from bentos.inference.model.numbers import NumberReader
+from bentos.inference.model.occlusion import MaskedPictures
 from bentos.inference.model.spec import ServedModel
 from bentos.inference.model.warm_up import LoadedModel
 from bentos.inference.request import check_sees_images
@@ -44,8 +45,18 @@ _LARGEST_FILES = 4
 # died: only a new process has a new one.
 BROKEN_AFTER = 3
 
-# The id of a request, which of its inputs, None where it is the only one, and that input.
-_Ready: TypeAlias = tuple[int, int | None, NDArray[Any]]
+
+class _Rows(Protocol):
+    """The inputs of a request; some are made only when they are asked for."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, row: int, /) -> NDArray[Any]: ...
+
+
+# The inputs of a request, and what was measured of its picture, nothing where there is none.
+_Read: TypeAlias = tuple[_Rows, list[float]]
+# The id of a request, what was read, and which of the inputs.
+_Ready: TypeAlias = tuple[int, _Read, int]
 
 
 class ModelServer:
@@ -102,15 +113,12 @@ class ModelServer:
             ready: list[_Ready] = []
             for given in inputs:
                 try:
-                    rows = self._read(given)
+                    read = self._read(given)
                 except Exception as error:
                     said.append(Refused.of(given.id, error))
                 else:
-                    alone = len(rows) == 1
-                    ready += [
-                        (given.id, None if alone else row, values)
-                        for row, values in enumerate(rows)
-                    ]
+                    rows = len(read[0])
+                    ready += [(given.id, read, row) for row in range(rows)]
                     deferred += [] if rows else [given.id]
             if deferred:
                 self._send([Deferred(deferred)])
@@ -121,17 +129,20 @@ class ModelServer:
                 said = []
         self._send(said)
 
-    def _read(self, given: Input) -> Sequence[NDArray[Any]]:
+    def _read(self, given: Input) -> _Read:
         """Return what the model is given, nothing for a large picture, which is answered later."""
         spec = self._current().spec
-        if given.kind != InputKind.FILE:
-            return list(self._numbers.read(given, spec))
+        if given.kind not in (InputKind.FILE, InputKind.MASKED):
+            return list(self._numbers.read(given, spec)), []
         check_sees_images(spec)
         file = open_image(given.content, max_pixels=self._max_pixels)
+        if given.kind == InputKind.MASKED:
+            return MaskedPictures(read_input(file, spec), spec, rows=given.rows), []
         if file.pixels <= _SMALL_PIXELS and len(given.content) <= _SMALL_BYTES:
-            return [read_input(file, spec)]
+            values, measured = read_and_measure(file, spec)
+            return [values], measured
         self._files.put(given.id, file)
-        return []
+        return [], []
 
     def _answer_picture(self, identifier: int, file: ImageFile) -> None:
         """Decode a large picture, without the model, and answer it."""
@@ -140,10 +151,10 @@ class ModelServer:
             while not said:
                 spec = self._current().spec
                 check_sees_images(spec)
-                values = read_input(file, spec)
+                values, measured = read_and_measure(file, spec)
                 with self._model_held():
                     if self._current().spec == spec:  # not replaced meanwhile
-                        (said,) = self._call([(identifier, None, values)])
+                        (said,) = self._call([(identifier, ([values], measured), 0)])
         except Exception as error:
             said = [Refused.of(identifier, error)]
         self._send(said)
@@ -168,20 +179,23 @@ class ModelServer:
             return []
         started = time.perf_counter()
         try:
-            probabilities = model.probabilities(np.stack([values for _, _, values in ready]))
+            inputs = [rows[row] for _, (rows, _), row in ready]
+            probabilities = model.probabilities(np.stack(inputs))
         except Exception as error:
             seconds = time.perf_counter() - started
             said: list[ToWorker] = [Answers(self._generation, len(ready), seconds)]
             if len(ready) == 1:
-                identifier, row, _ = ready[0]
+                identifier, (rows, _), row = ready[0]
                 refused.add(identifier)
-                return [*said, Refused.of(identifier, self._blamed(model, error, row))]
+                blamed = self._blamed(model, error, row if len(rows) > 1 else None)
+                return [*said, Refused.of(identifier, blamed)]
             # One input that the model cannot bear is no reason to fail its neighbours.
             for one in ready:
                 said += self._call_once(model, [one], refused)
             return said
         seconds = time.perf_counter() - started
         self._failures = 0
+        measures = [measured for _, (_, measured), _ in ready]
         return [
             Answers(
                 self._generation,
@@ -190,6 +204,7 @@ class ModelServer:
                 [identifier for identifier, _, _ in ready],
                 probabilities.argmax(axis=1).tolist(),
                 probabilities.astype(np.float32, copy=False).tobytes(),
+                measures if any(measures) else [],
             )
         ]
 

@@ -9,12 +9,15 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from bentos.inference.model.profile import Profile
 from bentos.messages import MAX_CLASSES, MAX_NAME_CHARACTERS, Verdict
 
 # Of a class that has none of its own.
 DEFAULT_THRESHOLD = 0.5
 _BINARY_CLASSES = 2
 _PIXEL_VALUES = 256
+# On each side. A call of the model for each cell: a hundred.
+HEAT_MAP_CELLS = 10
 
 Output: TypeAlias = Literal["logits", "probabilities"]
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARACTERS)]
@@ -32,7 +35,8 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
 
     A picture's pixels, 0 to 255, become `(pixel * scale - mean) / std`, where `mean` and `std` are
     a number each or one for each channel. `bit_depth` is that of the camera behind 16-bit files.
-    `thresholds` are the least confidence, by class, at which a prediction needs no review.
+    `thresholds` are the least confidence, by class, at which a prediction needs no review. What the
+    pictures of training were like stands in `profile`, see `read_profile`.
     """
 
     class_names: Names = ()
@@ -45,6 +49,7 @@ class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     std: Numbers = 1.0
     bit_depth: Annotated[int, Meta(ge=8, le=16)] | None = None
     thresholds: dict[Name, Threshold] = {}
+    profile: Any = None
 
     @classmethod
     def read(cls, *sources: Mapping[str, Any]) -> "Metadata":
@@ -82,6 +87,11 @@ class Picture:
     std: Numbers
     bit_depth: int | None = None
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of a heat map."""
+        return min(HEAT_MAP_CELLS, self.height), min(HEAT_MAP_CELLS, self.width)
+
 
 @dataclass(frozen=True)
 class ModelIdentity:
@@ -103,7 +113,7 @@ class ModelSpec:
     `input_shape` is one input's shape, without the batch dimension, `dtype` NumPy's name of its
     type; `defects` says of each class whether it is a defect; `picture` is None for a model that
     sees no pictures. `thresholds` has a number for each class, the least confidence at which it
-    needs no review, or none where all are DEFAULT_THRESHOLD.
+    needs no review, or none where all are DEFAULT_THRESHOLD. Without `profile` no drift is watched.
     """
 
     input_shape: tuple[int, ...]
@@ -112,6 +122,7 @@ class ModelSpec:
     defects: tuple[bool, ...]
     picture: Picture | None = None
     thresholds: tuple[float, ...] = ()
+    profile: Profile | None = None
 
     @cached_property
     def input_size(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from bentos.inference.model.profile import read_profile
 from bentos.inference.model.spec import (
     Metadata,
     ModelIdentity,
@@ -129,6 +130,7 @@ def warm_up(
             defects,
             picture_of(shape, dtype, metadata),
             thresholds_of(names, metadata),
+            read_profile(metadata.profile),
         ),
         forward=forward,
         output=metadata.output or _guess_output(answers),

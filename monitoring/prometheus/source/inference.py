@@ -26,6 +26,8 @@ from monitoring.timings import INFERENCE_SERVICE
 _STARTUP_MINUTES = TIMINGS.startup.patience_seconds // 60 + 1
 # The checks of MLflow that may fail to end before they count as stuck.
 _OVERDUE_CHECKS = 6
+# What tells one worker pod from another, in a cluster and on one machine.
+_POD = "namespace, job, instance, pod, model, stage"
 
 
 def _overdue_check() -> str:
@@ -124,6 +126,19 @@ _MODEL_ALERTS = (
         description=(
             f"For 15 minutes {{{{ $value }}}} versions of {MODEL} have answered side by side: the"
             " same image may be judged differently from one request to the next."
+        ),
+        dashboard="inference",
+    ),
+    Alert(
+        name="InferenceDrift",
+        severity="warning",
+        service=INFERENCE_SERVICE,
+        expr=f"max by ({DEPLOYMENT}, quantity) (inference_drift_psi) > 0.25",
+        hold="10m",
+        summary=f"the {{{{ $labels.quantity }}}} of what {MODEL} gets has drifted{IN_NAMESPACE}",
+        description=(
+            "For 10 minutes the {{ $labels.quantity }} of what a pod has served has been far from"
+            f" what {MODEL} was trained on: its answers may be wrong although it is sure of them."
         ),
         dashboard="inference",
     ),
@@ -276,9 +291,9 @@ _OUTBOX_ALERTS = (
         severity="warning",
         service=INFERENCE_SERVICE,
         expr=(
-            "sum without (reason) ("
+            f"sum by ({_POD}) ("
             'increase(inference_evidence_dropped_total{reason!="shutdown"}[30m]))'
-            " > increase(inference_evidence_sent_total[30m])"
+            f" > sum by ({_POD}) (increase(inference_evidence_sent_total[30m]))"
         ),
         hold="15m",
         summary=f"{INSTANCE} drops more pictures for review than it sends",

@@ -166,6 +166,28 @@ _MODEL_SCENARIOS = (
         labels=warning(INFERENCE.all_pods, INFERENCE.service),
         value="2",
     ),
+    Story(
+        alert="InferenceDrift",
+        what="the light of one of two lines goes dim",
+        series=[
+            INFERENCE.series(
+                "inference_drift_psi",
+                gauge((0, "5m"), (0.3, "20m"), (0.1, "1h")),
+                quantity="brightness",
+            ),
+            INFERENCE.series("inference_drift_psi", gauge((0.2, "2h")), quantity="sharpness"),
+            OTHER_INFERENCE.series("inference_drift_psi", gauge((0, "2h")), quantity="brightness"),
+        ],
+        onset="5m",
+        over="25m",
+        labels=warning({**INFERENCE.all_pods, "quantity": "brightness"}, INFERENCE.service),
+    ),
+    Silence(
+        alert="InferenceDrift",
+        what="a quantity is at the limit",
+        series=[INFERENCE.series("inference_drift_psi", gauge((0.25, "2h")), quantity="class")],
+        at=("30m",),
+    ),
 )
 
 _MLFLOW_SCENARIOS = (

@@ -1,0 +1,95 @@
+"""A second version of the model that is asked what the served one is asked, and only compared.
+
+It gets a sample of the requests, each after its answer was sent, and only while nobody waits for
+the served model. What it says goes to nobody but the metrics and the evidence.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from bentos.edge.http import ServiceError
+from bentos.inference.channel import Input
+from bentos.inference.engine import Engine, Prediction
+from bentos.inference.side import SideModel
+from bentos.inference.state import InferenceState
+
+# Gets what the challenger said of each input of a request, None where it was not asked or failed.
+Then: TypeAlias = Callable[[Sequence[Prediction] | None], None]
+
+
+class Challenger:
+    """Compares the model in `side` with the served one of `champion`; all on the event loop.
+
+    `share` is that of the requests that are compared, at most; `seconds` how long an answer may
+    take before the process is ended.
+    """
+
+    def __init__(
+        self,
+        side: SideModel,
+        champion: Engine,
+        state: InferenceState,
+        *,
+        share: float,
+        seconds: float,
+    ) -> None:
+        self._side = side
+        self._champion = champion
+        self._state = state
+        self._share = share
+        self._seconds = seconds
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Start its process; nothing waits for its model."""
+        self._side.start()
+
+    async def stop(self) -> None:
+        """End its process; what is being compared is left out."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._side.stop()
+
+    def beat(self) -> None:
+        """Say which version would be asked now; called every second or so."""
+        model = self._side.model
+        self._state.challenger_is(model.identity.version if model is not None else None)
+
+    def offer(self, given: Input, said: Sequence[Prediction], then: Then) -> None:
+        """Have a sample of the requests answered a second time, once their answers are sent.
+
+        `said` is what the served model said of the request's inputs. `then` is called exactly
+        once, at once for a request that is not in the sample.
+        """
+        if random.random() >= self._share:  # noqa: S311 - a sample, no secret
+            then(None)
+            return
+        # The answer is sent before the event loop comes to this.
+        asyncio.get_running_loop().call_soon(self._begin, given, said, then)
+
+    def _begin(self, given: Input, said: Sequence[Prediction], then: Then) -> None:
+        if self._champion.waiting or self._side.busy or self._side.model is None:
+            self._state.shadow["skipped"].add(len(said))
+            then(None)
+            return
+        # The served model's engine numbered the other one.
+        copy = Input(given.kind, given.content, rows=given.rows, dtype=given.dtype)
+        task = asyncio.get_running_loop().create_task(self._compare(copy, said, then))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _compare(self, given: Input, said: Sequence[Prediction], then: Then) -> None:
+        answers: Sequence[Prediction] | None = None
+        try:
+            answers = await self._side.predict(given, seconds=self._seconds)
+        except ServiceError:
+            self._state.shadow["failed"].add(len(said))
+        else:
+            for one, other in zip(said, answers, strict=True):
+                same = one.class_name == other.class_name
+                self._state.shadow["agreed" if same else "differed"].add()
+        finally:
+            then(answers)

@@ -1,0 +1,97 @@
+"""How far what is served is from what the model was trained on, over a sliding window.
+
+Every worker counts its predictions by the buckets of the model's profile, in the pod's memory, and
+works out the pod's drift every few seconds.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from bentos.health.values import Counter
+from bentos.inference.engine import Prediction
+from bentos.inference.model.profile import Profile
+from bentos.inference.model.spec import ServedModel
+from bentos.inference.state import PICTURE_QUANTITIES, InferenceState
+
+LEAST_PICTURES = 200
+_PAUSE_SECONDS = 5.0
+# The window moves on in steps of this share of it.
+_STEP = 1 / 60
+
+
+class DriftWatch:
+    """Counts predictions and says how far they are from the profile; for one worker's event loop.
+
+    Without a profile it does nothing.
+    """
+
+    def __init__(
+        self,
+        state: InferenceState,
+        *,
+        window_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._state = state
+        self._window_seconds = window_seconds
+        self._clock = clock
+        self._profile: Profile | None = None
+        self._cells: Mapping[str, list[Counter]] = {}
+        self._snapshots: deque[tuple[float, Mapping[str, list[float]]]] = deque()
+        self._next_at = float("-inf")
+
+    def count(self, prediction: Prediction) -> None:
+        """Count a prediction where its model has a profile, and its picture was measured."""
+        profile = prediction.model.spec.profile
+        if profile is None:
+            return
+        if profile is not self._profile:
+            self._follow(profile)
+        values = {"class": prediction.class_index, "confidence": prediction.confidence}
+        values.update(zip(PICTURE_QUANTITIES, prediction.measures, strict=False))
+        for name, value in values.items():
+            buckets = profile.get(name)
+            if buckets is not None:
+                self._cells[name][buckets.bucket(value)].add()
+
+    def beat(self, model: ServedModel | None) -> None:
+        """Bring the pod's drift up to date, every few seconds; call it more often."""
+        now = self._clock()
+        if now < self._next_at or model is None:
+            return
+        self._next_at = now + _PAUSE_SECONDS
+        if model.spec.profile is not self._profile:
+            self._follow(model.spec.profile)
+        if self._profile is None:
+            return
+        counts, snapshots = self._counts(), self._snapshots
+        if now - snapshots[-1][0] >= self._window_seconds * _STEP:
+            snapshots.append((now, counts))
+        while len(snapshots) > 1 and snapshots[1][0] <= now - self._window_seconds:
+            snapshots.popleft()
+        before = snapshots[0][1]
+        for name, buckets in self._profile.items():
+            new = [after - known for after, known in zip(counts[name], before[name], strict=True)]
+            known_drift = buckets.drift(new) if sum(new) >= LEAST_PICTURES else None
+            self._state.drift_is(name, known_drift)
+
+    def _follow(self, profile: Profile | None) -> None:
+        """Count by the profile of a model that has just come; another one begins a new window."""
+        changed = profile != self._profile
+        if changed:
+            for name in self._cells:
+                self._state.drift_is(name, None)
+        self._profile = profile
+        self._cells = {
+            name: [
+                self._state.drift_counts[name, str(place)] for place in range(len(buckets.shares))
+            ]
+            for name, buckets in (profile or {}).items()
+        }
+        if changed:
+            self._snapshots = deque([(self._clock(), self._counts())])
+
+    def _counts(self) -> Mapping[str, list[float]]:
+        """Return what the pod has counted since it started."""
+        return {name: [cell.value for cell in cells] for name, cells in self._cells.items()}
