@@ -62,8 +62,6 @@ class _Waiting(msgspec.Struct, frozen=True, gc=False):
 
     prediction: Prediction
     prediction_id: str
-    # A copy: the prediction's own are a view of those of its whole batch.
-    probabilities: "array[float]"
     picture: bytes
     image_id: str
     kept: Kept
@@ -74,7 +72,7 @@ class _Waiting(msgspec.Struct, frozen=True, gc=False):
     def evidence(self, edge_device_id: str) -> Evidence:
         """Return the message; its picture is encoded already."""
         names = self.prediction.model.spec.class_names
-        scores = self.probabilities
+        scores = self.prediction.probabilities
         highest = nlargest(MAX_SCORES, range(len(names)), key=scores.__getitem__)
         return Evidence(
             prediction_id=self.prediction_id,
@@ -84,7 +82,7 @@ class _Waiting(msgspec.Struct, frozen=True, gc=False):
             model_name=self.prediction.model.identity.name,
             model_version=self.prediction.model.identity.version,
             class_name=self.prediction.class_name,
-            confidence=round(scores[self.prediction.class_index], 6),
+            confidence=round(self.prediction.confidence, 6),
             verdict=self.prediction.verdict,
             scores={names[index]: round(scores[index], 6) for index in highest},
             picture=_in_base64(self.picture),
@@ -173,9 +171,9 @@ class EvidenceSender:
             return
         self._waiting.append(
             _Waiting(
-                prediction,
+                # With a copy of its probabilities, which are a view of those of its whole batch.
+                Prediction(prediction.class_index, array("f", scores), prediction.model),
                 prediction_id,
-                array("f", scores),
                 picture,
                 image_id or prediction_id,
                 kept,
