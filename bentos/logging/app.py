@@ -14,6 +14,8 @@ from bentos.edge.traces import record_span
 from bentos.kit import Kit
 from bentos.logging.page import Links, StatusPage
 from bentos.logging.request import BatchParser, parse_page_query, parse_stats_query
+from bentos.logging.review.page import ReviewPage
+from bentos.logging.review.page.heat import HeatMaps
 from bentos.logging.review.routes import Review
 from bentos.logging.review.store import ReviewStore
 from bentos.logging.settings import LoggingSettings
@@ -69,6 +71,7 @@ class LoggingApp:
                 runbooks=str(settings.runbooks_url).rstrip("/"),
                 inference_docs=_text(settings.inference_docs_url),
                 grafana=_text(settings.grafana_url),
+                review=bool(settings.review),
             ),
         )
         self._review = self._make_review() if settings.review else None
@@ -141,14 +144,29 @@ class LoggingApp:
 
     def _make_review(self) -> Review:
         settings = self._settings
+        store = ReviewStore(
+            settings.review_directory,
+            max_bytes=settings.review_max_bytes,
+            retention_days=settings.review_retention_days,
+        )
+        explain_url, explain_token = _text(settings.explain_url), settings.explain_token
+        page = ReviewPage(
+            store,
+            require_token=self._tokens.require,
+            protect_reads=bool(settings.protect_reads),
+            heat=HeatMaps(
+                store,
+                url=explain_url,
+                token=explain_token.get_secret_value() if explain_token else None,
+            )
+            if explain_url
+            else None,
+        )
         return Review(
-            ReviewStore(
-                settings.review_directory,
-                max_bytes=settings.review_max_bytes,
-                retention_days=settings.review_retention_days,
-            ),
+            store,
             self.state,
             self._tokens,
+            page,
             max_body_bytes=settings.max_body_bytes,
             protect_reads=bool(settings.protect_reads),
             quality_days=settings.quality_days,

@@ -96,6 +96,14 @@ class LoggingSettings(ServiceSettings):
         description="Share of the defects that may get the verdict pass; an alert fires where the"
         " whole interval of the measured rate lies above it.",
     )
+    explain_url: AnyHttpUrl | None = Field(
+        default=None,
+        description="Inference service with EXPLAIN=true, which the page of `/review` asks which"
+        " part of a picture decided; without it, the page shows no heat maps.",
+    )
+    explain_token: SecretStr | None = Field(
+        default=None, description="Bearer token for EXPLAIN_URL, where it requires one."
+    )
     inference_probe_url: AnyHttpUrl | None = Field(
         default=None,
         description="Probe port of the inference service, which the status page asks; without it,"

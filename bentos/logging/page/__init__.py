@@ -53,6 +53,7 @@ class Links:
     runbooks: str
     inference_docs: str | None = None
     grafana: str | None = None
+    review: bool = False
 
     def runbook(self, name: str) -> str:
         """Return the address of a runbook."""

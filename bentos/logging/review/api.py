@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from bentos.edge.openapi import JSON, Content, Operation
 from bentos.evidence import EvidenceBatch
 from bentos.logging.review.labels import Label, Labels
+from bentos.logging.review.page import HEAT_PATH, PICTURE_PATH
 from bentos.logging.state import EVIDENCE_PATH, LABELS_PATH, QUALITY_PATH, REVIEW_PATH
 
 _BODIES, _PARTS = msgspec.json.schema_components(
@@ -162,6 +163,42 @@ _VERSION = _parameter("model_version", "string", "Of this version only.")
 _DEVICE = _parameter("edge_device_id", "string", "Of this device only.")
 _LIMIT = "At most this many, 1 to 1,000; {} if unset."
 _TAG = "Review"
+_OF_PICTURE = (
+    _parameter("id", "string", "Of this prediction."),
+    _parameter(
+        "device", "string", "Of this device; where only one has the id, it may be left out."
+    ),
+)
+_FILE = {"type": "string", "format": "binary"}
+_HEAT_SCHEMA = {
+    "type": "object",
+    "required": ["class_name", "confidence", "model_version", "rows", "columns", "drops"],
+    "properties": {
+        "class_name": {"type": "string", "description": "What the model says."},
+        "confidence": {"type": "number"},
+        "model_version": {"type": "string", "description": "Of the model that was asked."},
+        "rows": {"type": "integer"},
+        "columns": {"type": "integer"},
+        "drops": {
+            "type": "array",
+            "items": {"type": "array", "items": {"type": "number"}},
+            "description": "By row, how far the class falls where this part is covered.",
+        },
+    },
+}
+_HEAT_MAP = {
+    "class_name": "crack",
+    "confidence": 0.97,
+    "model_version": "3",
+    "rows": 2,
+    "columns": 2,
+    "drops": [[0.1, 4.2], [0.0, 0.3]],
+}
+_PICTURE_ERRORS: dict[int, tuple[str, Content | None]] = {
+    **_READ_ERRORS,
+    404: ("Of this prediction no picture was kept.", None),
+    410: ("The picture was deleted, for its age or for space.", None),
+}
 OPERATIONS: Sequence[Operation] = (
     Operation(
         "POST",
@@ -266,6 +303,32 @@ OPERATIONS: Sequence[Operation] = (
             *(_VERSION, _DEVICE),
         ],
         answers={200: ("The figures.", Content(JSON, Quality, _QUALITY)), **_READ_ERRORS},
+        protected=True,
+        tag=_TAG,
+    ),
+    Operation(
+        "GET",
+        PICTURE_PATH,
+        "A kept picture",
+        parameters=_OF_PICTURE,
+        answers={
+            200: ("The file as it came, PNG, JPEG or BMP.", Content("image/png", _FILE)),
+            **_PICTURE_ERRORS,
+        },
+        protected=True,
+        tag=_TAG,
+    ),
+    Operation(
+        "GET",
+        HEAT_PATH,
+        "Which part of a kept picture decided",
+        "As the inference service of EXPLAIN_URL says, which is asked once for each picture. With"
+        " `Accept: application/json`; otherwise a picture (SVG) to lay over it.",
+        parameters=_OF_PICTURE,
+        answers={
+            200: ("The heat map.", Content(JSON, _HEAT_SCHEMA, _HEAT_MAP)),
+            **_PICTURE_ERRORS,
+        },
         protected=True,
         tag=_TAG,
     ),

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import TypeVar
 
 from bentos.edge.door import Handler, Route
@@ -16,6 +17,7 @@ from bentos.edge.http import RETRY_LATER, Request, Response, ServiceError, json_
 from bentos.edge.tokens import Tokens
 from bentos.logging.page.access import as_bearer, require_own_page
 from bentos.logging.review.labelling import Labelling
+from bentos.logging.review.page import HEAT_PATH, PICTURE_PATH, SCRIPT_PATH, ReviewPage
 from bentos.logging.review.request import parse_evidence
 from bentos.logging.review.store import ReviewStore
 from bentos.logging.state import (
@@ -46,6 +48,7 @@ class Review:
         store: ReviewStore,
         state: LoggingState,
         tokens: Tokens,
+        page: ReviewPage,
         *,
         max_body_bytes: int,
         protect_reads: bool,
@@ -54,6 +57,7 @@ class Review:
         upkeep_seconds: float = _UPKEEP_SECONDS,
     ) -> None:
         self._labelling = Labelling(store, state, max_body_bytes=max_body_bytes, days=quality_days)
+        self._page = page
         self._protect_reads = protect_reads
         self._store = store
         self._state = state
@@ -78,6 +82,7 @@ class Review:
             task.cancel()
         if self._background:
             await asyncio.wait(self._background)
+        await self._page.close()
         await self._store.stop()
 
     def routes(self) -> list[Route]:
@@ -86,9 +91,37 @@ class Review:
         return [
             self._route(EVIDENCE_PATH, post=self._evidence),
             self._route(LABELS_PATH, post=labelling.add, get=labelling.labels),
-            self._route(REVIEW_PATH, get=labelling.queue),
+            self._queue_route(),
             self._route(QUALITY_PATH, get=labelling.quality),
+            self._page_route(PICTURE_PATH, self._page.picture),
+            self._page_route(HEAT_PATH, self._page.heat),
+            self._page_route(SCRIPT_PATH, self._page.script),
         ]
+
+    def _queue_route(self) -> Route:
+        """Return the route of the queue, which is a page for browsers."""
+        queue = self._route(REVIEW_PATH, get=self._labelling.queue)
+        page = self._page_route(REVIEW_PATH, self._page.page)
+
+        async def answer(request: Request) -> Response:
+            for_people = b"text/html" in (request.header(b"accept") or b"").lower()
+            return await (page if for_people else queue).handler(request)
+
+        return replace(queue, handler=answer)
+
+    def _page_route(self, path: str, handler: Handler) -> Route:
+        """Return a route that people look at: it asks browsers for the token by itself.
+
+        What it refuses is counted nowhere: who is asked for a password is not turned away.
+        """
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await self._tried(handler(request))
+            except ServiceError as error:
+                return error.response()
+
+        return Route("GET", path, answer)
 
     def _route(
         self, path: str, *, post: Handler | None = None, get: Handler | None = None

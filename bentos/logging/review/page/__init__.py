@@ -32,8 +32,8 @@ from bentos.logging.review.page.pictures import (
 )
 from bentos.logging.review.queue import Filters, count_waiting, waiting_keys
 from bentos.logging.review.store import ReviewStore
+from bentos.logging.state import REVIEW_PATH
 
-REVIEW_PATH = "/review"
 PICTURE_PATH = "/review/picture"
 HEAT_PATH = "/review/heat"
 SCRIPT_PATH = "/review/page.js"
