@@ -29,7 +29,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 STAMP := $(VENV)/.installed-$(TORCH)
 
 ##@ Try it
-.PHONY: demo serve train up down
+.PHONY: demo serve train compare up down
 demo: $(STAMP) ## Train, serve, classify real image files, show them in the database, stop
 	$(BIN)/python -m examples.demo
 
@@ -38,6 +38,9 @@ serve: $(STAMP) ## Both services in the foreground, until Ctrl-C
 
 train: $(STAMP) ## Train on DATA=folder/<class>/*.png|jpg|bmp and register the model
 	$(BIN)/python -m examples.train --data "$(or $(DATA),$(error name a folder: make train DATA=folder))" $(TRAIN_OPTIONS)
+
+compare: $(STAMP) ## Is the challenger better? On labelled pictures of make serve, or DATA=folder/<class>/*
+	@$(BIN)/python -m examples.compare $(if $(DATA),--data "$(DATA)") $(COMPARE_OPTIONS)
 
 up: $(STAMP) ## The whole stack in containers: both services, MLflow, Prometheus, Alertmanager, Grafana
 	@$(BIN)/python -m compose.stack up

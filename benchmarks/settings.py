@@ -23,6 +23,7 @@ from benchmarks.model import ServedModel, pictures, prepare_model
 from benchmarks.peers.peer import PORTS, Call, Launch, Site
 from benchmarks.peers.this_project import ThisProject
 from bentos.health.probes import READY_PATH
+from examples.demo_model import ensure_model
 from examples.steel_images import class_names
 from local.process import Server, free_ports
 
@@ -78,7 +79,19 @@ def _pictures(scratch: Path) -> Iterator[Mapping[str, Mapping[str, str]]]:
         yield {"none kept": destination, "all kept": {**destination, "KEEP_IMAGES": "true"}}
 
 
-COMPARED = {"traces": _traces, "acknowledgement": _acknowledgement, "pictures": _pictures}
+@contextmanager
+def _shadow(_: Path) -> Iterator[Mapping[str, Mapping[str, str]]]:
+    """No challenger, and one that is asked a tenth of the requests: the served version, again."""
+    version = ensure_model(lambda _line: None)
+    yield {"no challenger": {}, "a challenger": {"SHADOW_STAGE": version}}
+
+
+COMPARED = {
+    "traces": _traces,
+    "acknowledgement": _acknowledgement,
+    "pictures": _pictures,
+    "shadow": _shadow,
+}
 
 
 class _WithSettings(ThisProject):

@@ -5,14 +5,15 @@ works out the pod's drift every few seconds.
 """
 
 import time
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from bentos.health.values import Counter
 from bentos.inference.engine import Prediction
 from bentos.inference.model.profile import Profile
 from bentos.inference.model.spec import ServedModel
-from bentos.inference.state import PICTURE_QUANTITIES, InferenceState
+from bentos.inference.state import QUANTITIES, InferenceState
 
 LEAST_PICTURES = 200
 _PAUSE_SECONDS = 5.0
@@ -38,22 +39,23 @@ class DriftWatch:
         self._clock = clock
         self._profile: Profile | None = None
         self._cells: Mapping[str, list[Counter]] = {}
+        # The place of a quantity among QUANTITIES, its edges, and what was counted since the last
+        # beat: to add to the pod's memory for each prediction would take several times as long.
+        self._pending: list[tuple[int, Sequence[float], list[int]]] = []
         self._snapshots: deque[tuple[float, Mapping[str, list[float]]]] = deque()
         self._next_at = float("-inf")
 
     def count(self, prediction: Prediction) -> None:
-        """Count a prediction where its model has a profile, and its picture was measured."""
+        """Count a prediction by its model's profile, if there is one; numbers have no measures."""
         profile = prediction.model.spec.profile
         if profile is None:
             return
         if profile is not self._profile:
             self._follow(profile)
-        values = {"class": prediction.class_index, "confidence": prediction.confidence}
-        values.update(zip(PICTURE_QUANTITIES, prediction.measures, strict=False))
-        for name, value in values.items():
-            buckets = profile.get(name)
-            if buckets is not None:
-                self._cells[name][buckets.bucket(value)].add()
+        values = (prediction.class_index, prediction.confidence, *prediction.measures)
+        for place, edges, counts in self._pending:
+            if place < len(values):
+                counts[bisect_right(edges, values[place])] += 1
 
     def beat(self, model: ServedModel | None) -> None:
         """Bring the pod's drift up to date, every few seconds; call it more often."""
@@ -65,6 +67,7 @@ class DriftWatch:
             self._follow(model.spec.profile)
         if self._profile is None:
             return
+        self._add_pending()
         counts, snapshots = self._counts(), self._snapshots
         if now - snapshots[-1][0] >= self._window_seconds * _STEP:
             snapshots.append((now, counts))
@@ -73,8 +76,8 @@ class DriftWatch:
         before = snapshots[0][1]
         for name, buckets in self._profile.items():
             new = [after - known for after, known in zip(counts[name], before[name], strict=True)]
-            known_drift = buckets.drift(new) if sum(new) >= LEAST_PICTURES else None
-            self._state.drift_is(name, known_drift)
+            enough = sum(new) >= LEAST_PICTURES
+            self._state.drift_is(name, buckets.drift(new) if enough else None)
 
     def _follow(self, profile: Profile | None) -> None:
         """Count by the profile of a model that has just come; another one begins a new window."""
@@ -89,8 +92,19 @@ class DriftWatch:
             ]
             for name, buckets in (profile or {}).items()
         }
+        self._pending = [
+            (QUANTITIES.index(name), buckets.edges, [0] * len(buckets.shares))
+            for name, buckets in (profile or {}).items()
+        ]
         if changed:
             self._snapshots = deque([(self._clock(), self._counts())])
+
+    def _add_pending(self) -> None:
+        for place, _, counts in self._pending:
+            for cell, count in zip(self._cells[QUANTITIES[place]], counts, strict=True):
+                if count:
+                    cell.add(count)
+            counts[:] = [0] * len(counts)
 
     def _counts(self) -> Mapping[str, list[float]]:
         """Return what the pod has counted since it started."""

@@ -31,8 +31,8 @@ STORE_ERROR_REASONS = (
 # Model, version, rate, class or nothing, and low bound, estimate and high bound of the rate.
 Rates: TypeAlias = "Sequence[Any]"
 _BOUNDS = ("low", "estimate", "high")
-_OF_VERSION = ("model", "model_version", "bound")
-_OF_CLASS = ("model", "model_version", "class_name", "bound")
+_OF_VERSION = ("model_name", "model_version", "bound")
+_OF_CLASS = ("model_name", "model_version", "class_name", "bound")
 _FIGURES = "figures"
 # The oldest proof that still counts: a check a second, and one that may wait for a lock.
 _PROOF_AGE_SECONDS = 3.0

@@ -244,4 +244,20 @@ def _pictures() -> tuple[Panel, ...]:
             overrides=(bound("capacity"),),
             width=12,
         ),
+        timeseries(
+            "Heat maps",
+            "Requests to /explain (EXPLAIN) by outcome; one beside another is `refused`.",
+            Target(
+                expr=rate("inference_explanations_total", by=("outcome",)) + " > 0",
+                legend="{{outcome}}",
+            ),
+            unit="reqps",
+            overrides=(
+                tone("answered", "green"),
+                tone("refused", "yellow"),
+                tone("failed", "red"),
+            ),
+            width=24,
+            no_value="none asked for",
+        ),
     )

@@ -70,6 +70,11 @@ def build() -> Dashboard:
             ),
             Row("Database", "How large is it, and how long will the disk last?", _database()),
             Row("Pictures for review", "Are they stored, and how much do they take?", _pictures()),
+            Row(
+                "Quality",
+                "How often are the answers right, by what people say of pictures?",
+                _quality(),
+            ),
         ),
     )
 
@@ -340,8 +345,9 @@ def _pictures() -> tuple[Panel, ...]:
         ),
         timeseries(
             "Pictures kept",
-            "Those that can be looked at.",
+            "Those that can be looked at, and those of them that wait for a label.",
             Target(expr=aggregate("max", series("logging_review_pictures")), legend="kept"),
+            Target(expr=aggregate("max", series("logging_review_waiting")), legend="waiting"),
             unit="short",
         ),
         timeseries(
@@ -352,4 +358,77 @@ def _pictures() -> tuple[Panel, ...]:
             unit="bytes",
             overrides=(bound("limit"),),
         ),
+    )
+
+
+def _quality() -> tuple[Panel, ...]:
+    version = ("model_name", "model_version")
+    limit = Target(
+        expr=aggregate("max", f"{series('logging_quality_escape_rate_limit')} > 0"), legend="limit"
+    )
+    return (
+        timeseries(
+            "Defects that passed",
+            "Share of the defects that got the verdict pass, with its 95% interval, estimated from"
+            " labels of the random sample. The alert fires where the whole interval lies above"
+            " MAX_ESCAPE_RATE, the limit.",
+            *_interval("logging_quality_escape_rate", version),
+            limit,
+            unit="percentunit",
+            overrides=(bound("limit"),),
+            links=(runbook("EscapeRateHigh"),),
+        ),
+        timeseries(
+            "Good ones that failed",
+            "Share of the good ones that got the verdict fail, with its 95% interval.",
+            *_interval("logging_quality_false_reject_rate", version),
+            unit="percentunit",
+        ),
+        timeseries(
+            "Labels",
+            "How many labels people gave in each quarter of an hour.",
+            Target(expr=increase("logging_labels_total", over="15m"), legend="labels"),
+            unit="short",
+        ),
+        timeseries(
+            "Recall",
+            "Of the pictures that show a class, the share that the model says shows it.",
+            Target(
+                expr=aggregate(
+                    "max",
+                    series("logging_quality_recall", 'bound="estimate"'),
+                    *("model_version", "class_name"),
+                ),
+                legend="{{class_name}}, version {{model_version}}",
+            ),
+            unit="percentunit",
+            maximum=1,
+            width=12,
+        ),
+        timeseries(
+            "Precision",
+            "Of the pictures that the model says show a class, the share that does.",
+            Target(
+                expr=aggregate(
+                    "max",
+                    series("logging_quality_precision", 'bound="estimate"'),
+                    *("model_version", "class_name"),
+                ),
+                legend="{{class_name}}, version {{model_version}}",
+            ),
+            unit="percentunit",
+            maximum=1,
+            width=12,
+        ),
+    )
+
+
+def _interval(metric: str, by: tuple[str, ...]) -> tuple[Target, ...]:
+    """Return the bounds of a rate and its estimate, by version."""
+    return tuple(
+        Target(
+            expr=aggregate("max", series(metric, f'bound="{name}"'), *by),
+            legend=f"version {{{{model_version}}}}, {shown}",
+        )
+        for name, shown in (("low", "at least"), ("estimate", "estimate"), ("high", "at most"))
     )

@@ -212,4 +212,39 @@ def drift_panels() -> tuple[Panel, ...]:
             no_value="not known",
             links=(runbook("InferenceDrift"),),
         ),
+        timeseries(
+            "The challenger beside the served model",
+            "The sample (SHADOW_SHARE) by what the challenger said; `skipped` is for lack of spare "
+            "capacity.",
+            Target(
+                expr=rate("inference_shadow_total", by=("outcome",)) + " > 0",
+                legend="{{outcome}}",
+            ),
+            unit="cps",
+            stacking="percent",
+            overrides=(
+                tone("agreed", "green"),
+                tone("differed", "yellow"),
+                tone("failed", "red"),
+                tone("skipped", "text"),
+            ),
+            width=12,
+            no_value="no challenger",
+        ),
+        table(
+            "Which version is the challenger",
+            "The version that SHADOW_STAGE points to, once its process has loaded it.",
+            Target(
+                expr=aggregate(
+                    "max",
+                    series("inference_shadow_model_info"),
+                    "instance",
+                    "model",
+                    "version",
+                )
+            ),
+            columns=(("instance", "Instance"), ("model", "Model"), ("version", "Version")),
+            width=12,
+            no_value="no challenger",
+        ),
     )

@@ -138,7 +138,7 @@ def test_figures_come_with_their_intervals_as_json_and_as_metrics(server: Server
     assert version["false_reject_rate"]["estimate"] == 0.0
 
     def shown(bound: str) -> float | None:
-        key = {"model": "steel-defects", "model_version": "figures", "bound": bound}
+        key = {"model_name": "steel-defects", "model_version": "figures", "bound": bound}
         return metric(server, "logging_quality_escape_rate", **key)
 
     server.wait_until(lambda: shown("high") is not None, "the metric is there", seconds=60)

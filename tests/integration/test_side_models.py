@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
 import psutil
@@ -14,6 +15,7 @@ from mlflow import MlflowClient
 
 from tests.support.images import colour_file
 from tests.support.inference import channel, metric, predict, ready, start_inference
+from tests.support.log_server import LogServer
 from tests.support.models import (
     COLOUR_CLASSES,
     FINE,
@@ -69,7 +71,15 @@ def colours_uri(model_store: ModelStore, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="module")
-def colours(colours_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def log_server() -> Iterator[LogServer]:
+    with LogServer() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def colours(
+    colours_uri: str, log_server: LogServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     """A service that explains, whose challenger calls every class otherwise."""
     point_alias(colours_uri, "colours", "2", alias=CHALLENGER)
     directory = tmp_path_factory.mktemp("explaining")
@@ -81,6 +91,9 @@ def colours(colours_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
         "SHADOW_SHARE": "1",
         "PREDICT_TOKENS_FILE": str(tokens),
         "REQUEST_TIMEOUT_SECONDS": "60",
+        "LOGGING_URL": log_server.url,
+        "KEEP_IMAGES": "true",
+        "KEEP_PASS_SHARE": "1e-9",
     }
     with start_inference(directory, colours_uri, env=env) as running:
         running.http.headers["Authorization"] = f"Bearer {TOKEN}"
@@ -142,6 +155,26 @@ def test_every_input_of_a_request_is_compared(colours: Server) -> None:
     body = {"data": [channel(0), channel(1)]}
     assert len(colours.post("/predict", json=body).json()["predictions"]) == 2
     wait_for_shadowed(colours, "differed", differed + 2)
+
+
+def test_a_picture_that_passed_is_kept_where_the_challenger_differs(
+    colours: Server, log_server: LogServer
+) -> None:
+    wait_for_challenger(colours, "2")
+    response = colours.post("/predict_image", content=colour_file((255, 0, 0)))
+    assert response.json()["verdict"] == "pass"
+
+    def kept() -> list[dict[str, Any]]:
+        return [one for batch in log_server.batches for one in batch.get("evidence", ())]
+
+    colours.wait_until(kept, "the picture", seconds=_SECONDS)
+    (one,) = kept()
+    assert one["prediction_id"] == response.json()["prediction_id"]
+    assert one["class_name"] == COLOUR_CLASSES[0]
+    assert one["sampled"] is False
+    challenger = one["challenger"]
+    assert (challenger["version"], challenger["class_name"]) == ("2", "fine")
+    assert challenger["confidence"] == response.json()["confidence"]
 
 
 def test_the_alias_of_the_challenger_is_followed(colours: Server, colours_uri: str) -> None:

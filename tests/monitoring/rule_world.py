@@ -39,10 +39,15 @@ _LEVELS = {
     "outbox_capacity_bytes": 1 << 29,
     "outbox_capacity_rows": 1_000_000,
     "database_capacity_bytes": 1 << 33,
+    "quality_escape_rate": 0.01,
+    "quality_escape_rate_limit": 0.05,
 }
 # Values of labels that a family has beside those of its target.
 _LABELS: Mapping[str, tuple[str, ...]] = {
     "version": ("3",),
+    "model_name": ("steel-defects",),
+    "model_version": ("3",),
+    "bound": ("low", "estimate", "high"),
     "class_name": ("crack", "flawless"),
     "file": ("database", "wal"),
     "route": ("/predict", "/log"),

@@ -81,8 +81,9 @@ def test_a_profile_is_read_from_metadata() -> None:
         {"class": {"edges": [0.5, 0.5], "shares": [0.5, 0.2, 0.3], "pictures": 9}},
         {"class": {"edges": [float("nan")], "shares": [0.5, 0.5], "pictures": 9}},
         {"class": {"edges": [0.5], "shares": [0.5, 1.5], "pictures": 9}},
+        {"class": {"edges": [0.5], "shares": [0.5, 0.4], "pictures": 9}},
         {"class": {"edges": [0.5], "shares": [0.5, 0.5], "pictures": 0}},
-        {"class": {"edges": [*range(MOST_BUCKETS)], "shares": [0.1] * 21, "pictures": 9}},
+        {"class": {"edges": [*range(MOST_BUCKETS)], "shares": [0.05] * 20 + [0], "pictures": 9}},
     ],
 )
 def test_what_is_no_profile_keeps_no_model_from_being_served(

@@ -245,7 +245,7 @@ def test_of_too_many_rows_the_oldest_without_picture_and_label_go(
     now = [0.0]
 
     async def expire(store: ReviewStore) -> None:
-        await store.add([evidence(str(number)) for number in range(5)])
+        await store.add([evidence(str(number), sampled=False) for number in range(5)])
         await store.write(lambda connection: connection.execute(INSERT_LABEL, ("0",)))
         now[0] = 91 * DAY
         await store.add([evidence("new")])
@@ -253,6 +253,25 @@ def test_of_too_many_rows_the_oldest_without_picture_and_label_go(
 
     with_store(tmp_path, expire, clock=lambda: now[0])
     assert [row["prediction_id"] for row in rows(tmp_path)] == ["0", "4", "new"]
+
+
+def test_the_slice_goes_last_and_with_its_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only labelled ones of it would say wrongly of which verdict there were how many."""
+    monkeypatch.setattr(module, "MAX_ROWS", 2)
+    now = [0.0]
+
+    async def expire(store: ReviewStore) -> None:
+        await store.add([evidence(str(number), sampled=number < 3) for number in range(5)])
+        await store.write(lambda connection: connection.execute(INSERT_LABEL, ("0",)))
+        now[0] = 91 * DAY
+        await store.add([evidence("new")])
+        await store.keep_up()
+
+    with_store(tmp_path, expire, clock=lambda: now[0])
+    assert [row["prediction_id"] for row in rows(tmp_path)] == ["2", "new"]
+    assert len(rows(tmp_path, "SELECT * FROM labels")) == 1
 
 
 def test_a_store_that_nobody_sent_anything_makes_no_file(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from bentos.process.logs import event, get_logger
 
 # A bucket that nothing fell into is no proof that nothing ever will.
 _SMOOTHING = 0.5
+_ROUNDING = 1e-3
 # Of a normal distribution: one in a thousand is beyond.
 _BEYOND_CHANCE = 3.0902
 
@@ -39,6 +40,8 @@ class Buckets(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if len(self.shares) != len(self.edges) + 1:
             raise ValueError("there is one share more than edges")
+        if abs(sum(self.shares) - 1) > _ROUNDING:
+            raise ValueError("the shares are 1 in all")
         if not all(map(math.isfinite, self.edges)) or list(self.edges) != sorted(set(self.edges)):
             raise ValueError("edges are numbers that rise")
 

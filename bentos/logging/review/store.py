@@ -70,10 +70,13 @@ _DELETE_PICTURE = (
     "DELETE FROM pictures WHERE sha256 = ?1"
     " AND NOT EXISTS (SELECT 1 FROM evidence WHERE sha256 = ?1 AND picture_kept = 1)"
 )
+# The slice goes last, and with its labels: where only labelled ones of it were left, figures would
+# be wrong of which verdict there were how many.
 _DELETE_ROWS = (
     "DELETE FROM evidence WHERE id IN (SELECT id FROM evidence WHERE picture_kept = 0"
-    " AND NOT EXISTS (SELECT 1 FROM labels WHERE labels.prediction_id = evidence.prediction_id)"
-    " ORDER BY id LIMIT ?)"
+    " AND (sampled = 1"
+    " OR NOT EXISTS (SELECT 1 FROM labels WHERE labels.prediction_id = evidence.prediction_id))"
+    " ORDER BY sampled, id LIMIT ?)"
 )
 
 ResultT = TypeVar("ResultT")
@@ -112,7 +115,8 @@ class ReviewStore:
     """Kept pictures and labels in `directory`; each method runs in a thread of its own pool.
 
     Beyond `max_bytes`, and after `retention_days`, the oldest pictures are deleted. Their rows and
-    labels stay; of more than MAX_ROWS rows the oldest without a picture and a label go.
+    labels stay. Of more than MAX_ROWS rows the oldest without a picture go, first those outside the
+    slice that have no label, then the slice.
 
     All methods raise StoreError where the database fails; nothing of a change is stored then, and
     the next call tries again.

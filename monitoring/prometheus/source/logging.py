@@ -157,6 +157,27 @@ _REFUSAL_ALERTS = (
     ),
 )
 
+_QUALITY_ALERTS = (
+    Alert(
+        name="EscapeRateHigh",
+        severity="warning",
+        service=LOGGING_SERVICE,
+        expr=(
+            'logging_quality_escape_rate{bound="low"}'
+            " > on (job, instance) group_left () logging_quality_escape_rate_limit"
+        ),
+        hold="10m",
+        summary="version {{ $labels.model_version }} of {{ $labels.model_name }} passes defects",
+        description=(
+            "At least {{ $value | humanizePercentage }} of the defects got the verdict pass from"
+            " version {{ $labels.model_version }} of {{ $labels.model_name }}, by what people say"
+            " of the random sample: the whole 95% interval of the escape rate lies above"
+            " MAX_ESCAPE_RATE."
+        ),
+        dashboard="logging",
+    ),
+)
+
 LOGGING_RULES = (
     RuleFile(
         "logging-database",
@@ -174,6 +195,7 @@ LOGGING_RULES = (
         ),
     ),
     RuleFile("logging-disk", (Group("logging-disk", _DISK_ALERTS),)),
+    RuleFile("logging-quality", (Group("logging-quality", _QUALITY_ALERTS),)),
     RuleFile("logging-readiness", (Group("logging-readiness", readiness_alerts(LOGGING)),)),
     RuleFile(
         "logging-requests",

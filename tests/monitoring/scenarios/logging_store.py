@@ -298,4 +298,72 @@ _REFUSAL_SCENARIOS = (
     ),
 )
 
-SCENARIOS: tuple[Scenario, ...] = (*_DATABASE_SCENARIOS, *_SIZE_SCENARIOS, *_REFUSAL_SCENARIOS)
+
+def _escapes(limit: float, **rates: Wave) -> list[Series]:
+    """Return the escape rate of two versions, and the limit; the other one has no bad figures."""
+    version = {"model_name": "steel-defects", "model_version": "3"}
+    older = {"model_name": "steel-defects", "model_version": "2"}
+    metric = "logging_quality_escape_rate"
+    still = gauge((0.01, "2h"))
+    return [
+        LOGGING.series("logging_quality_escape_rate_limit", gauge((limit, "2h"))),
+        *(LOGGING.series(metric, wave, **version, bound=bound) for bound, wave in rates.items()),
+        *(
+            LOGGING.series(metric, still, **older, bound=bound)
+            for bound in ("low", "estimate", "high")
+        ),
+    ]
+
+
+_QUALITY_SCENARIOS = (
+    Story(
+        alert="EscapeRateHigh",
+        what="labels show that a tenth of the defects passes, until a new model replaces it",
+        series=_escapes(
+            0.05,
+            low=gauge((0.01, "20m"), (0.0625, "30m"), (None, "1h")),
+            estimate=gauge((0.02, "20m"), (0.1, "30m"), (None, "1h")),
+            high=gauge((0.04, "20m"), (0.25, "30m"), (None, "1h")),
+        ),
+        onset="20m",
+        over="50m",
+        labels=ticket(LOGGING, model_name="steel-defects", model_version="3", bound="low"),
+        value="6.25%",
+    ),
+    Silence(
+        alert="EscapeRateHigh",
+        what="a few labels only: the estimate is above the limit, the whole interval is not",
+        series=_escapes(
+            0.05,
+            low=gauge((0.02, "2h")),
+            estimate=gauge((0.2, "2h")),
+            high=gauge((0.6, "2h")),
+        ),
+        at=("30m", "1h"),
+    ),
+    Silence(
+        alert="EscapeRateHigh",
+        what="more is allowed",
+        series=_escapes(
+            0.1,
+            low=gauge((0.0625, "2h")),
+            estimate=gauge((0.1, "2h")),
+            high=gauge((0.25, "2h")),
+        ),
+        at=("30m", "1h"),
+    ),
+    Silence(
+        alert="EscapeRateHigh",
+        what="nobody labels",
+        series=[LOGGING.series("logging_quality_escape_rate_limit", gauge((0.05, "2h")))],
+        kind=Kind.NO_TRAFFIC,
+        at=("30m",),
+    ),
+)
+
+SCENARIOS: tuple[Scenario, ...] = (
+    *_DATABASE_SCENARIOS,
+    *_SIZE_SCENARIOS,
+    *_REFUSAL_SCENARIOS,
+    *_QUALITY_SCENARIOS,
+)
