@@ -39,6 +39,7 @@ class Stack:
             {
                 "INFERENCE_PROBE_URL": f"http://{HOST}:{probes}",
                 "INFERENCE_DOCS_URL": f"http://{HOST}:{port}/docs",
+                **({"EXPLAIN_URL": f"http://{HOST}:{port}"} if inference.explain else {}),
             },
         )
         self.inference = _service("inference", inference.inference_port, {})
