@@ -30,7 +30,7 @@ DEVICES = ("line-1", "line-2", "press-7")
 def main() -> int:
     """Drive the services, draw the picture, return 0."""
     with tempfile.TemporaryDirectory() as folder:
-        _choose_places(Path(folder))
+        choose_places(Path(folder))
         ensure_model(_say)
         with Stack(log_folder=Path(folder)) as stack:
             stack.start()
@@ -89,7 +89,7 @@ def _prediction(chosen: random.Random, images: list[Path]) -> dict[str, object]:
     }
 
 
-def _choose_places(folder: Path) -> None:
+def choose_places(folder: Path) -> None:
     """Keep away from what runs on this machine and from what it has stored."""
     inference, logging = free_ports(2)
     os.environ |= {
