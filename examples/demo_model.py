@@ -6,9 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bentos.inference.model.registry import Registry, RegistryUnavailable
-from bentos.inference.settings import InferenceSettings
-from bentos.process.settings import load_settings
-from examples.stack import DATA
+from examples.stack import DATA, load_both
 from examples.steel_images import write_images
 from local.process import ROOT, StepError
 
@@ -28,7 +26,7 @@ def ensure_model(report: Callable[[str], None]) -> str:
     Only the embedded registry is trained into; raises StepError where another one has no
     model, or where training fails.
     """
-    settings = load_settings(InferenceSettings)
+    settings, _ = load_both()
     registry = Registry(
         tracking_uri=settings.mlflow_tracking_uri,
         name=settings.model_name,

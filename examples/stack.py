@@ -17,11 +17,21 @@ READY_SECONDS = 120.0
 STOP_SECONDS = 60.0
 
 
+def load_both() -> tuple[InferenceSettings, LoggingSettings]:
+    """Return both services' settings, where the one sends what it keeps to the other.
+
+    Exits with the variable's name where one is wrong.
+    """
+    logging = load_settings(LoggingSettings)
+    os.environ.setdefault("LOGGING_URL", f"http://{HOST}:{logging.logging_port}")
+    return load_settings(InferenceSettings), logging
+
+
 class Stack:
     """The two services as child processes; leaving the `with` block stops them in order."""
 
     def __init__(self, *, log_folder: Path | None) -> None:
-        inference, logging = load_settings(InferenceSettings), load_settings(LoggingSettings)
+        inference, logging = load_both()
         # Without probe processes the services' own ports answer the same.
         port = inference.inference_port
         default = InferenceSettings.model_fields["probe_port"].default
