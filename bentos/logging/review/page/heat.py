@@ -24,7 +24,7 @@ _LATER = (429, 503)
 _PAUSE_SECONDS = 0.5
 _MOST_BYTES = 1_000_000
 # The hottest cell hides this much of what is below it.
-_MOST_OPACITY = 0.72
+_MOST_OPACITY = 0.5
 
 Side = Annotated[int, Meta(ge=1, le=64)]
 
