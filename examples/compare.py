@@ -158,19 +158,23 @@ def _in_review(url: str) -> Iterator[Labelled]:
     """Yield the labelled pictures of a logging service that belong to its random slice.
 
     The others were kept because they were doubtful, or because the two models differ: whoever
-    compares by them finds what they were kept for.
+    compares by them finds what they were kept for. So would labels that were given because of what
+    the picture shows, as of a defect that a customer found; of all others the last one counts.
     """
     token = os.environ.get("LOGGING_TOKEN", "")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     with httpx.Client(base_url=url, headers=headers, timeout=30.0) as client:
+        labels: dict[tuple[str, str], dict[str, Any]] = {}
         after: int | None = 0
         while after is not None:
             page = _json(client.get("/labels", params={"after": after, "limit": _PAGE}))
             for label in page["labels"]:
-                counts = label["last"] and label["true_class"] and not label["reported"]
-                if counts and label["sampled"] and label["picture_kept"]:
-                    yield from _picture(client, label)
+                if not label["reported"]:
+                    labels[label["prediction_id"], label["edge_device_id"]] = label
             after = page["next"]
+        for label in labels.values():
+            if label["true_class"] and label["sampled"] and label["picture_kept"]:
+                yield from _picture(client, label)
 
 
 def _picture(client: httpx.Client, label: dict[str, Any]) -> Iterator[Labelled]:
@@ -229,7 +233,10 @@ def _conclusion(findings: Sequence[Finding]) -> str:
         return "cannot tell whether the challenger is better: label more pictures"
     if len(found) == 2:
         return "the challenger is better in one and worse in the other: weigh what each costs"
-    return f"the challenger is {found.pop()}"
+    if "cannot tell" not in findings:
+        return f"the challenger is {found.pop()}"
+    by, unknown = ("right class", "escape rate")[:: -1 if findings[0] == "cannot tell" else 1]
+    return f"the challenger is {found.pop()} by the {by}; the {unknown} does not tell"
 
 
 def _parser() -> argparse.ArgumentParser:

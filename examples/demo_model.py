@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bentos.inference.model.registry import Registry, RegistryUnavailable
-from examples.stack import DATA, load_both
+from examples.stack import DATA, inference_settings
 from examples.steel_images import write_images
 from local.process import ROOT, StepError
 
@@ -26,7 +26,7 @@ def ensure_model(report: Callable[[str], None]) -> str:
     Only the embedded registry is trained into; raises StepError where another one has no
     model, or where training fails.
     """
-    settings, _ = load_both()
+    settings = inference_settings()
     registry = Registry(
         tracking_uri=settings.mlflow_tracking_uri,
         name=settings.model_name,

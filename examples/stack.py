@@ -17,21 +17,18 @@ READY_SECONDS = 120.0
 STOP_SECONDS = 60.0
 
 
-def load_both() -> tuple[InferenceSettings, LoggingSettings]:
-    """Return both services' settings, where the one sends what it keeps to the other.
-
-    Exits with the variable's name where one is wrong.
-    """
-    logging = load_settings(LoggingSettings)
-    os.environ.setdefault("LOGGING_URL", f"http://{HOST}:{logging.logging_port}")
-    return load_settings(InferenceSettings), logging
+def inference_settings() -> InferenceSettings:
+    """Return the inference service's settings; where none is named, it logs to the stack's own."""
+    port = load_settings(LoggingSettings).logging_port
+    os.environ.setdefault("LOGGING_URL", f"http://{HOST}:{port}")
+    return load_settings(InferenceSettings)
 
 
 class Stack:
     """The two services as child processes; leaving the `with` block stops them in order."""
 
     def __init__(self, *, log_folder: Path | None) -> None:
-        inference, logging = load_both()
+        inference, logging = inference_settings(), load_settings(LoggingSettings)
         # Without probe processes the services' own ports answer the same.
         port = inference.inference_port
         default = InferenceSettings.model_fields["probe_port"].default
@@ -45,9 +42,7 @@ class Stack:
                 **({"EXPLAIN_URL": f"http://{HOST}:{port}"} if inference.explain else {}),
             },
         )
-        self.inference = _service(
-            "inference", inference.inference_port, {"LOGGING_URL": self.logging.url}
-        )
+        self.inference = _service("inference", inference.inference_port, {})
         # The inference service stops first, so that it can still hand over what it predicted.
         self._servers = Servers(log_folder, stop_seconds=STOP_SECONDS)
 

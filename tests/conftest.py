@@ -1,6 +1,5 @@
 """Fixtures that any test may use, and which tests share a process."""
 
-import fcntl
 import importlib.util
 import os
 import sys
@@ -16,19 +15,23 @@ from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.support.shared import once, run_folder
+
 if TYPE_CHECKING:
     from tests.support.models import ModelStore
-
-pytest_plugins = ["tests.images.fixtures"]
 
 _TESTS = Path(__file__).parent
 _WITHOUT_TORCH = "TESTS_WITHOUT_TORCH"
 # All tests in these folders start services or build something.
 _SLOW_FOLDERS = ("chaos", "compose", "crash", "images", "integration")
-# The tests in these share the images, which take long to make, so one process runs all of them.
+# The tests in each of these share containers, which take long to start: one process runs them.
 _CONTAINER_FOLDERS = ("compose", "images")
-# The files that take minutes: in a parallel run all other processes would wait for one of them.
-_LONGEST = (*_CONTAINER_FOLDERS, "k8s/test_kubelet_verdict.py", "monitoring/test_alerts_live.py")
+# What takes minutes, the longest first: in a parallel run all other processes would wait for it.
+_LONGEST = (
+    *_CONTAINER_FOLDERS,
+    *("docs/test_tutorial.py", "docs/test_answers.py", "k8s/test_kubelet_verdict.py"),
+    *("monitoring/test_alerts_live.py", "monitoring/test_rules_mutation.py"),
+)
 
 # A busy machine is no reason to fail, and failing inputs belong in the tests, not in a cache.
 settings.register_profile("project", deadline=None, database=None)
@@ -67,7 +70,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def rank(item: pytest.Item) -> int:
         name = item.path.relative_to(_TESTS).as_posix()
-        return 0 if name.startswith(_LONGEST) else 1 if item.path in slow else 2
+        longest = (at for at, one in enumerate(_LONGEST) if name.startswith(one))
+        return next(longest, len(_LONGEST) + (item.path not in slow))
 
     items.sort(key=rank)
 
@@ -78,7 +82,7 @@ class _ByFile(LoadScopeScheduling):  # type: ignore[misc]  # pytest-xdist has no
     def _split_scope(self, nodeid: str) -> str:
         """Return what a test is grouped by; pytest-xdist keeps the tests of a group together."""
         file = Path(nodeid.partition("::")[0])
-        return "containers" if file.parent.name in _CONTAINER_FOLDERS else str(file)
+        return file.parent.name if file.parent.name in _CONTAINER_FOLDERS else str(file)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
@@ -94,14 +98,10 @@ def model_store(tmp_path_factory: pytest.TempPathFactory) -> "ModelStore":
     """The registered models of tests.support.models; nobody writes to this store."""
     from tests.support.models import ModelStore, make_store
 
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        # The folder of the whole run: the first of its processes makes the store for all.
-        folder = folder.parent
-    directory, finished = folder / "models", folder / "models.finished"
-    with (folder / "models.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not finished.exists():
-            make_store(directory)
-            finished.touch()
-    return ModelStore(directory)
+    folder = run_folder(tmp_path_factory)
+
+    def make() -> str:
+        make_store(folder / "models")
+        return str(folder / "models")
+
+    return ModelStore(Path(once(folder / "model-store", make)))

@@ -17,8 +17,9 @@ from bentos.inference.settings import InferenceSettings, ModelProcessSettings
 from bentos.inference.state import LOAD, InferenceState
 
 _LOWEST_PRIORITY = 19
-# A process says something every second. One that is being started may be late on a busy machine.
-_SILENT_SECONDS = 30.0
+# A process says something every second. On a busy machine one of the lowest priority may be late,
+# and most of all while it starts.
+_SILENT_SECONDS = 120.0
 _LOOK_SECONDS = 1.0
 # One that ends sooner, with a model or not, is started again after growing pauses: a start takes
 # seconds of a core.

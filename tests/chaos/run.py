@@ -47,6 +47,7 @@ def run(
     faults: Sequence[tuple[Fault, int]],
     *,
     seed: int,
+    clients: int = CLIENTS,
     report: Callable[[Row], None] = lambda _: None,
 ) -> list[Row]:
     """Make each fault so many times at random moments, and compare after each."""
@@ -56,13 +57,13 @@ def run(
         services.settle()
         before = _Figures(services)
         started = time.monotonic()
-        with Clients(services.inference.url, count=CLIENTS) as clients:
+        with Clients(services.inference.url, count=clients) as sending:
             for _ in range(times):
                 time.sleep(chance.uniform(0.3, 1.5))
                 fault.action(services, chance)
             time.sleep(chance.uniform(0.3, 1.0))
         services.settle()
-        row = Row(fault.name, times, clients.answers, seconds=time.monotonic() - started)
+        row = Row(fault.name, times, sending.answers, seconds=time.monotonic() - started)
         _compare(services, before, row, restarts=fault.restarts)
         rows.append(row)
         report(row)

@@ -3,7 +3,8 @@
 The images of the services and of MLflow are built from the checkout. Prometheus and Alertmanager
 are Debian's programs under the names that compose.yaml takes from a registry; Grafana, which cannot
 be had here, is replaced by a program that checks what it is provisioned with. The stack runs in a
-copy of the checkout, where Prometheus scrapes every second and an alert fires after two.
+copy of the checkout, where Prometheus scrapes every second, an alert fires after two, and the demo
+model is trained on fewer pictures.
 """
 
 import random
@@ -11,10 +12,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 
@@ -22,10 +23,11 @@ from bentos.health.probes import READY_PATH
 from bentos.inference.state import PREDICT_IMAGE_PATH
 from bentos.logging.state import PREDICTIONS_PATH
 from compose.stack import Ports
+from local import fetch
 from local.process import ROOT, clean_environment, is_taken, wait_until
 from monitoring.timings import INFERENCE_SERVICE, LOGGING_SERVICE
 from tests.compose.images import build_stand_ins
-from tests.images.building import BuiltImages, build_settings
+from tests.images.building import build_settings
 from tests.images.containers import KERNEL_DIRECTORIES, Container
 from tests.images.engine import Engine
 from tests.support.tools import missing_tool
@@ -78,6 +80,11 @@ class Stack:
         )
 
     def _hurry(self) -> None:
+        for name in ("compose/demo_model.py", "examples/demo_model.py"):
+            path = self.checkout / name
+            program = path.read_text()
+            assert "IMAGES_PER_CLASS = 200" in program
+            path.write_text(program.replace("IMAGES_PER_CLASS = 200", "IMAGES_PER_CLASS = 40"))
         path = self.checkout / "compose" / "prometheus.yml"
         config = yaml.safe_load(path.read_text())
         config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
@@ -124,7 +131,7 @@ class Stack:
 
     def get(self, service: str, path: str) -> Any:
         """Return the JSON that a part of the stack answers."""
-        return httpx.get(self.url(service) + path, timeout=10.0, trust_env=False).json()
+        return fetch.get(self.url(service) + path, timeout=10.0).json()
 
     def containers(self) -> set[str]:
         """Return the names of the stack's containers, running or not."""
@@ -140,16 +147,25 @@ class Stack:
 
 @pytest.fixture(scope="module")
 def stack(
-    engine: Engine, images: BuiltImages, tmp_path_factory: pytest.TempPathFactory
+    engine: Engine,
+    base_image: str,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Stack]:
-    """The running stack."""
+    """The running stack, of images that are made side by side."""
     if not DNS.exists():
         words = "containers find each other by name with aardvark-dns: apt-get install aardvark-dns"
         missing_tool(words)
     folder = tmp_path_factory.mktemp("stack")
-    build_stand_ins(engine, COMPOSE, folder / "stand-ins")
     made = Stack(engine, folder)
     try:
+        with ThreadPoolExecutor(2) as threads:
+            stand_ins = threads.submit(build_stand_ins, engine, COMPOSE, folder / "stand-ins")
+            mlflow = threads.submit(made.compose, "build", "mlflow")
+            # Those of the services, which the tests of images may be making right now.
+            request.getfixturevalue("images")
+            stand_ins.result()
+            mlflow.result()
         made.output = made.make("up")
         yield made
     finally:
@@ -167,12 +183,11 @@ def test_make_up_tells_of_each_part_and_prints_where_it_is(stack: Stack) -> None
 
 def test_a_picture_is_classified_and_read_back_from_the_logging_service(stack: Stack) -> None:
     (picture, *_) = sorted((stack.checkout / ".data" / "images" / "scratch").glob("*.png"))
-    answer = httpx.post(
+    answer = fetch.post(
         stack.url(INFERENCE_SERVICE) + PREDICT_IMAGE_PATH,
         content=picture.read_bytes(),
         headers={"Content-Type": "image/png"},
         timeout=30.0,
-        trust_env=False,
     )
     assert answer.status_code == 200, answer.text
     wanted = answer.json()["prediction_id"]
@@ -265,7 +280,7 @@ def test_an_alert_arrives_when_mlflow_is_stopped_and_is_resolved_when_it_is_back
     stack.compose("stop", "mlflow")
     wait_until(lambda: ALERT in alerts(), f"{ALERT} at Alertmanager", seconds=PATIENCE_SECONDS)
     probe = f"http://127.0.0.1:{stack.ports.inference_probe_port}{READY_PATH}"
-    answer = httpx.get(probe, trust_env=False)
+    answer = fetch.get(probe)
     assert (answer.status_code, answer.json()["reason"]) == (503, "mlflow_not_accessible")
     checked = stack.engine.run(
         "healthcheck", "run", stack.container(INFERENCE_SERVICE).name, check=False

@@ -56,6 +56,7 @@ NOT_RUN: Mapping[str, str] = {
     "locust": "a load test on several machines",
     "make bench": "takes forty minutes; tests/unit/test_benchmarks.py",
     "make build": "takes minutes; tests/integration/test_bentos.py",
+    "make compare": "needs two versions and labelled pictures; tests/unit/test_compare.py",
     "make containerize": "takes minutes; tests/images",
     "make demo": "the tutorial",
     "make deploy": "needs a cluster; tests/k8s/test_deploy.py",

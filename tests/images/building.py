@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from images.bentos import ROOT
+from local.process import ROOT
 from tests.images.engine import Engine
 
 BASE_IMAGE = "localhost/debian-python:bookworm"
@@ -23,7 +23,7 @@ class BuiltImage:
 
     name: str
     megabytes: float
-    bill_of_materials: Path
+    bill_of_materials: str
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def containerize(engine: Engine, home: Path, name: str, *, backend: str) -> Buil
     return BuiltImage(
         name=image,
         megabytes=float(size.replace(",", "")),
-        bill_of_materials=home / "sbom" / f"{name}-{VERSION}.cdx.json",
+        bill_of_materials=str(home / "sbom" / f"{name}-{VERSION}.cdx.json"),
     )
 
 

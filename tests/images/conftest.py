@@ -1,4 +1,4 @@
-"""What runs around the containers of both images, which tests/images/fixtures.py builds."""
+"""What runs around the containers of both images."""
 
 from collections.abc import Iterator
 
@@ -8,11 +8,14 @@ from bentos.health.probes import READY_PATH
 from tests.images.building import BuiltImages
 from tests.images.containers import Container, start_logging
 from tests.images.engine import Engine
+from tests.images.fixtures import base_image, engine, images
 from tests.images.registry import NetworkRegistry
 from tests.support.models import ModelStore
 
+__all__ = ["base_image", "engine", "images"]
 
-@pytest.fixture(scope="session")
+
+@pytest.fixture(scope="package")
 def logging_container(engine: Engine, images: BuiltImages) -> Iterator[Container]:
     """The logging service, ready."""
     container = start_logging(engine, images.logging.name)
@@ -23,7 +26,7 @@ def logging_container(engine: Engine, images: BuiltImages) -> Iterator[Container
         container.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def registry(
     engine: Engine,
     logging_container: Container,

@@ -41,8 +41,16 @@ class Engine:
     """One storage of images and containers, and the network the containers are on."""
 
     def __init__(self, directory: Path | None = None) -> None:
+        """Make one, or use the one that another process has made in a directory."""
         self.directory = directory or Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
         self._storage = self.directory / "storage.conf"
+        self._for_builds = self.directory / "build.conf"
+        self._for_runs = self.directory / "run.conf"
+        if directory is None:
+            self._write_settings()
+            self.run("network", "create", "--disable-dns", NETWORK)
+
+    def _write_settings(self) -> None:
         self._storage.write_text(
             "[storage]\n"
             'driver = "overlay"\n'
@@ -52,13 +60,10 @@ class Engine:
         # A build reaches the package index as this machine does; the certificates for it are
         # mounted and so no part of the image.
         volumes = f'volumes = ["{CA_BUNDLE}:{CA_BUNDLE}:ro"]\n' if CA_BUNDLE.exists() else ""
-        self._for_builds = self._settings("build.conf", volumes)
-        self._for_runs = self._settings("run.conf", "")
-        if directory is None:
-            self.run("network", "create", "--disable-dns", NETWORK)
+        self._write_containers(self._for_builds, volumes)
+        self._write_containers(self._for_runs, "")
 
-    def _settings(self, name: str, volumes: str) -> Path:
-        path = self.directory / name
+    def _write_containers(self, path: Path, volumes: str) -> None:
         # Without bounds that the machine allows every start fails.
         files = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 1_048_576)
         path.write_text(
@@ -76,7 +81,6 @@ class Engine:
             'network_backend = "netavark"\n'
             f'network_config_dir = "{self.directory}/networks"\n'
         )
-        return path
 
     def environment(self, *, build: bool = False) -> dict[str, str]:
         """Return the variables by which podman and buildah find this engine."""
@@ -159,7 +163,9 @@ class Engine:
         finally:
             for point in reversed(_mounts_below(self.directory)):
                 subprocess.run(["umount", "--lazy", point], check=True)
-            shutil.rmtree(self.directory)
+            # More than a hundred thousand files; none beyond a mount that may be left.
+            command = ["rm", "-rf", "--one-file-system", str(self.directory)]
+            subprocess.run(command, check=True)
 
 
 def _mounts_below(directory: Path) -> list[str]:

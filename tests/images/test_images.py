@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -119,7 +120,7 @@ def test_the_bill_of_materials_lists_exactly_the_packages_in_the_image(
         for package in installed
         if package.partition("==")[0] not in installers
     }
-    document = json.loads(image.bill_of_materials.read_text())
+    document = json.loads(Path(image.bill_of_materials).read_text())
     listed = {
         re.sub(r"[-_.]+", "-", f"{item['name'].lower()}=={item['version']}")
         for item in document["components"]

@@ -25,6 +25,8 @@ def start(directory: Path, store: ModelStore, **env: str) -> Server:
         env={
             "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "true",
             "DRAIN_SECONDS": str(DRAIN_SECONDS),
+            # Also as long as it tries to hand over what the logging service refuses.
+            "SHUTDOWN_SECONDS": "8",
             **env,
         },
     )

@@ -622,9 +622,9 @@ class TestDatabaseFailures:
         # Whoever waits for the lock when the wait for it ends has failed: many shall wait by then.
         with start(
             tmp_path,
-            BUSY_TIMEOUT_SECONDS="8",
+            BUSY_TIMEOUT_SECONDS="5",
             REQUEST_TIMEOUT_SECONDS="60",
-            ERROR_WINDOW_SECONDS="15",
+            ERROR_WINDOW_SECONDS="10",
         ) as server:
             server.wait_until_ready()
             locked = threading.Barrier(41)

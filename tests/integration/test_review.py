@@ -4,6 +4,8 @@ import base64
 import json
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +143,37 @@ def test_an_id_that_is_a_path_is_only_a_text(server: Server, folder: Path) -> No
         "review.db-shm",
     }
     assert not list(folder.rglob("*escaped*"))
+
+
+def test_pictures_that_wait_for_a_locked_store_are_few_and_predictions_go_on(
+    server: Server, folder: Path
+) -> None:
+    assert send(server, evidence()).status_code == 200
+    path = folder / "data" / "review" / "review.db"
+    with (
+        closing(sqlite3.connect(path, isolation_level=None)) as other,
+        ThreadPoolExecutor(8) as clients,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        asked = [clients.submit(_send_alone, server) for _ in range(8)]
+        # Those for which there is no room are told at once.
+        server.wait_until(
+            lambda: [one.result() for one in asked if one.done()].count(429) == 4,
+            "four are refused",
+        )
+        answer = server.post("/log", json=batch(prediction()), headers=HEADERS)
+        assert answer.status_code == 200
+        assert server.probe("/ready").status_code == 200
+        other.execute("ROLLBACK")
+        # A lock of more than five seconds is a 503.
+        assert {one.result() for one in asked} <= {200, 429, 503}
+
+
+def _send_alone(server: Server) -> int:
+    body = msgspec.json.encode(EvidenceBatch([evidence()]))
+    return httpx.post(
+        f"{server.url}/evidence", content=body, headers=HEADERS, timeout=30, trust_env=False
+    ).status_code
 
 
 def test_a_store_that_fails_leaves_predictions_and_readiness_alone(tmp_path: Path) -> None:

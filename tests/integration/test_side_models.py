@@ -13,7 +13,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from tests.support.images import colour_file
+from tests.support.images import black_png, colour_file, noise_file
 from tests.support.inference import channel, metric, predict, ready, start_inference
 from tests.support.log_server import LogServer
 from tests.support.models import (
@@ -117,10 +117,20 @@ def test_explain_answers_with_a_heat_map_of_the_class(colours: Server) -> None:
 
 def test_what_explain_refuses_counts_against_nobody(colours: Server) -> None:
     before = metric(colours, "inference_errors_total"), metric(colours, "inference_rejected_total")
-    response = colours.post("/explain", content=b"no picture", timeout=_SECONDS)
-    assert response.status_code == 400
-    assert response.json()["reason"] == "bad_input"
-    assert metric(colours, "inference_explanations_total", outcome="refused") == 1
+    bodies = {
+        b"": 400,
+        b"no picture": 400,
+        noise_file()[:-2_000]: 400,
+        black_png(6_000, 6_000): 413,
+        bytes(11_000_000): 413,
+    }
+    for body, status in bodies.items():
+        response = colours.post("/explain", content=body, timeout=_SECONDS)
+        assert response.status_code == status, response.text
+        assert response.json()["reason"] in ("bad_input", "too_large")
+        assert response.json()["error"]
+    # The last one is refused before it is read.
+    assert metric(colours, "inference_explanations_total", outcome="refused") == 4
     after = metric(colours, "inference_errors_total"), metric(colours, "inference_rejected_total")
     assert after == before
     assert ready(colours)["status"] == "ready"

@@ -16,6 +16,9 @@ from k8s.render import kubectl
 from tests.k8s.manifests import EXTENDED, OVERLAYS, named, rendered, workload
 from tests.support.servers import ROOT, free_port
 
+# kubectl renders an overlay for each test.
+pytestmark = pytest.mark.slow
+
 # Renders with the real kubectl. Of what would go to a cluster it writes down a line and says what
 # the test told it: no cluster can run here.
 _RECORDING_KUBECTL = """

@@ -17,6 +17,9 @@ from loadtests.kubelet.verdict import Report
 from tests.k8s.misbehaving import OK, Behaviour, Server, serve, status
 from tests.support.servers import ROOT, free_port
 
+# Small servers, and time that has to pass.
+pytestmark = pytest.mark.slow
+
 WELL = {"/health": Behaviour(), "/ready": Behaviour()}
 PROBES = ContainerProbes(
     "it",

@@ -31,6 +31,8 @@ pytestmark = pytest.mark.slow
 INFERENCE_SERVICE = "bentos.inference.service:InferenceService"
 LOGGING_SERVICE = "bentos.logging.service:LoggingService"
 HASTE = 10
+# Of each kind: more than twice as many as the kubelet waits for before it acts.
+MANY = 7
 PATIENCE = 90.0
 PROBES = {
     INFERENCE_SERVICE: read_probes(MANIFESTS["inference-service"], "inference-service"),
@@ -90,6 +92,11 @@ class Kubelet:
         self._loop.call_soon_threadsafe(self._driver.terminate)
 
 
+def kubelet_of(target: str, server: Server) -> Kubelet:
+    """Return a kubelet that begins to ask a service's probe port."""
+    return Kubelet(PROBES[target].hastened(HASTE), Address.of(server.probe_url))
+
+
 @contextmanager
 def watched(
     target: str, directory: Path, environment: Mapping[str, str]
@@ -97,7 +104,7 @@ def watched(
     """Serve a service and play the kubelet on its probe port for the block."""
     with (
         start_service(target, directory, env=environment) as server,
-        Kubelet(PROBES[target].hastened(HASTE), Address.of(server.probe_url)) as kubelet,
+        kubelet_of(target, server) as kubelet,
     ):
         yield server, kubelet
 
@@ -135,7 +142,7 @@ def mlflow_port(model_store: ModelStore, tmp_path_factory: pytest.TempPathFactor
         yield port
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def gate(mlflow_port: int) -> Iterator[Gate]:
     """Return the way to the registry, shut."""
     gate = Gate(mlflow_port)
@@ -143,11 +150,19 @@ def gate(mlflow_port: int) -> Iterator[Gate]:
     gate.shut()
 
 
-def test_a_pod_whose_model_takes_long_to_come_is_left_alone(gate: Gate, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def pod(gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A service that waits for its registry; the first test sees it come up."""
+    directory = tmp_path_factory.mktemp("pod")
+    with start_service(INFERENCE_SERVICE, directory, env=settings(gate.url)) as server:
+        yield server
+
+
+def test_a_pod_whose_model_takes_long_to_come_is_left_alone(gate: Gate, pod: Server) -> None:
     """Slow load: started at once, not ready, never restarted; ready when the model is there."""
-    with watched(INFERENCE_SERVICE, tmp_path, settings(gate.url)) as (_, kubelet):
+    with kubelet_of(INFERENCE_SERVICE, pod) as kubelet:
         kubelet.wait_for(lambda report: report.started_after is not None)
-        report = kubelet.more_probes(30)
+        report = kubelet.more_probes(MANY)
         assert report.ready_after is None
         # The same pod under probes that make no difference between the two questions.
         careless = HttpProbe("liveness", "/ready", 0, period_seconds=0.5)
@@ -163,15 +178,15 @@ def test_a_pod_whose_model_takes_long_to_come_is_left_alone(gate: Gate, tmp_path
 
 
 def test_a_registry_that_goes_away_takes_the_pod_out_of_rotation_and_no_more(
-    gate: Gate, tmp_path: Path
+    gate: Gate, pod: Server
 ) -> None:
     """MLflow away: unready once, restarted never, ready again without help."""
     gate.open()
-    with watched(INFERENCE_SERVICE, tmp_path, settings(gate.url)) as (_, kubelet):
+    with kubelet_of(INFERENCE_SERVICE, pod) as kubelet:
         kubelet.wait_for(ready)
         gate.shut()
         kubelet.wait_for(unready)
-        kubelet.more_probes(10)
+        kubelet.more_probes(MANY)
         gate.open()
         report = kubelet.wait_for(ready)
     assert (report.restarts, report.unready) == (0, 1)
@@ -188,7 +203,7 @@ def test_an_overloaded_pod_stays_ready_and_alive(model_store: ModelStore, tmp_pa
     with watched(INFERENCE_SERVICE, tmp_path, environment) as (server, kubelet):
         kubelet.wait_for(ready)
         with clients(server, 16, statuses):
-            report = kubelet.more_probes(15)
+            report = kubelet.more_probes(MANY)
     assert 429 in statuses
     assert (report.restarts, report.unready) == (0, 0), report.transitions
 
@@ -234,17 +249,15 @@ def test_a_pod_whose_model_is_stuck_is_restarted(model_store: ModelStore, tmp_pa
     assert "model_thread_stuck" in restart.why
 
 
-def test_a_pod_with_a_dead_worker_leaves_rotation_and_is_then_restarted(
-    model_store: ModelStore, tmp_path: Path
-) -> None:
+def test_a_pod_with_a_dead_worker_leaves_rotation_and_is_then_restarted(tmp_path: Path) -> None:
     """Dead worker: in an image nobody starts it anew, so the container has to be."""
-    environment = settings(
-        model_store.tracking_uri,
-        WORKERS="2",
-        WORKER_GRACE_SECONDS="2",
-        BENTOML_CONTAINERIZED="true",
-    )
-    with watched(INFERENCE_SERVICE, tmp_path, environment) as (server, kubelet):
+    environment = {
+        "DATABASE_PATH": str(tmp_path / "predictions.db"),
+        "WORKERS": "2",
+        "WORKER_GRACE_SECONDS": "2",
+        "BENTOML_CONTAINERIZED": "true",
+    }
+    with watched(LOGGING_SERVICE, tmp_path, environment) as (server, kubelet):
         kubelet.wait_for(ready)
         victim = server.workers()[0]
         os.kill(victim.pid, signal.SIGKILL)
@@ -256,11 +269,15 @@ def test_a_pod_with_a_dead_worker_leaves_rotation_and_is_then_restarted(
 
 
 def test_a_pod_whose_worker_is_stopped_leaves_rotation_and_is_then_restarted(
-    model_store: ModelStore, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     """SIGSTOP: the worker answers nothing, and the probe port says so for it."""
-    environment = settings(model_store.tracking_uri, STALL_SECONDS="2", WORKER_GRACE_SECONDS="2")
-    with watched(INFERENCE_SERVICE, tmp_path, environment) as (server, kubelet):
+    environment = {
+        "DATABASE_PATH": str(tmp_path / "predictions.db"),
+        "STALL_SECONDS": "2",
+        "WORKER_GRACE_SECONDS": "2",
+    }
+    with watched(LOGGING_SERVICE, tmp_path, environment) as (server, kubelet):
         kubelet.wait_for(ready)
         (worker,) = server.workers()
         worker.suspend()
@@ -341,7 +358,7 @@ def test_a_logging_pod_whose_database_goes_leaves_rotation_and_returns(tmp_path:
         directory.rename(tmp_path / "away")
         directory.write_text("in its place")
         kubelet.wait_for(unready)
-        kubelet.more_probes(10)
+        kubelet.more_probes(MANY)
         directory.unlink()
         (tmp_path / "away").rename(directory)
         report = kubelet.wait_for(ready)

@@ -14,6 +14,9 @@ from tests.k8s.manifests import INFERENCE, LOGGING, Object, rendered, workload
 from tests.k8s.test_operations_page import COMMANDS
 from tests.support.servers import ROOT
 
+# A server of the API and kubectl itself, for each command.
+pytestmark = pytest.mark.slow
+
 # What stands for a name of the reader's.
 PLACEHOLDERS = {"NAME": "team-a", "PASSWORD": "secret", "NODE": "node-1"}
 NOT_RUN = {

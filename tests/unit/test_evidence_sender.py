@@ -245,8 +245,8 @@ def test_a_stop_sends_what_waits(server: LogServer, state: InferenceState) -> No
 def test_a_request_has_a_few_pictures(server: LogServer, state: InferenceState) -> None:
     keeper = Keeper(server, state, max_bytes=32 << 20)
     for _ in range(20):
-        keeper.offer(picture=png(bytes_more=100_000))
-    keeper.offer(picture=png(bytes_more=1_000_000))
+        keeper.offer(picture=png(bytes_more=400_000))
+    keeper.offer(picture=png(bytes_more=2_000_000))
     keeper.sender.start()
     wait_for(server, 21)
     assert max(len(batch["evidence"]) for batch in server.batches) == 2
@@ -260,7 +260,7 @@ def test_sending_takes_no_more_than_its_share_of_the_processor(
     monkeypatch.setattr(module, "_SHARE", 1e-9)
     keeper = Keeper(server, state, max_bytes=32 << 20)
     for _ in range(10):
-        keeper.offer(picture=png(bytes_more=200_000))
+        keeper.offer(picture=png(bytes_more=600_000))
     keeper.sender.start()
     wait_for(server, 1)
     # The pause after the first request would last for weeks; a stop does not wait for it.

@@ -36,6 +36,7 @@ def test_a_process_imports_only_what_it_uses(module: str, unwanted: set[str]) ->
     assert not loaded_by(f"import {module}") & unwanted
 
 
+@pytest.mark.slow
 def test_a_model_is_read_without_pytorchs_compiler(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path\n"

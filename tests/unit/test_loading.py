@@ -49,6 +49,9 @@ from tests.support.models import (
     ModelStore,
 )
 
+# Its models are made with torch and registered with MLflow, which takes seconds.
+pytestmark = pytest.mark.slow
+
 
 def registry_of(store: ModelStore, name: str, *, stage: str = ALIAS) -> Registry:
     return Registry(tracking_uri=store.tracking_uri, name=name, stage=stage)

@@ -25,6 +25,9 @@ from bentos.inference.model.spec import ModelIdentity
 from tests.support.models import ALIAS, COLOURS, ModelStore, point_alias, remove_alias
 from tests.support.servers import wait_until
 
+# Its models are made with torch and registered with MLflow, which takes seconds.
+pytestmark = pytest.mark.slow
+
 
 def registry_of(store: ModelStore, name: str = COLOURS, *, stage: str = ALIAS) -> Registry:
     return Registry(tracking_uri=store.tracking_uri, name=name, stage=stage)

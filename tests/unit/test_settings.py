@@ -176,6 +176,14 @@ def test_pictures_cannot_be_kept_without_a_logging_service(monkeypatch: pytest.M
     assert load_settings(InferenceSettings).keep_images is True
 
 
+def test_a_challenger_is_another_one_than_the_served_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings(InferenceSettings).shadow_stage == ""
+    monkeypatch.setenv("SHADOW_STAGE", "production")
+    assert "SHADOW_STAGE is MODEL_STAGE" in refusal(InferenceSettings)
+    monkeypatch.setenv("SHADOW_STAGE", "challenger")
+    assert load_settings(InferenceSettings).shadow_stage == "challenger"
+
+
 def test_all_wrong_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORKERS", "0")
     monkeypatch.setenv("QUEUE_SIZE", "none")

@@ -166,14 +166,15 @@ def test_it_is_asked_one_request_at_a_time(model_store: ModelStore, fault: Fault
 def test_one_that_is_stopped_is_ended_and_replaced(
     model_store: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(side, "_SILENT_SECONDS", 5.0)
-
     async def test(beside: SideModel) -> None:
         await until(lambda: beside.model)
         stopped = beside.pid
         assert stopped is not None
         os.kill(stopped, signal.SIGSTOP)
-        await until(lambda: beside.pid not in (None, stopped) and beside.model)
+        with monkeypatch.context() as patched:
+            patched.setattr(side, "_SILENT_SECONDS", 2.0)
+            await until(lambda: beside.pid != stopped)
+        await until(lambda: beside.model)
 
     run(settings(model_store, COLOURS), test)
 
