@@ -22,7 +22,7 @@ from local.browser import Browser, Page
 from local.process import ROOT, wait_until
 
 PICTURE = ROOT / "docs" / "images" / "review-page.png"
-WIDTH, HEIGHT = 1200, 800
+WIDTH, HEIGHT = 1200, 900
 PICTURES, LABELLED = 48, 12
 
 
@@ -42,7 +42,7 @@ def main() -> int:
             ):
                 draw(page, stack.logging.url)
     with Image.open(PICTURE) as picture:
-        picture.convert("RGB").quantize(192).save(PICTURE, optimize=True)
+        picture.convert("RGB").quantize(256).save(PICTURE, optimize=True)
     _say(f"wrote {PICTURE.relative_to(ROOT)}")
     return 0
 

@@ -17,12 +17,14 @@ from bentos.edge.http import RETRY_LATER, ServiceError
 from bentos.logging.review.store import Picture, ReviewStore
 
 EXPLAIN_PATH = "/explain"
-# All attempts together; the inference service makes one map at a time and refuses another.
-_SECONDS = 15.0
+# All attempts together. The inference service makes one map at a time, 429, and first loads the
+# model for it, 503.
+_SECONDS = 20.0
+_LATER = (429, 503)
 _PAUSE_SECONDS = 0.5
 _MOST_BYTES = 1_000_000
 # The hottest cell hides this much of what is below it.
-_MOST_OPACITY = 0.72
+_MOST_OPACITY = 0.5
 
 Side = Annotated[int, Meta(ge=1, le=64)]
 
@@ -111,11 +113,11 @@ class HeatMaps:
             await self._client.aclose()
 
     async def _explain(self, picture: tuple[str, bytes]) -> bytes:
-        """Return the body of a 200, asking again while the inference service makes another."""
+        """Return the body of a 200, asking again while the inference service is not able to yet."""
         try:
             while True:
                 status, body = await self._ask(*picture)
-                if status != 429:
+                if status not in _LATER:
                     break
                 await asyncio.sleep(_PAUSE_SECONDS)
         except (httpx.HTTPError, OSError) as error:
