@@ -13,8 +13,11 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+import httpx
 
 from benchmarks.generator import check_generator, drive
 from benchmarks.logging_service import serve
@@ -126,10 +129,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 name: running.enter_context(_start(scratch / f"server-{index}", model, given))
                 for index, (name, given) in enumerate(settings.items())
             }
-            for server in servers.values():
+            for name, server in servers.items():
                 server.wait_until_answers(READY_PATH)
+                if "SHADOW_STAGE" in settings[name]:
+                    server.wait_until(partial(_has_challenger, server.url), "a challenger")
             _compare(servers, _call(options.what), options.rounds, options.seconds, scratch)
     return 0
+
+
+def _has_challenger(url: str) -> bool:
+    return "inference_shadow_model_info{" in httpx.get(f"{url}/metrics", trust_env=False).text
 
 
 def _start(folder: Path, model: ServedModel, settings: Mapping[str, str]) -> Server:

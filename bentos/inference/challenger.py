@@ -6,6 +6,7 @@ the served model. What it says goes to nobody but the metrics and the evidence.
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -14,6 +15,12 @@ from bentos.inference.channel import Input
 from bentos.inference.engine import Engine, Prediction
 from bentos.inference.side import SideModel
 from bentos.inference.state import InferenceState
+
+# Of the time, how much is spent on comparisons at most, unless each takes longer than a fifth of a
+# second. Even of the lowest priority they take a part of what a container or a session may use of
+# a busy processor; there they also take longer, so that there are fewer of them.
+_TIME = 0.02
+_LONGEST_PAUSE_SECONDS = 10.0
 
 # Gets what the challenger said of each input of a request, None where it was not asked or failed.
 Then: TypeAlias = Callable[[Sequence[Prediction] | None], None]
@@ -41,6 +48,7 @@ class Challenger:
         self._share = share
         self._seconds = seconds
         self._tasks: set[asyncio.Task[None]] = set()
+        self._next_at = 0.0
 
     def start(self) -> None:
         """Start its process; nothing waits for its model."""
@@ -71,7 +79,8 @@ class Challenger:
         asyncio.get_running_loop().call_soon(self._begin, given, said, then)
 
     def _begin(self, given: Input, said: Sequence[Prediction], then: Then) -> None:
-        if self._champion.waiting or self._side.busy or self._side.model is None:
+        early = time.monotonic() < self._next_at
+        if early or self._champion.waiting or self._side.busy or self._side.model is None:
             self._state.shadow["skipped"].add(len(said))
             then(None)
             return
@@ -83,6 +92,7 @@ class Challenger:
 
     async def _compare(self, given: Input, said: Sequence[Prediction], then: Then) -> None:
         answers: Sequence[Prediction] | None = None
+        started = time.monotonic()
         try:
             answers = await self._side.predict(given, seconds=self._seconds)
         except ServiceError:
@@ -92,4 +102,7 @@ class Challenger:
                 same = one.class_name == other.class_name
                 self._state.shadow["agreed" if same else "differed"].add()
         finally:
+            ended = time.monotonic()
+            pause = (ended - started) * (1 / _TIME - 1)
+            self._next_at = ended + min(pause, _LONGEST_PAUSE_SECONDS)
             then(answers)
