@@ -8,8 +8,8 @@ https://www.w3.org/TR/trace-context/ is where `traceparent` is described.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from random import getrandbits
 from typing import Any
@@ -110,15 +110,13 @@ def trace_id() -> str | None:
     return f"{context.trace_id:032x}" if context.trace_flags.sampled else None
 
 
-@contextmanager
-def span(name: str) -> Iterator[Span]:
-    """Make the block a span of the request's trace, where that is sampled."""
+def span(name: str) -> AbstractContextManager[Span]:
+    """Make a `with` block a span of the request's trace, where that is sampled."""
     current = trace.get_current_span()
     if not current.get_span_context().trace_flags.sampled:
-        yield current
-        return
-    with trace.get_tracer(_SCOPE).start_as_current_span(name) as child:
-        yield child
+        return nullcontext(current)
+    started: AbstractContextManager[Span] = trace.get_tracer(_SCOPE).start_as_current_span(name)
+    return started
 
 
 def record_span(

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +62,15 @@ class World:
     def kept(self) -> dict[str, dict[str, Any]]:
         """Return every kept picture by its prediction's id, read from the database itself."""
         path = self.directory / "review" / "review.db"
-        if not path.exists():
-            return {}
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        # Before the first picture there is no database, and none with tables while it is made.
+        with (
+            suppress(sqlite3.OperationalError),
+            closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True)) as connection,
+        ):
             connection.row_factory = sqlite3.Row
             query = "SELECT * FROM evidence JOIN pictures USING (sha256)"
             return {str(row["prediction_id"]): dict(row) for row in connection.execute(query)}
+        return {}
 
     def wait_kept(self, prediction_id: str) -> dict[str, Any]:
         self.inference.wait_until(lambda: prediction_id in self.kept(), "the picture is kept")

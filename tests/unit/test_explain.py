@@ -19,7 +19,7 @@ from examples.dataset import Split, read_folder, split
 from examples.steel_images import NORMAL, write_images
 from examples.training import fit
 from tests.support.images import colour_file
-from tests.support.model_server import Bench, Model, run
+from tests.support.model_server import GIVES_NAN, Bench, Model, run
 
 _EPOCHS = 10
 
@@ -129,6 +129,18 @@ def test_a_file_that_is_no_picture_is_refused_as_for_a_prediction() -> None:
         with pytest.raises(ServiceError) as error:
             await explain(bench, b"no picture")
         assert (error.value.status, error.value.reason) == (400, "bad_input")
+
+    run(test, queue_size=101)
+
+
+def test_a_picture_that_the_model_cannot_bear_is_refused_by_no_field_of_ours() -> None:
+    async def test(bench: Bench) -> None:
+        await bench.install(Model(shape=(1, 20, 20), dtype="uint8"))
+        dark = colour_file((int(GIVES_NAN),) * 3, size=(20, 20))
+        with pytest.raises(ServiceError) as error:
+            await explain(bench, dark)
+        assert (error.value.status, error.value.reason) == (422, "model_rejected_input")
+        assert "data[" not in error.value.message
 
     run(test, queue_size=101)
 

@@ -149,6 +149,7 @@ def test_a_wrong_label_is_refused_with_its_field(body: object, field: str, said:
         (b"prediction_id,true_class,labelled_by\na,,ada\n", r"labels\[0\].true_class: expected"),
         (b"prediction_id,true_class,labelled_by\n,x,ada\n", r"labels\[0\].prediction_id: exp"),
         (b'prediction_id,true_class,labelled_by\na,"x"y,ada\n', "line 2 of the file is no CSV"),
+        (b"x" * 200_000, "line 1 of the file is no CSV: field larger than field limit"),
         (b"prediction_id,true_class,labelled_by\na,\xe9,ada\n", "not UTF-8 at byte 39"),
         (b"prediction_id,true_class,labelled_by\na,\0,ada\n", "without NUL characters"),
     ],

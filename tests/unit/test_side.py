@@ -102,33 +102,26 @@ def fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fault:
     return path.write_text
 
 
-def test_it_answers_with_the_lowest_priority_and_its_memory_is_bounded(
-    model_store: ModelStore,
+def test_it_answers_with_the_lowest_priority_and_bounded_memory_and_leaves_nothing_behind(
+    model_store: ModelStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    processes: list[psutil.Process] = []
+
     async def test(beside: SideModel) -> None:
         await until(lambda: beside.model)
         (answer,) = await beside.predict(numbers(*brightest(1)), seconds=WAIT_SECONDS)
         assert answer.class_name == COLOUR_CLASSES[1]
+        assert not beside.busy
         process = psutil.Process(beside.pid)
         assert process.nice() == 19
         assert process.rlimit(psutil.RLIMIT_DATA) == (_MEMORY, _MEMORY)
         assert oom_score(process) == 1000
-        assert not beside.busy
+        processes.append(process)
 
     run(settings(model_store, COLOURS), test)
-
-
-def test_one_that_is_killed_is_replaced(model_store: ModelStore) -> None:
-    async def test(beside: SideModel) -> None:
-        await until(lambda: beside.model)
-        first = beside.pid
-        assert first is not None
-        os.kill(first, signal.SIGKILL)
-        await until(lambda: beside.pid not in (None, first) and beside.model)
-        (answer,) = await beside.predict(numbers(*brightest(0)), seconds=WAIT_SECONDS)
-        assert answer.class_name == COLOUR_CLASSES[0]
-
-    run(settings(model_store, COLOURS), test)
+    assert not processes[0].is_running()
+    assert [path for path in tmp_path.iterdir() if path.name.startswith("side-")] == []
 
 
 def test_one_that_gives_no_answer_in_time_is_ended_and_replaced(
@@ -215,21 +208,6 @@ def test_a_model_that_cannot_be_loaded_is_told_and_not_asked(model_store: ModelS
         assert error.value.reason == "model_not_loaded"
 
     run(settings(model_store, COLOURS, model_stage="3"), test)
-
-
-def test_the_end_leaves_nothing_behind(
-    model_store: ModelStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    processes: list[psutil.Process] = []
-
-    async def test(beside: SideModel) -> None:
-        await until(lambda: beside.model)
-        processes.append(psutil.Process(beside.pid))
-
-    run(settings(model_store, COLOURS), test)
-    assert not processes[0].is_running()
-    assert [path for path in tmp_path.iterdir() if path.name.startswith("side-")] == []
 
 
 def explaining(

@@ -187,7 +187,9 @@ class ModelServer:
             if len(ready) == 1:
                 identifier, (rows, _), row = ready[0]
                 refused.add(identifier)
-                blamed = self._blamed(model, error, row if len(rows) > 1 else None)
+                # A masked picture is no field of the request.
+                several = isinstance(rows, list) and len(rows) > 1
+                blamed = self._blamed(model, error, row if several else None)
                 return [*said, Refused.of(identifier, blamed)]
             # One input that the model cannot bear is no reason to fail its neighbours.
             for one in ready:

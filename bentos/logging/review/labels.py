@@ -213,6 +213,18 @@ def _parse_csv(body: bytes) -> list[Label]:
     header = text.partition("\n")[0]
     delimiter = ";" if ";" in header and "," not in header else ","
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        labels = _read_csv(rows, delimiter)
+    except csv.Error as error:
+        raise ServiceError(
+            400, "bad_input", f"line {rows.line_num + 1} of the file is no CSV: {error}"
+        ) from None
+    content = msgspec.json.encode({"labels": labels})
+    return _checked(decode_part(_several, content, Labels).labels, content)
+
+
+def _read_csv(rows: "csv.DictReader[str]", delimiter: str) -> list[dict[str, object]]:
+    """Return the rows below the header, one more than a request may bring at most."""
     columns = list(rows.fieldnames or ())
     missing = [name for name in _REQUIRED if name not in columns]
     strange = [name for name in columns if name not in _FIELDS]
@@ -223,17 +235,11 @@ def _parse_csv(body: bytes) -> list[Label]:
             delimiter.join(columns),
         )
     labels: list[dict[str, object]] = []
-    try:
-        for row in rows:
-            labels.append(_from_csv(row, len(labels)))
-            if len(labels) > MAX_LABELS:
-                break
-    except csv.Error as error:
-        raise ServiceError(
-            400, "bad_input", f"line {rows.line_num + 1} of the file is no CSV: {error}"
-        ) from None
-    content = msgspec.json.encode({"labels": labels})
-    return _checked(decode_part(_several, content, Labels).labels, content)
+    for row in rows:
+        labels.append(_from_csv(row, len(labels)))
+        if len(labels) > MAX_LABELS:
+            break
+    return labels
 
 
 def _from_csv(row: dict[str, str], index: int) -> dict[str, object]:

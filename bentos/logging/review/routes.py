@@ -205,9 +205,14 @@ class Review:
 
     async def _measure(self) -> None:
         while True:
-            with contextlib.suppress(ServiceError):
+            try:
                 if self._store.exists():
                     await self._tried(self._labelling.measure())
+            except ServiceError:
+                pass  # counted and logged
+            except Exception as error:
+                # The metrics stay as they were; the next attempt may succeed.
+                event(_logger, logging.ERROR, "the figures cannot be computed", error=error)
             await asyncio.sleep(_MEASURE_SECONDS)
 
     def _failed(self, failure: StoreError) -> None:
