@@ -77,7 +77,12 @@ def draw(page: Page, logging: str) -> None:
     page.press("Escape")
     page.press("h")
     seen = "document.querySelector('[data-map]').naturalWidth > 0"
-    wait_until(lambda: bool(page.evaluate(seen)), "the heat map is there", seconds=60.0)
+    wait_until(
+        lambda: bool(page.evaluate(seen)),
+        "the heat map is there",
+        seconds=60.0,
+        describe=lambda: page.text,
+    )
     page.screenshot(PICTURE, whole=False)
 
 

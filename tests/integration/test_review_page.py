@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,17 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield browser
 
 
+@dataclass(frozen=True)
+class Inference:
+    """What answers `/explain` with MAP, after the statuses, and `/` with a page of another site."""
+
+    url: str
+    statuses: list[int] = field(default_factory=list)
+
+
 @pytest.fixture(scope="module")
-def inference() -> Iterator[str]:
-    """What answers `/explain` with MAP, and `/` with a page of another site."""
+def inference() -> Iterator[Inference]:
+    statuses: list[int] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -63,7 +72,7 @@ def inference() -> Iterator[str]:
             self.answer(b"<!DOCTYPE html><title>evil</title>", "text/html")
 
         def answer(self, body: bytes, content_type: str) -> None:
-            self.send_response(200)
+            self.send_response(statuses.pop(0) if statuses else 200)
             self.send_header("content-type", content_type)
             self.send_header("content-length", str(len(body)))
             self.end_headers()
@@ -76,7 +85,7 @@ def inference() -> Iterator[str]:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield Inference(f"http://127.0.0.1:{server.server_port}", statuses)
         finally:
             server.shutdown()
             thread.join()
@@ -98,8 +107,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(folder: Path, inference: str) -> Iterator[Server]:
-    with logging_service(folder, EXPLAIN_URL=inference) as running:
+def server(folder: Path, inference: Inference) -> Iterator[Server]:
+    with logging_service(folder, EXPLAIN_URL=inference.url) as running:
         yield running
 
 
@@ -295,6 +304,20 @@ def test_which_part_decided_is_shown_over_the_picture(
         assert page.evaluate("document.querySelector('[data-heat]').checked")
 
 
+def test_a_heat_map_that_failed_at_first_is_asked_for_again(
+    browser: Browser, server: Server, inference: Inference
+) -> None:
+    keep(server, [kept("again-1", edge_device_id="again")])
+    with browser.page(width=DESKTOP[0], height=DESKTOP[1]) as page:
+        page.open(f"{server.url}/review?edge_device_id=again")
+        inference.statuses.append(500)
+        page.press("h")
+        loaded = "document.querySelector('[data-map]').naturalWidth > 0"
+        wait_until(lambda: page.evaluate(loaded), "the map is there", seconds=30.0)
+        page.open(f"{server.url}/review?edge_device_id=again")
+        assert "No heat map" not in page.text
+
+
 def test_without_a_script_all_can_be_read(browser: Browser, server: Server) -> None:
     pictures = [kept(f"plain-{n}", edge_device_id="plain", sampled=False) for n in range(2)]
     keep(server, pictures)
@@ -403,19 +426,19 @@ def test_a_browser_signs_in_and_labels(browser: Browser, guarded: Server) -> Non
 
 
 def test_a_page_of_another_site_cannot_label(
-    browser: Browser, server: Server, guarded: Server, inference: str
+    browser: Browser, server: Server, guarded: Server, inference: Inference
 ) -> None:
     """A form and a request of a page elsewhere, also where the browser knows the password."""
     label = {"prediction_id": "p2", "true_class": "crack", "labelled_by": "evil"}
     body = msgspec.json.encode(label).decode()
     basic = base64.b64encode(f"any:{TOKEN}".encode()).decode()
-    for origin in ("http://evil.example", inference, "null"):
+    for origin in ("http://evil.example", inference.url, "null"):
         for running, headers in ((server, {}), (guarded, {"Authorization": f"Basic {basic}"})):
             sent = headers | {"Origin": origin, "Content-Type": "text/plain"}
             assert running.post("/labels", content=body, headers=sent).status_code == 403
     with browser.page(width=DESKTOP[0], height=DESKTOP[1]) as page:
         page.open(guarded.url.replace("://", f"://any:{TOKEN}@") + "/review")
-        page.open(inference)
+        page.open(inference.url)
         address = f"{guarded.url}/labels"
         page.evaluate(
             f"fetch({address!r}, {{method: 'POST', mode: 'no-cors', credentials: 'include',"

@@ -185,10 +185,17 @@
       asking();
     });
     map.addEventListener("load", () => tell(""));
+    let again = true;
     map.addEventListener("error", async () => {
+      // Asked as a program asks, it says why; or it works by now: the first map takes the longest.
       const answer = await fetch(map.src, { headers: { Accept: "application/json" } }).catch(() => null);
-      const body = answer && !answer.ok ? await answer.json().catch(() => ({})) : {};
-      tell(`No heat map: ${body.error ?? "it could not be loaded"}`);
+      if (answer?.ok && again) {
+        again = false;
+        map.src = map.getAttribute("src");
+        return;
+      }
+      const body = await answer?.json().catch(() => ({}));
+      tell(`No heat map: ${body?.error ?? "it could not be loaded"}`);
     });
     asking();
   }
