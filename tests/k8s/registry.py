@@ -44,7 +44,9 @@ class Gate:
         return f"http://127.0.0.1:{self.port}"
 
     def open(self) -> None:
-        """Let connections through."""
+        """Let connections through, where it is shut."""
+        if self._listener is not None:
+            return
         self._cut = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", self.port))
         threading.Thread(target=self._accept, args=(self._listener, self._cut), daemon=True).start()
