@@ -247,6 +247,7 @@ def test_a_restore_is_waited_for_and_its_log_is_nobodys(cluster: Cluster) -> Non
     variables = {entry["name"]: entry["value"] for entry in container["env"]}
     assert variables == {
         "DATABASE_PATH": "/var/lib/predictions/predictions.db",
+        "REVIEW_DATABASE": "/var/lib/predictions/review/review.db",
         "BACKUP": "predictions-1.db",
     }
 
@@ -281,7 +282,7 @@ def test_a_misspelt_variable_starts_no_job(cluster: Cluster) -> None:
     cluster.answers = {"get cronjob": (0, [cron_job("logging-restore")])}
     finished = cluster.run("logging-restore", "BACK_UP=predictions-1.db", module="k8s.jobs")
     assert finished.returncode == 1
-    assert "there are DATABASE_PATH, BACKUP" in finished.stderr
+    assert "there are DATABASE_PATH, REVIEW_DATABASE, BACKUP" in finished.stderr
     assert not any(words[0] == "create" for words, _ in cluster.calls)
 
 

@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,18 +12,22 @@ from threading import Event, Thread
 from typing import Any, Self
 
 import httpx
+import msgspec
 import yaml
 
 from bentos.health.probes import HEALTH_PATH, METRICS_PATH, READY_PATH
-from bentos.inference.state import PREDICT_IMAGE_PATH, PREDICT_PATH
-from bentos.logging.state import LOG_PATH, STATS_PATH
+from bentos.inference.state import EXPLAIN_PATH, PREDICT_IMAGE_PATH, PREDICT_PATH
+from bentos.logging.state import EVIDENCE_PATH, LABELS_PATH, LOG_PATH, STATS_PATH
 from examples.steel_images import write_images
 from local.process import Program, Servers, find_program
+from monitoring.grafana.render.client import Prometheus
 from monitoring.stack import PROMETHEUS_PROGRAMS
 from monitoring.timings import INFERENCE_SERVICE, LOGGING_SERVICE
 from tests.monitoring.cluster_exposition import kube_state_metrics, kubelet
 from tests.monitoring.live_alerts import write_shortened_rules
-from tests.support.servers import ROOT, Server, free_port, start_service
+from tests.support.evidence import evidence
+from tests.support.models import point_alias, remove_alias
+from tests.support.servers import ROOT, Server, free_port, start_service, wait_until
 
 INFERENCE = "bentos.inference.service:InferenceService"
 LOGGING = "bentos.logging.service:LoggingService"
@@ -80,9 +85,17 @@ class Driver:
                 if self._stopped.is_set():
                     return
                 try:
-                    http.post(self._inference.url + PREDICT_IMAGE_PATH, content=image)
+                    # A connection stays with its worker, and only one worker has the challenger.
+                    answer = http.post(
+                        self._inference.url + PREDICT_IMAGE_PATH,
+                        content=image,
+                        headers={"Connection": "close"},
+                    )
                     if number % 5 == 0:
                         self._ask_the_rest(http)
+                    if number % 25 == 0 and answer.status_code == httpx.codes.OK:
+                        http.post(self._inference.url + EXPLAIN_PATH, content=image)
+                        self._review(http)
                 except httpx.TransportError:
                     continue  # a service that is being started or stopped
 
@@ -94,6 +107,28 @@ class Driver:
             for path in (HEALTH_PATH, READY_PATH):
                 http.get(service.url + path)
                 http.get(service.probe_url + path)
+
+    def _review(self, http: httpx.Client) -> None:
+        """Send pictures with each verdict, and labels that agree with some of them."""
+        kept = [
+            evidence(
+                verdict=verdict, class_name=said, sample_probability=1.0, timestamp=time.time()
+            )
+            for verdict, said in (("pass", "normal"), ("fail", "crack"), ("review", "crack"))
+            for _ in range(2)
+        ]
+        labels = [
+            {
+                "prediction_id": one.prediction_id,
+                "edge_device_id": one.edge_device_id,
+                "true_class": ("normal", "crack")[number % 2],
+                "labelled_by": "driver",
+            }
+            for number, one in enumerate(kept)
+        ]
+        pictures = msgspec.json.encode({"evidence": kept})
+        http.post(self._logging.url + EVIDENCE_PATH, content=pictures)
+        http.post(self._logging.url + LABELS_PATH, json={"labels": labels})
 
 
 @contextmanager
@@ -117,6 +152,7 @@ def live_world(directory: Path, model: DemoModel, *, workers: int) -> Iterator[W
             LOGGING_SERVICE: logging.probe_url.removeprefix("http://"),
         }
         scraper = stack.enter_context(prometheus(directory, {**targets, **exporters}))
+        remove_alias(model.tracking_uri, MODEL)
         inference = stack.enter_context(
             start_service(
                 INFERENCE,
@@ -129,10 +165,23 @@ def live_world(directory: Path, model: DemoModel, *, workers: int) -> Iterator[W
                     "LOGGING_URL": logging.url,
                     "OUTBOX_PATH": str(directory / "outbox"),
                     "WORKERS": str(workers),
+                    "SHADOW_STAGE": "1",
+                    "SHADOW_SHARE": "1",
+                    "EXPLAIN": "true",
                 },
             )
         )
         stack.enter_context(Driver(inference, logging, model.images))
+        # Not ready for some scrapes, however fast the machine loads a model.
+        unready = (
+            f'rate(probe_duration_seconds_count{{job="{INFERENCE_SERVICE}",status="503"}}[5s])'
+        )
+        asked = Prometheus(scraper)
+        wait_until(
+            lambda: any(one.values[-1] > 0 for one in asked.instant(unready, time.time())),
+            "a rate of unready answers",
+        )
+        point_alias(model.tracking_uri, MODEL, "1")
         for service in (logging, inference):
             service.wait_until_ready()
         yield World(inference, logging, scraper)

@@ -198,6 +198,7 @@ def test_the_scraped_metrics_and_labels_are_those_of_the_catalogue(
     known = {family.name: family.kind for family in families if family not in PROMISED}
     assert types == known
     for family in families:
-        for labels in re.findall(rf"^{family.name}(?:_\w+)?\{{(.*)\}} ", text, flags=re.MULTILINE):
+        samples = rf"^{family.name}(?:_bucket|_sum|_count)?\{{(.*)\}} "
+        for labels in re.findall(samples, text, flags=re.MULTILINE):
             found = set(re.findall(r'(\w+)="', labels)) - {"le"}
             assert found == set(family.labels), family.name

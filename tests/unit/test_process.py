@@ -65,10 +65,10 @@ class _Process(ModelProcess):
 class Kept:
     """A model process and all that became known of it."""
 
-    def __init__(self, given: str, directory: str) -> None:
+    def __init__(self, given: str, directory: str, proven_seconds: float) -> None:
         self.state = make_state(Path(directory))
         self.engine = _Engine(self.state)
-        self.process = _Process(given, self.engine, self.state)
+        self.process = _Process(given, self.engine, self.state, proven_seconds=proven_seconds)
         self.process.said = []
 
     @property
@@ -89,9 +89,11 @@ class Kept:
         return self.process.pid
 
 
-def run(given: str, test: Callable[[Kept], Awaitable[None]]) -> None:
+def run(
+    given: str, test: Callable[[Kept], Awaitable[None]], *, proven_seconds: float = 60.0
+) -> None:
     async def main(directory: str) -> None:
-        kept = Kept(given, directory)
+        kept = Kept(given, directory, proven_seconds)
         kept.process.start()
         try:
             await test(kept)
@@ -259,7 +261,6 @@ def test_one_that_had_a_model_is_replaced_at_once_and_others_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The model process is killed: the next one starts at once, and requests wait for its model."""
-    monkeypatch.setattr(module, "_PROVEN_SECONDS", 0.0)
     monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 600.0)
 
     async def test(kept: Kept) -> None:
@@ -276,7 +277,7 @@ def test_one_that_had_a_model_is_replaced_at_once_and_others_are_not(
         await asyncio.sleep(0.1)
         assert kept.engine.starts == 2
 
-    run(settings(tmp_path), test)
+    run(settings(tmp_path), test, proven_seconds=0.0)
 
 
 @pytest.mark.case(51)
