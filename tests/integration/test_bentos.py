@@ -97,7 +97,7 @@ def test_a_bento_holds_its_package_and_the_kit_and_nothing_else(
     modules = {
         str(path.relative_to(ROOT))
         for package in PACKAGES[source.name]
-        for kind in ("py", "html", "css")
+        for kind in ("py", "html", "css", "js")
         for path in (ROOT / package).rglob(f"*.{kind}")
     } | {str(path.relative_to(ROOT)) for path in (ROOT / "bentos").glob("*.py")}
     modules |= {str(path.relative_to(ROOT)) for path in (ROOT / "bentos").glob("*.py")}

@@ -217,7 +217,7 @@ def test_ready_says_what_the_registry_lacks_and_no_password(world: World, tmp_pa
         assert COLOURS in content["registry"]
         world.mlflow.stop()
         service.wait_until(lambda: not ready(service)["mlflow_accessible"], "it is noticed")
-        service.wait_until(lambda: "ConnectionError" in str(ready(service)), "the reason")
+        service.wait_until(lambda: "Connection refused" in str(ready(service)), "the reason")
         assert "secretpw" not in service.get("/ready").text
         service.stop()
         assert "secretpw" not in service.log
