@@ -183,6 +183,8 @@ class Stage:
                 "REQUEST_TIMEOUT_SECONDS": "1",
                 "ERROR_WINDOW_SECONDS": "20",
                 "QUEUE_SIZE": "32",
+                "KEEP_IMAGES": "true",
+                "SHADOW_STAGE": "1",
             },
         )
         return self.inference
