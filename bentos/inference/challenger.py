@@ -80,7 +80,9 @@ class Challenger:
 
     def _begin(self, given: Input, said: Sequence[Prediction], then: Then) -> None:
         early = time.monotonic() < self._next_at
-        if early or self._champion.waiting or self._side.busy or self._side.model is None:
+        # One that was begun just now has not reached the process yet.
+        busy = self._tasks or self._side.busy
+        if early or busy or self._champion.waiting or self._side.model is None:
             self._state.shadow["skipped"].add(len(said))
             then(None)
             return

@@ -119,6 +119,22 @@ def test_it_is_left_out_while_it_is_busy_itself() -> None:
     run(test)
 
 
+def test_of_two_that_are_answered_at_once_one_is_left_out() -> None:
+    async def test(bench: Bench) -> None:
+        said = await served(bench)
+        side = Side(said)
+        asked = Asked(bench, side)
+        asked.offer(said)
+        asked.offer(said)
+        while len(asked.told) < 2:  # noqa: ASYNC110 - what was offered runs in between
+            await asyncio.sleep(0)
+        assert len(side.asked) == 1
+        shadow = bench.state.shadow
+        assert (shadow["agreed"].value, shadow["skipped"].value) == (1, 1)
+
+    run(test)
+
+
 def test_what_is_not_in_the_sample_is_handed_on_at_once_and_not_counted() -> None:
     async def test(bench: Bench) -> None:
         said = await served(bench)
