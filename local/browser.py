@@ -24,6 +24,8 @@ import websocket
 from local.process import Process, find_program, wait_until
 
 _SECONDS = 60.0
+# What Chromium says of a command that met a page between two documents.
+_REPLACED = ("context", "Inspected target navigated")
 _REMEDY = "install Chromium: apt-get install chromium"
 
 
@@ -156,7 +158,8 @@ class Page:
                 found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
             except RuntimeError as error:
                 # The page is just being replaced, as one that refreshes itself is.
-                if "context" not in str(error) or time.monotonic() > ends:
+                replaced = any(words in str(error) for words in _REPLACED)
+                if not replaced or time.monotonic() > ends:
                     raise
                 continue
             if "exceptionDetails" in found:

@@ -4,7 +4,6 @@ import base64
 import contextlib
 import io
 import os
-import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,6 @@ from PIL import Image
 
 from bentos.evidence import Evidence
 from local.browser import Browser, Page
-from local.process import StepError
 from tests.support.evidence import evidence
 from tests.support.servers import Server, start_service, wait_until
 
@@ -37,18 +35,6 @@ MAP = {
     "columns": 8,
     "drops": [[float(x == y) for x in range(8)] for y in range(8)],
 }
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    try:
-        browser = Browser(tmp_path_factory.mktemp("browser"))
-    except StepError as error:
-        if os.environ.get("CI") == "true" or shutil.which("chromium"):
-            raise
-        pytest.skip(str(error))
-    with browser:
-        yield browser
 
 
 @dataclass(frozen=True)
@@ -165,8 +151,11 @@ def wait_for_another(page: Page, before: str) -> str:
     """Return the id of the picture that comes after; empty where none is left."""
 
     def changed() -> bool:
-        done = page.evaluate("!document.querySelector('main[data-id]')") and "Review" in page.text
-        return bool(done) or shown(page) not in ("", before)
+        # A document that is still being read has no picture yet either.
+        done = page.evaluate(
+            "document.readyState === 'complete' && !document.querySelector('main[data-id]')"
+        )
+        return (bool(done) and "Review" in page.text) or shown(page) not in ("", before)
 
     wait_until(changed, f"another picture than {before}", seconds=30.0, describe=lambda: page.text)
     return shown(page)

@@ -1,9 +1,7 @@
 """The status page and the API pages of running services, in a real browser on a closed network."""
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +10,6 @@ import jsonschema
 import pytest
 
 from local.browser import Browser, Page
-from local.process import StepError
 from tests.support.inference_probe import InferenceStandIn, inference_stand_in
 from tests.support.metrics import total
 from tests.support.predictions import batch, prediction
@@ -25,18 +22,6 @@ DESKTOP, PHONE = (1280, 800), (360, 740)
 SIZES = pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 # A page is taken anew after CACHE_SECONDS.
 HOSTILE_DEVICE = '<script>window.hurt = 1</script><img src=x onerror="window.hurt = 2">'
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    try:
-        browser = Browser(tmp_path_factory.mktemp("browser"))
-    except StepError as error:
-        if os.environ.get("CI") == "true" or shutil.which("chromium"):
-            raise
-        pytest.skip(str(error))
-    with browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
