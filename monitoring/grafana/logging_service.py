@@ -390,36 +390,33 @@ def _quality() -> tuple[Panel, ...]:
             Target(expr=increase("logging_labels_total", over="15m"), legend="labels"),
             unit="short",
         ),
-        timeseries(
+        _by_class(
             "Recall",
             "Of the pictures that show a class, the share that the model says shows it.",
-            Target(
-                expr=aggregate(
-                    "max",
-                    series("logging_quality_recall", 'bound="estimate"'),
-                    *("model_version", "class_name"),
-                ),
-                legend="{{class_name}}, version {{model_version}}",
-            ),
-            unit="percentunit",
-            maximum=1,
-            width=12,
+            "logging_quality_recall",
         ),
-        timeseries(
+        _by_class(
             "Precision",
             "Of the pictures that the model says show a class, the share that does.",
-            Target(
-                expr=aggregate(
-                    "max",
-                    series("logging_quality_precision", 'bound="estimate"'),
-                    *("model_version", "class_name"),
-                ),
-                legend="{{class_name}}, version {{model_version}}",
-            ),
-            unit="percentunit",
-            maximum=1,
-            width=12,
+            "logging_quality_precision",
         ),
+    )
+
+
+def _by_class(title: str, description: str, metric: str) -> Panel:
+    """Return a panel of a rate's estimate for each class and version."""
+    return timeseries(
+        title,
+        description,
+        Target(
+            expr=aggregate(
+                "max", series(metric, 'bound="estimate"'), *("model_version", "class_name")
+            ),
+            legend="{{class_name}}, version {{model_version}}",
+        ),
+        unit="percentunit",
+        maximum=1,
+        width=12,
     )
 
 
