@@ -141,7 +141,11 @@ class LoggingState(ServiceState):
         across="max",
     )
     # Of the pictures and labels for review, all 0 where REVIEW is off.
-    review_pictures = Gauge("{prefix}_review_pictures", "Pictures kept for review.", across="max")
+    review_pictures = Gauge(
+        "{prefix}_review_pictures",
+        "Pictures kept for review, each once however often it came.",
+        across="max",
+    )
     review_bytes = Gauge(
         "{prefix}_review_bytes", "Size of the pictures and labels for review on disk.", across="max"
     )
@@ -151,7 +155,7 @@ class LoggingState(ServiceState):
         across="max",
     )
     review_waiting = Gauge(
-        "{prefix}_review_waiting", "Pictures that wait for a label.", across="max"
+        "{prefix}_review_waiting", "Predictions whose picture waits for a label.", across="max"
     )
     labels_stored = Counter("{prefix}_labels_total", "Labels stored.")
     quality_escape_rate_limit = Gauge(

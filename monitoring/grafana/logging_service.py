@@ -345,7 +345,8 @@ def _pictures() -> tuple[Panel, ...]:
         ),
         timeseries(
             "Pictures kept",
-            "Those that can be looked at, and those of them that wait for a label.",
+            "Those that can be looked at, each once however often it came, and the predictions"
+            " whose picture waits for a label.",
             Target(expr=aggregate("max", series("logging_review_pictures")), legend="kept"),
             Target(expr=aggregate("max", series("logging_review_waiting")), legend="waiting"),
             unit="short",
