@@ -125,16 +125,3 @@ class Batch(msgspec.Struct, frozen=True, gc=False):
 def held_type(node: inspect.Type) -> Any:
     """Return what the JSON of a field must be, None for a field that is not kept as JSON."""
     return (node.extra or {}).get("holds") if isinstance(node, inspect.Metadata) else None
-
-
-def batch_schema(ref_template: str = "#/$defs/{name}") -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the JSON schema of `Batch` and the schemas it refers to, by name, for an API page."""
-    fields = inspect.type_info(Prediction).fields  # type: ignore[attr-defined]
-    held = {field.encode_name: held_type(field.type) for field in fields if held_type(field.type)}
-    (schema, *of_held), components = msgspec.json.schema_components(
-        (Batch, *held.values()), ref_template=ref_template
-    )
-    properties = components["Prediction"]["properties"]
-    for name, of_one in zip(held, of_held, strict=True):
-        properties[name] = {**of_one, **properties[name]}
-    return schema, components

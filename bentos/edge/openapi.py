@@ -6,23 +6,28 @@ one asks no other host for anything: Swagger UI's files come from BentoML's pack
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
+import msgspec
+from msgspec import inspect
 from pydantic import TypeAdapter
 
 from bentos.edge.door import Route
 from bentos.edge.http import Request, Response, json_response
 from bentos.health.probes import HEALTH_PATH, METRICS_PATH, READY_PATH
+from bentos.messages import held_type
 from bentos.process.probe_process import ProbePlan
 
 DOCS_PATH = "/docs"
 DOCUMENT_PATH = "/docs.json"
 JSON = "application/json"
 
-_SCHEMA_REFERENCE = "#/components/schemas/{model}"
+_SCHEMAS = "#/components/schemas/"
+_ERROR_REFERENCE = {"$ref": f"{_SCHEMAS}Error"}
 _ERROR = {
     "type": "object",
     "required": ["error", "reason"],
@@ -47,6 +52,7 @@ _USUAL_REASONS = {
     503: "shutting_down",
     504: "timeout",
 }
+_UNAUTHORIZED = {401: ("A token is required, and this is none that is valid now.", None)}
 # Swagger UI would ask a host on the internet whether the document is valid, and show its answer as
 # a picture.
 _SCRIPT = (
@@ -90,19 +96,33 @@ _PAGE_POLICY = "; ".join(
 
 @dataclass(frozen=True)
 class Content:
-    """A body of one media type: its JSON Schema, or a type that pydantic knows, and an example."""
+    """A body of one media type and an example of it.
+
+    `schema` is a type, of msgspec's or one that pydantic knows, or a union of them; or a JSON
+    Schema, where no type says it.
+    """
 
     media_type: str
     schema: Any
     example: object = None
 
 
+def parameter(
+    name: str, kind: str, description: str = "", *, where: str = "query"
+) -> Mapping[str, object]:
+    """Describe a parameter of JSON type `kind` in the query, the path or a header."""
+    described: dict[str, object] = {"name": name, "in": where, "schema": {"type": kind}}
+    if description:
+        described["description"] = description
+    return {**described, "required": True} if where == "path" else described
+
+
 @dataclass(frozen=True)
 class Operation:
     """What one route takes and answers; `answers` maps each status to its text and body.
 
-    An answer without a body of its own is an error in the one shape that all errors have. `tag` is
-    the heading under which the page shows it.
+    An answer without a body of its own is an error in the one shape that all errors have. A
+    `protected` route has a 401 as well. `tag` is the heading under which the page shows it.
     """
 
     method: str
@@ -120,15 +140,14 @@ class Operation:
 class ApiPage:
     """The operations of a service under a title; the probes are added to them.
 
-    `schemas` are JSON Schemas, by name, that the operations' own refer to. `ready` is what `/ready`
-    says beside its verdict: a TypedDict, and an example of it. `at_root` shows the page at `/` too.
+    `ready` is what `/ready` says beside its verdict: a TypedDict, and an example of it. `at_root`
+    shows the page at `/` too.
     """
 
     title: str
     version: str
     description: str
     operations: Sequence[Operation]
-    schemas: Mapping[str, Any] = field(default_factory=dict)
     ready: Content | None = None
     at_root: bool = True
 
@@ -161,7 +180,7 @@ class ApiPage:
 
     def document(self, plan: ProbePlan) -> dict[str, object]:
         """Return the OpenAPI document; `plan` says which reasons the probes may give."""
-        schemas: dict[str, Any] = {"Error": _ERROR, **self.schemas}
+        schemas: dict[str, Any] = {"Error": _ERROR}
         paths: dict[str, dict[str, object]] = {}
         for operation in [*self.operations, *_probes(plan, self.ready, schemas)]:
             described = _describe(operation, schemas)
@@ -182,6 +201,7 @@ class ApiPage:
 
 
 def _describe(operation: Operation, schemas: dict[str, Any]) -> dict[str, object]:
+    answers = {**operation.answers, **(_UNAUTHORIZED if operation.protected else {})}
     described: dict[str, object] = {
         "tags": [operation.tag],
         "summary": operation.summary,
@@ -192,7 +212,7 @@ def _describe(operation: Operation, schemas: dict[str, Any]) -> dict[str, object
                 "description": text,
                 "content": _media([body or _error(status, text)], schemas),
             }
-            for status, (text, body) in operation.answers.items()
+            for status, (text, body) in sorted(answers.items())
         },
     }
     if operation.body:
@@ -206,7 +226,7 @@ def _describe(operation: Operation, schemas: dict[str, Any]) -> dict[str, object
 
 def _error(status: int, text: str) -> Content:
     example = {"error": text, "reason": _USUAL_REASONS.get(status, "other")}
-    return Content(JSON, {"$ref": "#/components/schemas/Error"}, example)
+    return Content(JSON, _ERROR_REFERENCE, example)
 
 
 def _media(bodies: Sequence[Content], schemas: dict[str, Any]) -> dict[str, object]:
@@ -223,9 +243,38 @@ def _schema(kind: Any, schemas: dict[str, Any]) -> Mapping[str, Any]:
     """Return the JSON Schema of a type; those that it refers to are added to `schemas`."""
     if isinstance(kind, Mapping):
         return kind
-    schema = TypeAdapter(kind).json_schema(ref_template=_SCHEMA_REFERENCE)
+    parts = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    if all(isinstance(part, type) and issubclass(part, msgspec.Struct) for part in parts):
+        found = [_struct_schema(part, schemas) for part in parts]
+        return {"anyOf": found} if len(found) > 1 else found[0]
+    schema = TypeAdapter(kind).json_schema(ref_template=f"{_SCHEMAS}{{model}}")
     schemas |= schema.pop("$defs", {})
     return schema
+
+
+def _struct_schema(kind: Any, schemas: dict[str, Any]) -> Mapping[str, Any]:
+    """Return the schema of a type of msgspec's; a field kept as JSON has that of what it holds."""
+    (schema,), components = msgspec.json.schema_components(
+        [kind], ref_template=f"{_SCHEMAS}{{name}}"
+    )
+    schemas |= components
+    for struct in _structs(inspect.type_info(kind)):
+        properties = components[struct.cls.__name__]["properties"]
+        for one in struct.fields:
+            if (held := held_type(one.type)) is not None:
+                described = properties[one.encode_name]
+                properties[one.encode_name] = {**_struct_schema(held, schemas), **described}
+    return schema
+
+
+def _structs(node: object) -> Iterator[inspect.StructType]:
+    """Yield the structs in a type, however deep they lie in it."""
+    if isinstance(node, inspect.StructType):
+        yield node
+    if isinstance(node, inspect.Type | inspect.Field):
+        node = tuple(getattr(node, name) for name in node.__struct_fields__)
+    for part in node if isinstance(node, tuple) else ():
+        yield from _structs(part)
 
 
 _PROBES_TAG = "Probes"
@@ -300,7 +349,7 @@ def _probes(plan: ProbePlan, ready: Content | None, schemas: dict[str, Any]) -> 
                     "The metrics cannot be read; the log says why.",
                     Content(
                         JSON,
-                        {"$ref": "#/components/schemas/Error"},
+                        _ERROR_REFERENCE,
                         {
                             "error": "the metrics cannot be read; the log says why",
                             "reason": "metrics_failed",

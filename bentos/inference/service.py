@@ -20,7 +20,7 @@ from bentos.inference.state import (
     InferenceReady,
     inference_probes,
 )
-from bentos.inference.v2.page import SCHEMAS, infer_operations
+from bentos.inference.v2.page import infer_operations
 from bentos.process.image import service_image, torch_wheels
 from bentos.process.probe_process import ProbePlan
 from bentos.process.settings import load_settings, writable_directory
@@ -92,7 +92,6 @@ _ANSWER = PredictionAnswer.model_validate(
 _ANSWERS: dict[int, tuple[str, Content | None]] = {
     200: ("The prediction.", Content(JSON, PredictionAnswer, _ANSWER)),
     400: ("The input is not what the model takes; `field` and `error` say how it differs.", None),
-    401: ("A token is required (PREDICT_TOKENS_FILE), and this is none.", None),
     413: ("The body, or the image, is too large.", None),
     415: ("The body is encoded or typed in a way that is not known here.", None),
     422: ("The model fails on this input, though it answers others.", None),
@@ -145,7 +144,7 @@ _EXPLAIN = Operation(
     body=_IMAGE_BODY,
     answers={
         200: ("How much each part counts.", Content(JSON, HeatMapAnswer, _HEAT_MAP)),
-        **{status: _ANSWERS[status] for status in (400, 401, 413)},
+        **{status: _ANSWERS[status] for status in (400, 413)},
         422: ("The model fails on this image, or on it with a part masked.", None),
         429: ("Another image is being explained.", None),
         503: ("The process that does it is starting; try again after `Retry-After` seconds.", None),
@@ -200,7 +199,6 @@ class Inference(FrontedInstance):
             *([_EXPLAIN] if settings.explain else []),
             *infer_operations(_ANSWERS),
         ],
-        schemas=SCHEMAS,
     )
 
     @classmethod

@@ -1,15 +1,16 @@
 """The logging Bento: BentoML's side of the service, and nothing else."""
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import bentoml
 import msgspec
+from msgspec import Meta
 from pydantic import BaseModel, Field
 
 from bentos import __version__
 from bentos.edge.bento import FrontedInstance, FrontedService, service_config
-from bentos.edge.openapi import JSON, ApiPage, Content, Operation
+from bentos.edge.openapi import JSON, ApiPage, Content, Operation, parameter
 from bentos.logging.app import LoggingApp
 from bentos.logging.review import api as review
 from bentos.logging.settings import LoggingSettings
@@ -21,7 +22,8 @@ from bentos.logging.state import (
     LoggingReady,
     logging_probes,
 )
-from bentos.messages import batch_schema
+from bentos.logging.store.schema import PredictionInPage
+from bentos.messages import Batch
 from bentos.process.image import service_image
 from bentos.process.probe_process import ProbePlan
 from bentos.process.settings import load_settings
@@ -81,6 +83,14 @@ class Totals(BaseModel):
     models_total: int
 
 
+class PredictionPage(msgspec.Struct):
+    """What `/predictions` answers."""
+
+    predictions: Annotated[list[PredictionInPage], Meta(description="Newest first.")]
+    count: int
+    next: Annotated[str, Meta(description="`before` of the next page, null at the end.")] | None
+
+
 _EXAMPLE: dict[str, Any] = {
     "predictions": [
         {
@@ -100,37 +110,6 @@ _EXAMPLE: dict[str, Any] = {
     ],
     "batch_size": 1,
     "edge_device_id": "line-4",
-}
-_BATCH, _PARTS = batch_schema("#/components/schemas/{name}")
-_NUMBER = {"type": "number"}
-_STORED = {
-    **_PARTS["Prediction"],
-    "title": "StoredPrediction",
-    "properties": {
-        **_PARTS["Prediction"]["properties"],
-        "received_at": {**_NUMBER, "description": "When it was stored, Unix seconds."},
-        "sent_at": {
-            "type": ["number", "null"],
-            "description": "When its batch was sent, Unix seconds; null where nobody said.",
-        },
-        "id": {"type": "integer", "description": "Counts in the order of arrival."},
-    },
-}
-_PAGE = {
-    "type": "object",
-    "required": ["predictions", "count", "next"],
-    "properties": {
-        "predictions": {
-            "type": "array",
-            "items": {"$ref": "#/components/schemas/StoredPrediction"},
-            "description": "Newest first.",
-        },
-        "count": {"type": "integer"},
-        "next": {
-            "type": ["string", "null"],
-            "description": "`before` of the next page, null at the end.",
-        },
-    },
 }
 _STORED_EXAMPLE = {
     **_EXAMPLE["predictions"][0],
@@ -177,15 +156,10 @@ _READY: LoggingReady = {
 }
 _READ_ERRORS: dict[int, tuple[str, Content | None]] = {
     400: ("A parameter is wrong; `field` names it.", None),
-    401: ("A token is required, and this is none that is valid now.", None),
     429: ("Too many queries wait; try again after `Retry-After` seconds.", None),
     503: ("The database is not accessible; `/ready` says why.", None),
     504: ("The query takes too long.", None),
 }
-
-
-def _parameter(name: str, kind: str, description: str) -> dict[str, object]:
-    return {"name": name, "in": "query", "schema": {"type": kind}, "description": description}
 
 
 class Logging(FrontedInstance):
@@ -198,11 +172,6 @@ class Logging(FrontedInstance):
         title="Logging service",
         version=__version__,
         description="Keeps the predictions of edge devices and of the inference service.",
-        schemas={
-            **_PARTS,
-            "StoredPrediction": _STORED,
-            **(review.SCHEMAS if settings.review else {}),
-        },
         ready=Content(JSON, LoggingReady, _READY),
         # The root shows the status page.
         at_root=False,
@@ -212,11 +181,10 @@ class Logging(FrontedInstance):
                 LOG_PATH,
                 "Store a batch of predictions",
                 "Whole or not at all; the answer comes after the commit is on disk.",
-                body=[Content(JSON, _BATCH, _EXAMPLE)],
+                body=[Content(JSON, Batch, _EXAMPLE)],
                 answers={
                     200: ("Stored, or stored before.", Content(JSON, LogAnswer, _STORED_ANSWER)),
                     400: ("The batch is wrong; `field` names the item and the field.", None),
-                    401: ("A token is required, and this is none that is valid now.", None),
                     409: ("The device sent other content under the same id.", None),
                     413: ("Too many predictions, or too many bytes.", None),
                     429: ("Too many predictions wait; try again later.", None),
@@ -230,7 +198,7 @@ class Logging(FrontedInstance):
                 STATS_PATH,
                 "Totals by device and model",
                 parameters=[
-                    _parameter("after", "string", "Devices after this one: `edge_devices_next`.")
+                    parameter("after", "string", "Devices after this one: `edge_devices_next`.")
                 ],
                 answers={
                     200: ("The totals.", Content(JSON, Totals, _TOTALS_EXAMPLE)),
@@ -243,17 +211,17 @@ class Logging(FrontedInstance):
                 PREDICTIONS_PATH,
                 "A page of predictions, newest first",
                 parameters=[
-                    _parameter("limit", "integer", "At most so many, 1 to 1,000; 100 if unset."),
-                    _parameter("edge_device_id", "string", "Of this device only."),
-                    _parameter("defect_only", "boolean", "With a defect only."),
-                    _parameter("before", "string", "`next` of the page before, or Unix seconds."),
+                    parameter("limit", "integer", "At most so many, 1 to 1,000; 100 if unset."),
+                    parameter("edge_device_id", "string", "Of this device only."),
+                    parameter("defect_only", "boolean", "With a defect only."),
+                    parameter("before", "string", "`next` of the page before, or Unix seconds."),
                 ],
                 answers={
                     200: (
                         "The page.",
                         Content(
                             JSON,
-                            _PAGE,
+                            PredictionPage,
                             {"predictions": [_STORED_EXAMPLE], "count": 1, "next": None},
                         ),
                     ),

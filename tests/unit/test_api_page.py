@@ -18,6 +18,7 @@ from bentos.inference.state import inference_probes
 from bentos.logging.service import Logging
 from bentos.logging.settings import LoggingSettings
 from bentos.logging.state import logging_probes
+from bentos.messages import Prediction
 from bentos.process.probe_process import ProbePlan
 
 SERVICES: Mapping[str, ApiPage] = {"inference": Inference.api, "logging": Logging.api}
@@ -88,6 +89,22 @@ def test_every_json_body_has_an_example_that_its_schema_takes(document: dict[str
         if where.endswith(("json", "plain")):
             assert "example" in content, where
             check(content["example"], content["schema"], document)
+
+
+def test_every_field_of_a_prediction_is_described_and_those_kept_as_json_by_what_they_hold() -> (
+    None
+):
+    components: Any = Logging.api.document(plan_of("logging", Path()))["components"]
+    described = components["schemas"]["Prediction"]
+
+    assert set(described["properties"]) == set(Prediction.__struct_fields__)
+    assert described["properties"]["detections"]["items"] == {
+        "$ref": "#/components/schemas/Detection"
+    }
+    assert {one["type"] for one in described["properties"]["confidence_scores"]["anyOf"]} == {
+        *("array", "object"),
+    }
+    assert all(one.get("description") for one in described["properties"].values() if "type" in one)
 
 
 def test_every_route_says_how_it_fails(document: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from bentos.logging.store.database import PredictionDatabase
 from bentos.logging.store.files import DatabaseFiles
 from bentos.logging.store.queries import PageQuery, read_page
 from bentos.logging.store.schema import INSERT
-from bentos.messages import Batch, Prediction, batch_schema
+from bentos.messages import Batch, Prediction
 from tests.support.logging_store import row
 from tests.support.predictions import batch, prediction
 
@@ -28,26 +28,6 @@ def test_every_field_of_a_prediction_is_a_column_and_stands_in_a_page(tmp_path: 
     fields = set(Prediction.__struct_fields__)
     assert fields <= columns
     assert columns == set(shown) == fields | {"id", "received_at", "sent_at"}
-
-
-def test_the_api_pages_schema_describes_every_field() -> None:
-    schema, components = batch_schema("#/components/schemas/{name}")
-    described = components["Prediction"]
-
-    assert schema == {"$ref": "#/components/schemas/Batch"}
-    assert set(described["properties"]) == set(Prediction.__struct_fields__)
-    assert described["properties"]["detections"]["items"] == {
-        "$ref": "#/components/schemas/Detection"
-    }
-    assert {one["type"] for one in described["properties"]["confidence_scores"]["anyOf"]} == {
-        "array",
-        "object",
-    }
-    assert described["required"] == [
-        *("image_id", "timestamp", "model_version", "model_name", "inference_time_ms"),
-        *("detections", "defect_detected", "confidence_scores"),
-    ]
-    assert all(one.get("description") for one in described["properties"].values() if "type" in one)
 
 
 def test_a_batch_as_devices_send_it_is_one() -> None:

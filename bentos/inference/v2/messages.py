@@ -1,13 +1,18 @@
-"""The protocol's messages: what a request may hold, and the names in it.
+"""The protocol's messages: what a request may hold, what is answered, and the names in them.
 
 The API page needs them without what reads them, and so does the process that starts the workers.
 """
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any, NotRequired
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from bentos import __version__
+from bentos.inference.state import SERVICE_NAME
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 MAX_ID_CHARACTERS = 256
@@ -92,7 +97,7 @@ class InferenceRequest(msgspec.Struct, gc=False):
             Raw,
             Meta(
                 description="an array of the outputs that are wanted; without it, all",
-                extra_json_schema={"items": {"$ref": "#/components/schemas/WantedOutput"}},
+                extra={"holds": list[WantedOutput]},
             ),
         ]
         | UnsetType
@@ -100,7 +105,58 @@ class InferenceRequest(msgspec.Struct, gc=False):
     parameters: Annotated[RequestParameters | None, Meta(description="an object, or null")] = None
 
 
-STRUCTS = (
-    *(InferenceRequest, RequestParameters, InputTensor, InputParameters),
-    *(WantedOutput, OutputParameters),
-)
+class BinaryData(TypedDict):
+    """Of an output whose numbers stand behind the JSON."""
+
+    binary_data_size: int
+
+
+class TensorType(TypedDict):
+    """What an input or output of the model is."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class OutputTensor(TensorType):
+    """One output for all inputs."""
+
+    data: NotRequired[
+        Annotated[list[Any], Field(description="flat; absent where the tensor comes as bytes")]
+    ]
+    parameters: NotRequired[BinaryData]
+
+
+class InferenceAnswer(TypedDict):
+    """The outputs, a row for each input."""
+
+    model_name: str
+    model_version: str
+    id: NotRequired[Annotated[str, Field(description="that of the request, where it has one")]]
+    outputs: list[OutputTensor]
+
+
+class ServerMetadata(TypedDict):
+    """What the server is, and what it can do beside the protocol's least."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+SERVER: ServerMetadata = {
+    "name": SERVICE_NAME,
+    "version": __version__,
+    "extensions": ["binary_tensor_data"],
+}
+
+
+class ModelMetadata(TypedDict):
+    """What the model takes and gives."""
+
+    name: str
+    versions: Annotated[list[str], Field(description="The one that is served.")]
+    platform: str
+    inputs: list[TensorType]
+    outputs: list[TensorType]

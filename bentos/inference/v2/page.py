@@ -1,61 +1,19 @@
 """The routes of the protocol on the API page."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import msgspec
+from bentos.edge.openapi import JSON, Content, Operation, parameter
+from bentos.inference.state import V2_MODEL_PATH, V2_PATH, V2_VERSION_PATH
+from bentos.inference.v2.messages import (
+    HEADER_LENGTH,
+    OUTPUT_NAMES,
+    SERVER,
+    InferenceAnswer,
+    InferenceRequest,
+    ModelMetadata,
+    ServerMetadata,
+)
 
-from bentos import __version__
-from bentos.edge.openapi import JSON, Content, Operation
-from bentos.inference.state import SERVICE_NAME, V2_MODEL_PATH, V2_PATH, V2_VERSION_PATH
-from bentos.inference.v2.messages import HEADER_LENGTH, OUTPUT_NAMES, STRUCTS
-
-SCHEMAS: Mapping[str, Any] = msgspec.json.schema_components(
-    STRUCTS, ref_template="#/components/schemas/{name}"
-)[1]
-
-_TENSOR = {
-    "type": "object",
-    "required": ["name", "datatype", "shape"],
-    "properties": {
-        "name": {"type": "string"},
-        "datatype": {"type": "string"},
-        "shape": {"type": "array", "items": {"type": "integer"}},
-        "data": {"type": "array", "description": "flat; absent where the tensor comes as bytes"},
-        "parameters": {"type": "object"},
-    },
-}
-_ANSWER = {
-    "type": "object",
-    "required": ["model_name", "model_version", "outputs"],
-    "properties": {
-        "model_name": {"type": "string"},
-        "model_version": {"type": "string"},
-        "id": {"type": "string", "description": "that of the request, where it has one"},
-        "outputs": {"type": "array", "items": _TENSOR},
-    },
-}
-_TEXT = {"type": "string"}
-_SERVER = {
-    "type": "object",
-    "required": ["name", "version", "extensions"],
-    "properties": {
-        "name": {"const": SERVICE_NAME},
-        "version": _TEXT,
-        "extensions": {"type": "array", "items": _TEXT},
-    },
-}
-_METADATA = {
-    "type": "object",
-    "required": ["name", "versions", "platform", "inputs", "outputs"],
-    "properties": {
-        "name": _TEXT,
-        "versions": {"type": "array", "items": _TEXT, "description": "The one that is served."},
-        "platform": _TEXT,
-        "inputs": {"type": "array", "items": _TENSOR},
-        "outputs": {"type": "array", "items": _TENSOR},
-    },
-}
 _REQUEST = {
     "id": "strip 7",
     "inputs": [
@@ -63,7 +21,7 @@ _REQUEST = {
     ],
     "outputs": [{"name": "class"}, {"name": "class_name"}],
 }
-_ANSWERED = {
+_ANSWER: InferenceAnswer = {
     "model_name": "steel-defects",
     "model_version": "3",
     "id": "strip 7",
@@ -72,7 +30,7 @@ _ANSWERED = {
         {"name": "class_name", "datatype": "BYTES", "shape": [2], "data": ["crack", "good"]},
     ],
 }
-_MODEL = {
+_MODEL: ModelMetadata = {
     "name": "steel-defects",
     "versions": ["3"],
     "platform": "mlflow_pytorch",
@@ -86,14 +44,11 @@ _OTHER_METHOD = ("It takes GET.", None)
 
 def infer_operations(answers: Mapping[int, tuple[str, Content | None]]) -> list[Operation]:
     """Return the operations of the protocol; `answers` are the errors of `/predict`."""
-    example = {
-        "name": SERVICE_NAME,
-        "version": __version__,
-        "extensions": ["binary_tensor_data"],
-    }
     return [
         _get(
-            V2_PATH, "The server: its name, version and extensions", Content(JSON, _SERVER, example)
+            V2_PATH,
+            "The server: its name, version and extensions",
+            Content(JSON, ServerMetadata, SERVER),
         ),
         _get(
             f"{V2_PATH}/health/live",
@@ -116,8 +71,8 @@ def infer_operations(answers: Mapping[int, tuple[str, Content | None]]) -> list[
 
 
 def _of_model(path: str, answers: Mapping[int, tuple[str, Content | None]]) -> list[Operation]:
-    parameters: list[Mapping[str, object]] = [
-        {"name": name, "in": "path", "required": True, "schema": _TEXT}
+    parameters = [
+        parameter(name, "string", where="path")
         for name in ("model", "version")
         if f"{{{name}}}" in path
     ]
@@ -127,7 +82,7 @@ def _of_model(path: str, answers: Mapping[int, tuple[str, Content | None]]) -> l
         _get(
             path,
             f"The model's inputs and outputs{of_version}",
-            Content(JSON, _METADATA, _MODEL),
+            Content(JSON, ModelMetadata, _MODEL),
             {404: _UNKNOWN, 503: ("There is no model now.", None)},
             parameters,
         ),
@@ -152,7 +107,7 @@ def _of_model(path: str, answers: Mapping[int, tuple[str, Content | None]]) -> l
                 f"{HEADER_LENGTH}. All inputs are answered, or none."
             ),
             body=[
-                Content(JSON, {"$ref": "#/components/schemas/InferenceRequest"}, _REQUEST),
+                Content(JSON, InferenceRequest, _REQUEST),
                 Content(
                     "application/octet-stream",
                     {
@@ -164,16 +119,18 @@ def _of_model(path: str, answers: Mapping[int, tuple[str, Content | None]]) -> l
             ],
             parameters=[
                 *parameters,
-                {
-                    "name": HEADER_LENGTH,
-                    "in": "header",
-                    "required": False,
-                    "schema": {"type": "integer"},
-                    "description": "Bytes of JSON before the binary data, where there is any.",
-                },
+                parameter(
+                    HEADER_LENGTH,
+                    "integer",
+                    "Bytes of JSON before the binary data, where there is any.",
+                    where="header",
+                ),
             ],
             answers={
-                200: ("The outputs, a row for each input.", Content(JSON, _ANSWER, _ANSWERED)),
+                200: (
+                    "The outputs, a row for each input.",
+                    Content(JSON, InferenceAnswer, _ANSWER),
+                ),
                 404: _UNKNOWN,
                 **refused,
             },
@@ -196,12 +153,13 @@ def _get(
 
 def _judged(word: str, reason: str = "", *, name: str = "") -> Content:
     """Return a probe's body: the protocol's word, and the reason where it is not so."""
-    properties: dict[str, object] = {"name": _TEXT} if name else {}
+    text = {"type": "string"}
+    properties: dict[str, object] = {"name": text} if name else {}
     example: dict[str, object] = {"name": name} if name else {}
     properties[word] = {"const": not reason}
     example[word] = not reason
     if reason:
-        properties |= {"error": _TEXT, "reason": _TEXT}
+        properties |= {"error": text, "reason": text}
         example |= {"error": f"not {word}: {reason}", "reason": reason}
     schema = {"type": "object", "required": list(properties), "properties": properties}
     return Content(JSON, schema, example)

@@ -4,7 +4,6 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from bentos import __version__
 from bentos.edge.door import Route
 from bentos.edge.http import Request, Response, ServiceError, json_response
 from bentos.edge.tokens import Tokens
@@ -14,16 +13,14 @@ from bentos.inference.channel import Input
 from bentos.inference.engine import Engine, Predicted
 from bentos.inference.request import printable
 from bentos.inference.state import (
-    SERVICE_NAME,
     V2_MODEL_PATH,
     V2_PATH,
     V2_VERSION_PATH,
     InferenceState,
 )
-from bentos.inference.v2.messages import HEADER_LENGTH
+from bentos.inference.v2.messages import HEADER_LENGTH, SERVER
 from bentos.inference.v2.tensors import in_tensor, metadata, read_request, respond
 
-EXTENSIONS = ("binary_tensor_data",)
 _HEADER_LENGTH = HEADER_LENGTH.lower().encode()
 _MAX_SHOWN = 60
 
@@ -78,9 +75,7 @@ class V2Routes:
         ]
 
     async def _server(self, _: Request) -> Response:
-        return json_response(
-            {"name": SERVICE_NAME, "version": __version__, "extensions": list(EXTENSIONS)}
-        )
+        return json_response(SERVER)
 
     async def _live(self, _: Request) -> Response:
         return _judged({}, "live", self._probes.live(), status=500)

@@ -19,11 +19,13 @@ from bentos.inference.v2.messages import (
     HEADER_LENGTH,
     INPUT,
     OUTPUT_NAMES,
-    STRUCTS,
+    InferenceAnswer,
     InferenceRequest,
     InputParameters,
     InputTensor,
+    ModelMetadata,
     OutputParameters,
+    OutputTensor,
     WantedOutput,
 )
 
@@ -36,7 +38,7 @@ T = TypeVar("T")
 # What a field has to be, by its name.
 _EXPECTED = {
     name: schema["description"]
-    for component in msgspec.json.schema_components(STRUCTS)[1].values()
+    for component in msgspec.json.schema_components([InferenceRequest, WantedOutput])[1].values()
     for name, schema in component["properties"].items()
 }
 _requests = msgspec.json.Decoder(InferenceRequest)
@@ -105,12 +107,12 @@ def read_request(
 def respond(request: InferRequest, predicted: Predicted) -> Response:
     """Return the answer to a request, its rows in the order of the inputs."""
     model = predicted.model
-    described: list[dict[str, object]] = []
+    described: list[OutputTensor] = []
     binary: list[bytes] = []
     for name, as_bytes in request.outputs.items():
         output = OUTPUTS[name]
         values = output.values(predicted)
-        tensor: dict[str, object] = {
+        tensor: OutputTensor = {
             "name": name,
             "datatype": output.datatype,
             "shape": [len(predicted.ids), *output.shape(model.spec)],
@@ -121,12 +123,13 @@ def respond(request: InferRequest, predicted: Predicted) -> Response:
         else:
             tensor["data"] = values
         described.append(tensor)
-    content = {
+    content: InferenceAnswer = {
         "model_name": model.identity.name,
         "model_version": model.identity.version,
-        **({} if request.id is None else {"id": request.id}),
         "outputs": described,
     }
+    if request.id is not None:
+        content["id"] = request.id
     head = encode_json(content)
     log = predicted.log()
     if not binary:
@@ -135,7 +138,7 @@ def respond(request: InferRequest, predicted: Predicted) -> Response:
     return Response(b"".join([head, *binary]), content_type=TENSOR, headers=(length,), log=log)
 
 
-def metadata(model: ServedModel) -> dict[str, object]:
+def metadata(model: ServedModel) -> ModelMetadata:
     """Return what the protocol says of a model."""
     spec = model.spec
     datatype = _NAMES_OF_TYPES.get(spec.dtype, "FP32")

@@ -3,19 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
 from pydantic import BaseModel, Field
 
-from bentos.edge.openapi import JSON, Content, Operation
+from bentos.edge.openapi import JSON, Content, Operation, parameter
 from bentos.evidence import EvidenceBatch
 from bentos.logging.review.labels import Label, Labels
 from bentos.logging.review.page import HEAT_PATH, PICTURE_PATH
 from bentos.logging.state import EVIDENCE_PATH, LABELS_PATH, QUALITY_PATH, REVIEW_PATH
-
-_BODIES, _PARTS = msgspec.json.schema_components(
-    [EvidenceBatch, Label, Labels], ref_template="#/components/schemas/{name}"
-)
-SCHEMAS: Mapping[str, Any] = _PARTS
 
 
 class EvidenceAnswer(BaseModel):
@@ -149,25 +143,18 @@ _QUALITY = {
 }
 _READ_ERRORS: Mapping[int, tuple[str, Content | None]] = {
     400: ("A parameter is wrong; `field` names it.", None),
-    401: ("A token is required, and this is none that is valid now.", None),
     503: ("The store of pictures and labels is not accessible.", None),
     504: ("The query takes too long.", None),
 }
 
 
-def _parameter(name: str, kind: str, description: str) -> dict[str, object]:
-    return {"name": name, "in": "query", "schema": {"type": kind}, "description": description}
-
-
-_VERSION = _parameter("model_version", "string", "Of this version only.")
-_DEVICE = _parameter("edge_device_id", "string", "Of this device only.")
+_VERSION = parameter("model_version", "string", "Of this version only.")
+_DEVICE = parameter("edge_device_id", "string", "Of this device only.")
 _LIMIT = "At most this many, 1 to 1,000; {} if unset."
 _TAG = "Review"
 _OF_PICTURE = (
-    _parameter("id", "string", "Of this prediction."),
-    _parameter(
-        "device", "string", "Of this device; where only one has the id, it may be left out."
-    ),
+    parameter("id", "string", "Of this prediction."),
+    parameter("device", "string", "Of this device; where only one has the id, it may be left out."),
 )
 _FILE = {"type": "string", "format": "binary"}
 _HEAT_SCHEMA = {
@@ -206,14 +193,13 @@ OPERATIONS: Sequence[Operation] = (
         "Store pictures for review",
         "All of them or none; the answer comes after the commit is on disk. A device's"
         " `prediction_id` is stored once.",
-        body=[Content(JSON, _BODIES[0], _EXAMPLE)],
+        body=[Content(JSON, EvidenceBatch, _EXAMPLE)],
         answers={
             200: (
                 "Stored, or stored before.",
                 Content(JSON, EvidenceAnswer, {"status": "success", "stored": 1, "duplicates": 0}),
             ),
             400: ("A picture or what is said of it is wrong; `field` names it.", None),
-            401: ("A token is required, and this is none that is valid now.", None),
             413: ("Too many bytes; send fewer pictures at once.", None),
             429: ("Too many requests wait to be stored; try again later.", None),
             503: ("Nothing of it was stored; send it again.", None),
@@ -228,11 +214,7 @@ OPERATIONS: Sequence[Operation] = (
         "One label, several, or a CSV file with the same names in its header row. All of them are"
         " stored or none; the last one of a picture counts.",
         body=[
-            Content(
-                JSON,
-                {"oneOf": list(_BODIES[1:])},
-                _LABEL,
-            ),
+            Content(JSON, Label | Labels, _LABEL),
             Content(
                 "text/csv",
                 {"type": "string"},
@@ -242,7 +224,6 @@ OPERATIONS: Sequence[Operation] = (
         answers={
             200: ("Stored.", Content(JSON, LabelsAnswer, _LABELLED)),
             400: ("A label is wrong; `field` names it.", None),
-            401: ("A token is required, and this is none that is valid now.", None),
             413: ("Too many labels, or too many bytes.", None),
             415: ("Neither JSON nor CSV.", None),
             429: ("Too many requests wait to be stored; try again later.", None),
@@ -258,8 +239,8 @@ OPERATIONS: Sequence[Operation] = (
         "A page of labels, oldest first",
         "Each with what the model said of the picture, and whether it is its last.",
         parameters=[
-            _parameter("after", "integer", "`next` of the page before."),
-            _parameter("limit", "integer", _LIMIT.format(100)),
+            parameter("after", "integer", "`next` of the page before."),
+            parameter("limit", "integer", _LIMIT.format(100)),
         ],
         answers={
             200: (
@@ -277,11 +258,11 @@ OPERATIONS: Sequence[Operation] = (
         "Pictures that wait for a label",
         "The least confident and the random sample take turns.",
         parameters=[
-            _parameter("limit", "integer", _LIMIT.format(20)),
-            _parameter("skip", "integer", "Without the first of them: `next` of the page before."),
+            parameter("limit", "integer", _LIMIT.format(20)),
+            parameter("skip", "integer", "Without the first of them: `next` of the page before."),
             *(_VERSION, _DEVICE),
-            _parameter("verdict", "string", "With this verdict only: pass, fail or review."),
-            _parameter("differ", "boolean", "Only where a challenger says another class."),
+            parameter("verdict", "string", "With this verdict only: pass, fail or review."),
+            parameter("differ", "boolean", "Only where a challenger says another class."),
         ],
         answers={
             200: (
@@ -299,7 +280,7 @@ OPERATIONS: Sequence[Operation] = (
         "How often the answers are right, by model version",
         "Estimated from the labels of the random sample, with 95% intervals.",
         parameters=[
-            _parameter("days", "number", "Of pictures of the last days; QUALITY_DAYS if unset."),
+            parameter("days", "number", "Of pictures of the last days; QUALITY_DAYS if unset."),
             *(_VERSION, _DEVICE),
         ],
         answers={200: ("The figures.", Content(JSON, Quality, _QUALITY)), **_READ_ERRORS},

@@ -3,10 +3,10 @@
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Raw, inspect
+from msgspec import Meta, Raw, inspect
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
@@ -22,20 +22,27 @@ _CACHE_KIBIBYTES = 65_536
 
 
 class StoredPrediction(Prediction, frozen=True, gc=False):
-    """A prediction as it stands in the table `predictions`, its device and request filled in.
+    """A prediction as it stands in the table `predictions`, its device and request filled in."""
 
-    Times are Unix seconds of this service's clock (`received_at`) and of the sender's (`sent_at`,
-    null where the sender did not say, or nothing sensible).
-    """
-
-    received_at: float = 0.0
-    sent_at: float | None = None
+    received_at: Annotated[
+        float, Meta(description="When it was stored, Unix seconds of this service's clock.")
+    ] = 0.0
+    sent_at: (
+        Annotated[
+            float,
+            Meta(
+                description="When its batch was sent, Unix seconds of the sender's clock; null"
+                " where the sender did not say, or nothing sensible."
+            ),
+        ]
+        | None
+    ) = None
 
 
 class PredictionInPage(StoredPrediction, frozen=True, gc=False):
-    """A prediction as a page of `/predictions` shows it; `id` counts in order of arrival."""
+    """A prediction as a page of `/predictions` shows it."""
 
-    id: int = 0
+    id: Annotated[int, Meta(description="Counts in the order of arrival.")] = 0
 
 
 @dataclass(frozen=True)
