@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from bentos.edge.door import Route
@@ -20,14 +20,7 @@ from bentos.inference.engine import Engine, Predicted, Prediction, new_predictio
 from bentos.inference.evidence import EvidenceSender
 from bentos.inference.explain import Explainer
 from bentos.inference.model.spec import HEAT_MAP_CELLS
-from bentos.inference.request import (
-    TENSOR,
-    input_of,
-    input_of_image,
-    input_of_numbers,
-    inputs_of,
-    upload_of,
-)
+from bentos.inference.request import input_of_image, input_of_numbers, inputs_of, upload_of
 from bentos.inference.settings import InferenceSettings, ModelProcessSettings
 from bentos.inference.side import SideModel
 from bentos.inference.state import (
@@ -142,31 +135,27 @@ class InferenceApp:
         # Its failures are none of the service's, by which a pod is judged.
         return [Route("POST", EXPLAIN_PATH, partial(self._explain, self._explainer))]
 
-    async def _predict(self, request: Request) -> Response:
+    def _body(self, request: Request) -> Awaitable[bytes]:
+        """Return what reads the body of a request that may be answered; 401 for any other."""
         self._tokens.require(request.header(b"authorization"))
-        body = await request.body(self._settings.max_body_bytes)
+        return request.body(self._settings.max_body_bytes)
+
+    async def _predict(self, request: Request) -> Response:
+        body = await self._body(request)
         started = time.perf_counter()
-        spec = self._engine.spec
-        if request.content_type != TENSOR:
-            given = inputs_of(body, spec, limit=self._engine.request_limit)
-            if given is not None:
-                predicted = await self._predict_all(given, started, request.request_id)
-                return json_response({"predictions": predicted.bodies()}, log=predicted.log())
-        given = input_of(request.content_type, body, spec)
+        engine = self._engine
+        given = inputs_of(request.content_type, body, engine.spec, limit=engine.request_limit)
         return await self._respond(request, given, started)
 
     async def _predict_image(self, request: Request) -> Response:
-        self._tokens.require(request.header(b"authorization"))
-        body = await request.body(self._settings.max_body_bytes)
+        body = await self._body(request)
         started = time.perf_counter()
         upload = upload_of(request, body)
         given = input_of_image(upload.content, self._engine.spec)
         return await self._respond(request, given, started, image_id=upload.filename)
 
     async def _explain(self, explainer: Explainer, request: Request) -> Response:
-        self._tokens.require(request.header(b"authorization"))
-        body = await request.body(self._settings.max_body_bytes)
-        upload = upload_of(request, body)
+        upload = upload_of(request, await self._body(request))
         outcome = "failed"
         try:
             heat_map = await explainer.explain(upload.content)
@@ -182,13 +171,14 @@ class InferenceApp:
         self, request: Request, given: Input, started: float, *, image_id: str = ""
     ) -> Response:
         predicted = await self._predict_all(given, started, request.request_id, image_id)
-        (answer,) = predicted.bodies()
-        return json_response(answer, log=answer)
+        bodies = predicted.bodies()
+        if given.kind == InputKind.ROWS:
+            return json_response({"predictions": bodies}, log=predicted.log())
+        return json_response(bodies[0], log=bodies[0])
 
     async def _answer(self, given: Input, started: float) -> dict[str, object]:
         predicted = await self._predict_all(given, started, new_prediction_id())
-        (answer,) = predicted.bodies()
-        return answer
+        return predicted.bodies()[0]
 
     async def _predict_all(
         self,
@@ -196,7 +186,7 @@ class InferenceApp:
         started: float,
         request_id: str,
         image_id: str = "",
-        check_version: Callable[[str], None] = lambda _version: None,
+        check_version: Callable[[str], None] | None = None,
     ) -> Predicted:
         """Return the predictions for the inputs of a request, once they are in the outbox.
 
@@ -207,13 +197,12 @@ class InferenceApp:
             self._delivery.check()
         with span("model") as of_model:
             predictions = await self._engine.predict(given)
-            of_model.set_attributes(
-                {
-                    "batch_size": predictions[0].batch_size,
-                    "model_seconds": predictions[0].model_seconds,
-                }
-            )
-        check_version(predictions[0].model.identity.version)
+            if of_model.is_recording():
+                one = predictions[0]
+                of_model.set_attribute("batch_size", one.batch_size)
+                of_model.set_attribute("model_seconds", one.model_seconds)
+        if check_version is not None:
+            check_version(predictions[0].model.identity.version)
         seconds = time.perf_counter() - started
         ids = [new_prediction_id() for _ in predictions]
         predicted = Predicted(predictions, ids, seconds * 1000)
@@ -229,11 +218,11 @@ class InferenceApp:
             self.state.confidence[prediction.class_name].observe(prediction.confidence)
             self.state.verdicts[prediction.verdict].add()
             self._drift.count(prediction)
-        keep = partial(self._keep, given, predicted, image_id)
         if self._challenger is not None:
+            keep = partial(self._keep, given, predicted, image_id)
             self._challenger.offer(given, predictions, keep)
         else:
-            keep(None)
+            self._keep(given, predicted, image_id, None)
         return predicted
 
     def _keep(
@@ -255,7 +244,7 @@ class InferenceApp:
             given.content,
             image_id=image_id,
             challenger=ChallengerAnswer(
-                other.model.identity.version, other.class_name, round(other.confidence, 6)
+                other.model.identity.version, other.class_name, other.confidence
             )
             if differs
             else None,

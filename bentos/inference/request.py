@@ -39,10 +39,12 @@ class _Several(msgspec.Struct, gc=False):
 _several = msgspec.json.Decoder(_Several)
 
 
-def input_of(media_type: bytes, body: bytes, spec: ModelSpec) -> Input:
-    """Return the input in a body of `/predict`; all but raw float32 is taken for JSON.
+def inputs_of(media_type: bytes, body: bytes, spec: ModelSpec, *, limit: int) -> Input:
+    """Return what is in a body of `/predict`: several inputs where `data` is an array of them.
 
-    Raises ServiceError 413 for more than an input can take, and 415 for an image.
+    All but raw float32 is taken for JSON. The numbers are read, and a body that cannot be read is
+    refused, in the model process. Raises ServiceError 413 for more inputs than `limit` and for more
+    bytes than they can take, 400 for inputs that are not flat, and 415 for an image.
     """
     if media_type == TENSOR:
         return Input(InputKind.TENSOR, body)
@@ -53,31 +55,10 @@ def input_of(media_type: bytes, body: bytes, spec: ModelSpec) -> Input:
             f"Content-Type is {media_type.decode('latin-1')[:_MAX_SHOWN]!r}; send "
             "application/json or application/octet-stream, and images to /predict_image",
         )
-    limit = BYTES_A_NUMBER * spec.input_size + BYTES_BESIDE
-    if len(body) > limit:
-        raise ServiceError(
-            413,
-            "too_large",
-            f"the body has {len(body)} bytes; {spec.input_size} numbers as JSON take "
-            f"{limit} at most",
-        )
-    return Input(InputKind.JSON, body)
-
-
-def inputs_of(body: bytes, spec: ModelSpec, *, limit: int) -> Input | None:
-    """Return the inputs of a JSON body whose `data` is an array of them, None for any other body.
-
-    Raises ServiceError 413 where they are more than `limit`, 400 where they are not flat. The
-    numbers are read, and a body that cannot be read is refused, in the model process.
-    """
-    if body.count(b"[") < 2:
-        return None
-    try:
-        data = bytes(_several.decode(body).data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    if not _NESTED.match(data):
-        return None
+    data = _several_in(body)
+    if data is None:
+        check_size("body", body, 1, spec)
+        return Input(InputKind.JSON, body)
     if _DEEPER.match(data):
         raise ServiceError(
             400,
@@ -91,6 +72,17 @@ def inputs_of(body: bytes, spec: ModelSpec, *, limit: int) -> Input | None:
         raise too_many("data", rows, limit)
     check_size("data", data, rows, spec)
     return Input(InputKind.ROWS, data, rows=rows)
+
+
+def _several_in(body: bytes) -> bytes | None:
+    """Return the `data` of a JSON body where it is an array of arrays, None for any other body."""
+    if body.count(b"[") < 2:
+        return None
+    try:
+        data = bytes(_several.decode(body).data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return data if _NESTED.match(data) else None
 
 
 def check_size(field: str, data: bytes, rows: int, spec: ModelSpec) -> None:

@@ -107,8 +107,8 @@ def _json_numbers(content: bytes) -> object:
 
 
 def _rows(content: bytes) -> object:
-    given = inputs_of(content, _SPEC, limit=8)
-    return None if given is None else NumberReader().read(given, _SPEC)
+    given = inputs_of(b"application/json", content, _SPEC, limit=8)
+    return NumberReader().read(given, _SPEC)
 
 
 def _infer(content: bytes) -> object:

@@ -174,6 +174,11 @@ class Bench:
 
         return asyncio.ensure_future(ask())
 
+    async def settle(self) -> None:
+        """Let what was asked go as far as it can without the model."""
+        for _ in range(3):
+            await asyncio.sleep(0)
+
     async def hold(self) -> "asyncio.Task[Prediction]":
         """Ask for a first prediction that stays in the model until `free` is called."""
         self.model.hold()

@@ -20,9 +20,9 @@ from bentos.inference.model.spec import Metadata, ModelSpec, picture_of
 from bentos.inference.request import (
     TENSOR,
     Upload,
-    input_of,
     input_of_image,
     input_of_numbers,
+    inputs_of,
     upload_of,
 )
 from tests.support.images import colour_file, form_of
@@ -30,6 +30,7 @@ from tests.support.requests import request
 
 JSON = b"application/json"
 SIZE = 4
+LIMIT = 8
 
 
 def spec_of(shape: tuple[int, ...] = (SIZE,), dtype: str = "float32") -> ModelSpec:
@@ -42,7 +43,7 @@ SPEC = spec_of()
 
 def read(body: bytes | object, *, media_type: bytes = JSON, spec: ModelSpec = SPEC) -> Any:
     sent = body if isinstance(body, bytes) else json.dumps(body).encode()
-    (values,) = NumberReader().read(input_of(media_type, sent, spec), spec)
+    (values,) = NumberReader().read(inputs_of(media_type, sent, spec, limit=LIMIT), spec)
     return values
 
 
@@ -100,16 +101,16 @@ def test_a_wrong_length_names_the_field_and_what_was_expected() -> None:
         ([1, 2, "3", 4], "data[2]", "a string"),
         ([1, None, 3, 4], "data[1]", "null"),
         ([True, 2, 3, 4], "data[0]", "a boolean"),
-        ([[1, 2], [3, 4]], "data[0]", "an array"),
+        ([[1, 2], [3, 4]], "data[0]", "2 numbers"),
         ([1, 2, 3, {}], "data[3]", "an object"),
-        ([[[[[[1, 2, 3, 4]]]]]], "data[0]", "an array"),
+        ([[[[[[1, 2, 3, 4]]]]]], "data[0]", "one of arrays"),
     ],
 )
 def test_a_wrong_type_names_the_field_and_the_type(data: object, field: str, got: str) -> None:
     error = refusal({"data": data})
     assert error.reason == "bad_input"
     assert error.details == {"field": field}
-    assert error.message.startswith(f"{field}: expected a flat array of 4 finite numbers")
+    assert error.message.startswith(f"{field}: expected a flat array of 4 ")
     assert error.message.endswith(f"got {got}")
 
 
@@ -201,7 +202,7 @@ def test_one_reader_reads_many_bodies_whatever_came_before() -> None:
     for _ in range(50):
         for bad in (b"{", b'{"data": ["x"]}', b'{"data": [1e39,1,1,1]}', b"", b"[]"):
             with pytest.raises(ServiceError):
-                reader.read(input_of(JSON, bad, SPEC), SPEC)
+                reader.read(inputs_of(JSON, bad, SPEC, limit=LIMIT), SPEC)
         (first,) = reader.read(Input(InputKind.JSON, b'{"data": [1,2,3,4]}'), SPEC)
         (second,) = reader.read(Input(InputKind.JSON, b'{"data": [5,6,7,8]}'), SPEC)
         np.testing.assert_array_equal(first, [1, 2, 3, 4])
@@ -221,7 +222,7 @@ _ANYTHING = st.recursive(
 
 def outcome(body: bytes, spec: ModelSpec, media_type: bytes = JSON) -> NDArray[Any] | ServiceError:
     try:
-        return NumberReader().read(input_of(media_type, body, spec), spec)
+        return NumberReader().read(inputs_of(media_type, body, spec, limit=LIMIT), spec)
     except ServiceError as error:
         return error
 
