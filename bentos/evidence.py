@@ -18,8 +18,11 @@ MAX_PICTURES = 100
 # Of the scores, the highest are sent; a person looks at the first few.
 MAX_SCORES = 20
 
+# A picture stands for 1 / probability predictions; much smaller ones leave figures no digits.
+MIN_SHARE = 1e-6
+
 Share: TypeAlias = Annotated[
-    float, Meta(gt=0, le=1, description="a probability above 0 and at most 1")
+    float, Meta(ge=MIN_SHARE, le=1, description=f"a probability from {MIN_SHARE:f} to 1")
 ]
 TopScores: TypeAlias = Annotated[
     dict[Name, Probability],

@@ -17,6 +17,7 @@ from pydantic import (
 from pydantic_settings import NoDecode
 
 from bentos.edge.tokens import TokensFile
+from bentos.evidence import MIN_SHARE
 from bentos.process.settings import ServiceSettings
 
 
@@ -180,14 +181,14 @@ class InferenceSettings(ServiceSettings):
     )
     keep_pass_share: float = Field(
         default=0.02,
-        gt=0,
+        ge=MIN_SHARE,
         le=1,
         description="Share of the pictures with the verdict `pass` that is kept, at random; all of"
         " it is in the sample that figures are made of.",
     )
     keep_sample_share: float = Field(
         default=0.2,
-        gt=0,
+        ge=MIN_SHARE,
         le=1,
         description="Share of the pictures with another verdict that is in that sample; all of them"
         " are kept.",

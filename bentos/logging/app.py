@@ -38,6 +38,8 @@ from bentos.process.probe_process import ProbePlan
 
 # Of a batch, this many predictions get a span: a client may say that all of them are sampled.
 _MAX_TRACED = 100
+# Of the time of a request: what waits no longer can still say why.
+_OF_TIMEOUT = 0.9
 _DATABASE_REASONS = ("database_not_initialized", "database_not_accessible")
 
 
@@ -158,6 +160,7 @@ class LoggingApp:
                 store,
                 url=explain_url,
                 token=explain_token.get_secret_value() if explain_token else None,
+                seconds=_OF_TIMEOUT * settings.request_timeout_seconds,
             )
             if explain_url
             else None,

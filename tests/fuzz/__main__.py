@@ -22,7 +22,7 @@ from tests.fuzz.mutation import mutated
 from tests.fuzz.targets import TARGETS, FoundError
 from tests.support.inference import start_inference
 from tests.support.models import make_store
-from tests.support.servers import ROOT, Server, start_service
+from tests.support.servers import ROOT, Server, free_port, start_service
 
 LOGGING = "bentos.logging.service:LoggingService"
 # Caches fill with the first requests; what grows afterwards is a leak.
@@ -106,9 +106,11 @@ def main() -> int:
     started = time.monotonic()
     parsers = [_fuzz(name, options.inputs, options.seed) for name in TARGETS]
     sent = []
-    for service in ("logging", "inference"):
-        with service_of(service) as server:
-            sent += list(send(server, service, count=options.requests // 2, seed=options.seed))
+    with tempfile.TemporaryDirectory(prefix="fuzz-", ignore_cleanup_errors=True) as name:
+        directory = Path(name)
+        with services(directory, make_store(directory / "models").tracking_uri) as running:
+            for service, server in running.items():
+                sent += list(send(server, service, count=options.requests // 2, seed=options.seed))
     if options.page:
         options.page.write_text(
             _PAGE.format(
@@ -126,21 +128,25 @@ def main() -> int:
 
 
 @contextmanager
-def service_of(service: str) -> Iterator[Server]:
-    """Start a service as it is deployed; the inference service hands over to a logging service."""
-    with tempfile.TemporaryDirectory(prefix="fuzz-", ignore_cleanup_errors=True) as name:
-        directory = Path(name)
-        settings = {"DATABASE_PATH": str(directory / "predictions.db"), "LOG_LEVEL": "ERROR"}
-        with start_service(LOGGING, directory, env=settings) as logging:
+def services(directory: Path, tracking_uri: str) -> Iterator[dict[str, Server]]:
+    """Start both services as they are deployed, with every part on, so that all routes are there.
+
+    The inference service hands over to the logging service, which asks it for heat maps.
+    """
+    port = free_port()
+    of_both = {"LOG_LEVEL": "ERROR"}
+    of_logging = {
+        "DATABASE_PATH": str(directory / "predictions.db"),
+        "EXPLAIN_URL": f"http://127.0.0.1:{port}",
+    }
+    with start_service(LOGGING, directory, env=of_both | of_logging) as logging:
+        of_inference = {"LOGGING_URL": logging.url, "EXPLAIN": "true", "KEEP_IMAGES": "true"}
+        with start_inference(
+            directory, tracking_uri, env=of_both | of_inference, port=port
+        ) as inference:
             logging.wait_until_ready()
-            if service == "logging":
-                yield logging
-                return
-            store = make_store(directory / "models")
-            settings = {"LOGGING_URL": logging.url, "LOG_LEVEL": "ERROR"}
-            with start_inference(directory, store.tracking_uri, env=settings) as inference:
-                inference.wait_until_ready()
-                yield inference
+            inference.wait_until_ready()
+            yield {"logging": logging, "inference": inference}
 
 
 def send(server: Server, service: str, *, count: int, seed: int) -> Iterator[Sent]:

@@ -21,7 +21,10 @@ def main() -> None:
         import bentos.inference.model.loading
         import bentos.inference.model.numbers
         import bentos.inference.request
-        import bentos.logging.request  # noqa: F401
+        import bentos.logging.request
+        import bentos.logging.review.labels
+        import bentos.logging.review.page.heat
+        import bentos.logging.review.request  # noqa: F401
 
     from tests.fuzz.targets import TARGETS
 

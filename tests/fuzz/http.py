@@ -6,7 +6,7 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,17 @@ _HEAD = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _OVERLOADED = (429, 503, 504)
 _SHOWN = 300
+# What stands in the place of a path's and of a query's parameters, so that some requests succeed:
+# the examples of `/evidence` and `/log` have these ids.
+_PLACES = {"model": COLOURS, "version": "1"}
+_VALUES = {"id": "line-4-000017", "verdict": "review", "before": "1795600000", "limit": "5"}
+_BY_TYPE = {"integer": "0", "number": "30", "boolean": "true", "string": "line-4"}
+_FILES = {
+    "application/octet-stream": bytes(4 * 768),
+    "multipart/form-data": form(pictures()[0]),
+    **{f"image/{form}": pictures()[0] for form in ("png", "jpeg", "bmp")},
+}
+_BROWSER = "Accept: text/html\r\n"
 
 
 @dataclass
@@ -71,35 +82,54 @@ def declared_reasons(service: str) -> frozenset[str]:
     counted = [value for one in state.rejected.values(state) for value in one]
     failed = [value for values in state.errors.values(state) for value in values]
     # Counted as `other`, and answered by their own names.
-    others = ("not_found", "conflict", "unknown_edge_device", "too_many_headers", "bad_request")
+    others = (
+        *("not_found", "conflict", "unknown_edge_device", "too_many_headers", "bad_request"),
+        *("no_heat_map", "explain_busy"),
+    )
     return frozenset((*counted, *failed, *others))
 
 
-def seeds(service: str) -> Sequence[bytes]:
-    """Return whole requests as clients send them to a service."""
+def seeds(server: Server, service: str) -> Sequence[bytes]:
+    """Return whole requests as clients send them: to every route that a service says it has."""
+    said = server.get("/nothing-is-here").json()["error"].partition("the routes are ")[2]
+    paths = server.get("/docs.json").json()["paths"]
+    found = [
+        *_declared(paths),
+        *(_request("GET", path) for path in said.split(", ") if path not in paths),
+        _request("GET", "/health", headers="Connection: Upgrade\r\nUpgrade: websocket\r\n"),
+        _request("POST", "/health", b"x", headers="Expect: 100-continue\r\n"),
+    ]
     if service == "logging":
         body = json.dumps(batch(prediction(), prediction())).encode()
-        return [
-            _request("POST", "/log", body),
-            _request("GET", "/stats"),
-            _request("GET", "/predictions?limit=5&defect_only=true&edge_device_id=edge-1"),
-            *_common(),
-        ]
-    tensor, file = bytes(4 * 768), pictures()[0]
-    multipart = "multipart/form-data; boundary=fuzz"
-    tensors = [{"name": "input", "shape": [1, 3, 16, 16], "datatype": "FP32", "data": [0.5] * 768}]
-    v2 = json.dumps({"id": "one", "inputs": tensors}).encode()
+        return [*found, _request("POST", "/log", body)]
     return [
-        _request("POST", f"/v2/models/{COLOURS}/infer", v2),
-        *(_request("GET", f"/v2/{path}") for path in ("", "health/ready", f"models/{COLOURS}")),
+        *found,
         _request("POST", "/predict", json.dumps({"data": [0.5] * 768}).encode()),
-        _request("POST", "/predict", tensor, "application/octet-stream"),
         _request("POST", "/predict", json.dumps({"data": [[0.5] * 768] * 2}).encode()),
         *_infers(),
         *(_request("POST", "/predict_image", one, "image/png") for one in pictures()),
-        _request("POST", "/predict_image", form(file), multipart),
-        *_common(),
     ]
+
+
+def _declared(paths: dict[str, Any]) -> Iterator[bytes]:
+    """Yield requests of an API document: each route with its examples, then all its parameters."""
+    for path, operations in paths.items():
+        for method, operation in operations.items():
+            where = path.format(**_PLACES)
+            content = operation.get("requestBody", {}).get("content", {"": {}})
+            for kind, body in content.items():
+                given = body.get("example", _FILES.get(kind, b""))
+                if not isinstance(given, bytes):
+                    given = (given if isinstance(given, str) else json.dumps(given)).encode()
+                boundary = "; boundary=fuzz" if kind.startswith("multipart") else ""
+                yield _request(method.upper(), where, given, kind + boundary)
+            asked = [one for one in operation.get("parameters", ()) if one["in"] == "query"]
+            query = "&".join(
+                f"{one['name']}={_VALUES.get(one['name'], _BY_TYPE[one['schema']['type']])}"
+                for one in asked
+            )
+            for headers in ("", _BROWSER) if asked else ():
+                yield _request("GET", f"{where}?{query}", headers=headers)
 
 
 def _infers() -> list[bytes]:
@@ -115,15 +145,6 @@ def _infers() -> list[bytes]:
     return [
         _request("POST", path, numbers),
         _request("POST", path, head + raw, "application/octet-stream", length),
-        *(_request("GET", one) for one in ("/v2", f"/v2/models/{COLOURS}/versions/1/ready")),
-    ]
-
-
-def _common() -> list[bytes]:
-    return [
-        *(_request("GET", path) for path in ("/health", "/ready", "/metrics", "/docs.json", "/")),
-        _request("GET", "/health", headers="Connection: Upgrade\r\nUpgrade: websocket\r\n"),
-        _request("POST", "/health", b"x", headers="Expect: 100-continue\r\n"),
     ]
 
 
@@ -136,12 +157,11 @@ def _request(
     return f"{head}Connection: close\r\n\r\n".encode() + body
 
 
-def damaged(service: str, chance: random.Random) -> Callable[[], tuple[bytes, bool]]:
+def damaged(whole: Sequence[bytes], chance: random.Random) -> Callable[[], tuple[bytes, bool]]:
     """Return a maker of requests, and of whether each is whole.
 
     Three in four are damaged in the body alone, and whole; the others anywhere.
     """
-    whole = seeds(service)
     with_body = [one.partition(b"\r\n\r\n") for one in whole if not one.endswith(b"\r\n\r\n")]
     bodies = [body for _, _, body in with_body]
 
@@ -159,7 +179,7 @@ def damaged(service: str, chance: random.Random) -> Callable[[], tuple[bytes, bo
 def send_damaged(server: Server, service: str, *, count: int, seed: int) -> Findings:
     """Send so many damaged requests, on as many connections; look in between whether it answers."""
     findings = Findings()
-    make = damaged(service, random.Random(seed))
+    make = damaged(seeds(server, service), random.Random(seed))
     reasons = declared_reasons(service)
 
     async def one() -> None:

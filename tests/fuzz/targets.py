@@ -11,11 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from PIL import Image
 
 from bentos.edge.http import ServiceError
 from bentos.edge.tokens import Tokens
+from bentos.evidence import ChallengerAnswer, EvidenceBatch
 from bentos.inference.channel import (
     Answers,
     Beat,
@@ -34,6 +36,10 @@ from bentos.inference.model.spec import Metadata, ModelSpec, picture_of
 from bentos.inference.request import inputs_of, upload_of
 from bentos.inference.v2.tensors import read_request
 from bentos.logging.request import BatchParser
+from bentos.logging.review.labels import parse_labels
+from bentos.logging.review.page.heat import HeatMap, read_map, svg
+from bentos.logging.review.request import parse_evidence
+from tests.support.evidence import evidence
 from tests.support.predictions import batch, prediction
 from tests.support.requests import chunk, request
 
@@ -140,6 +146,38 @@ def _batches() -> Sequence[bytes]:
     return [json.dumps(batch(*rows[:count])).encode() for count in (1, 2)]
 
 
+def _csv(content: bytes) -> object:
+    return parse_labels(content, b"text/csv")
+
+
+def _labels(content: bytes) -> object:
+    return parse_labels(content, b"application/json")
+
+
+def _label_seeds() -> Sequence[bytes]:
+    label = {"prediction_id": "1", "true_class": "crack", "labelled_by": "ada", "note": "n"}
+    return [json.dumps(one).encode() for one in (label, {"labels": [label, label]})]
+
+
+def _csv_seeds() -> Sequence[bytes]:
+    names = "prediction_id,true_class,labelled_by,note,edge_device_id,reported"
+    rows = ('1,crack,ada,"a ""note""",line-4,true', "2,good,ada,,,")
+    return ["\n".join((names, *rows)).encode(), "\r\n".join((names, *rows)).encode()]
+
+
+def _evidences() -> Sequence[bytes]:
+    challenger = ChallengerAnswer("4", "good", 0.7)
+    return [msgspec.json.encode(EvidenceBatch([evidence(), evidence(challenger=challenger)]))]
+
+
+def _map(content: bytes) -> object:
+    return svg(read_map(content))
+
+
+def _maps() -> Sequence[bytes]:
+    return [msgspec.json.encode(HeatMap("crack", 0.9, "3", 1, 2, [[0.1, -4.0]]))]
+
+
 def _multipart(content: bytes) -> object:
     headers = {"Content-Type": f"multipart/form-data; boundary={_BOUNDARY.decode()}"}
     asked = request(chunk(content), path="/predict_image", headers=headers)
@@ -224,6 +262,10 @@ TARGETS = {
     "infer": Target(_infer, lambda: _infers(binary=False)),
     "infer with bytes": Target(_infer_bytes, lambda: _infers(binary=True)),
     "batches": Target(_batch, _batches),
+    "kept pictures": Target(parse_evidence, _evidences),
+    "labels": Target(_labels, _label_seeds),
+    "labels as CSV": Target(_csv, _csv_seeds),
+    "heat maps": Target(_map, _maps, (ValueError,)),
     "multipart": Target(_multipart, lambda: [form(b"content"), form(pictures()[0])]),
     # A file of tokens that cannot be read is refused with these, at start.
     "tokens": Target(_tokens, lambda: [b"one\ntwo\n", "drei\u00e4\n".encode()], (ValueError,)),

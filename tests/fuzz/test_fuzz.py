@@ -2,17 +2,16 @@
 
 import random
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.fuzz.__main__ import services
 from tests.fuzz.http import Findings, send_by_document, send_damaged
 from tests.fuzz.mutation import mutated
 from tests.fuzz.targets import TARGETS
-from tests.support.inference import start_inference
 from tests.support.models import ModelStore
-from tests.support.servers import Server, start_service
+from tests.support.servers import Server
 
 INPUTS = 400
 REQUESTS = 1_500
@@ -37,46 +36,30 @@ def test_a_parser_takes_what_clients_send(name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def services(
+def running(
     model_store: ModelStore, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Server]]:
     directory: Path = tmp_path_factory.mktemp("fuzz")
-    with ExitStack() as stack:
-        logging = stack.enter_context(
-            start_service(
-                "bentos.logging.service:LoggingService",
-                directory,
-                env={"DATABASE_PATH": str(directory / "predictions.db"), "LOG_LEVEL": "ERROR"},
-            )
-        )
-        inference = stack.enter_context(
-            start_inference(
-                directory,
-                model_store.copy(directory).tracking_uri,
-                env={"LOGGING_URL": logging.url, "LOG_LEVEL": "ERROR"},
-            )
-        )
-        logging.wait_until_ready()
-        inference.wait_until_ready()
-        yield {"logging": logging, "inference": inference}
+    with services(directory, model_store.copy(directory).tracking_uri) as both:
+        yield both
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("service", ["logging", "inference"])
 def test_damaged_requests_get_a_4xx_in_the_one_shape(
-    service: str, services: dict[str, Server]
+    service: str, running: dict[str, Server]
 ) -> None:
-    findings = send_damaged(services[service], service, count=REQUESTS, seed=1)
+    findings = send_damaged(running[service], service, count=REQUESTS, seed=1)
     assert findings.wrong == []
     assert findings.statuses.total() > REQUESTS / 2
-    assert services[service].get("/ready").status_code == 200
+    assert running[service].get("/ready").status_code == 200
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("service", ["logging", "inference"])
 def test_requests_made_of_the_api_document_get_no_5xx(
-    service: str, services: dict[str, Server]
+    service: str, running: dict[str, Server]
 ) -> None:
-    findings: Findings = send_by_document(services[service], service, count=BY_DOCUMENT, seed=1)
+    findings: Findings = send_by_document(running[service], service, count=BY_DOCUMENT, seed=1)
     assert findings.wrong == []
     assert findings.statuses.total() > 0

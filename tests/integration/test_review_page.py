@@ -307,6 +307,20 @@ def test_a_heat_map_that_failed_at_first_is_asked_for_again(
         assert "No heat map" not in page.text
 
 
+def test_a_map_that_takes_longer_than_a_request_may_is_told_with_its_reason(
+    tmp_path: Path, inference: Inference
+) -> None:
+    with logging_service(
+        tmp_path, EXPLAIN_URL=inference.url, REQUEST_TIMEOUT_SECONDS="2"
+    ) as running:
+        keep(running, [kept("late-1")])
+        inference.statuses[:] = [503] * 100
+        answer = running.get("/review/heat?id=late-1")
+        inference.statuses.clear()
+    assert (answer.status_code, answer.json()["reason"]) == (503, "no_heat_map")
+    assert "in 1.8 s" in answer.json()["error"]
+
+
 def test_without_a_script_all_can_be_read(browser: Browser, server: Server) -> None:
     pictures = [kept(f"plain-{n}", edge_device_id="plain", sampled=False) for n in range(2)]
     keep(server, pictures)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from bentos.evidence import MIN_SHARE
 from bentos.logging.review.figures import Figures, Group, Rate, estimate
 
 SEEDS = 100
@@ -269,6 +270,19 @@ def test_no_picture_gives_no_figure() -> None:
     figures = estimate([], {"good"})
     assert (figures.pictures, figures.labels) == (0, 0)
     assert figures.escape_rate is figures.false_reject_rate is None
+
+
+def test_the_rarest_pictures_that_may_be_sent_have_figures() -> None:
+    figures = estimate(
+        [
+            group("pass", "good", "crack", 50, MIN_SHARE),
+            group("pass", "good", "good", 100_000, 1.0),
+            group("fail", "crack", "crack", 50, 1.0),
+        ],
+        {"good"},
+    )
+    assert figures.escape_rate is not None
+    assert 0.99 < figures.escape_rate.low <= figures.escape_rate.estimate < 1.0
 
 
 def test_the_same_labels_give_the_same_figures_in_any_order() -> None:

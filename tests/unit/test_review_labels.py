@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,9 +41,11 @@ class Reviewed:
 
     def label(self, *labels: Label) -> Labelled:
         """Store labels."""
-        return self._run(
-            lambda store: store.write(lambda connection: add_labels(connection, labels, at=7.0))
-        )
+        return self.write(lambda connection: add_labels(connection, labels, at=7.0))
+
+    def write(self, change: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
+        """Change the database."""
+        return self._run(lambda store: store.write(change))
 
     def labels(self, *, after: int = 0, limit: int = 100) -> Page:
         """Return a page of labels."""
@@ -300,3 +303,36 @@ def test_a_waiting_picture_says_what_was_said_of_it(reviewed: Reviewed) -> None:
     assert shown["challenger"] == {"version": "5", "class_name": "good", "confidence": 0.9}
     assert shown["sampled"] is True
     assert shown["bytes"] == len(one.picture)
+
+
+def steps(reviewed: Reviewed, *labels: Label) -> int:
+    """Return how many steps of SQLite's machine, in hundreds, it takes to store labels."""
+    taken = 0
+
+    def count() -> int:
+        nonlocal taken
+        taken += 1
+        return 0
+
+    def add(connection: sqlite3.Connection) -> None:
+        connection.set_progress_handler(count, 100)
+        add_labels(connection, labels, at=7.0)
+
+    reviewed.write(add)
+    return taken
+
+
+@pytest.mark.case(21)
+@pytest.mark.parametrize(
+    "make",
+    [lambda _: label("a"), lambda number: label("a", f"class {number}", reported=True)],
+    ids=["of one picture", "of a class each"],
+)
+def test_a_label_costs_no_more_where_there_are_many(
+    reviewed: Reviewed, make: Callable[[int], Label]
+) -> None:
+    """A file of labels that are all of one picture, or each of another class: as fast as any."""
+    reviewed.add(evidence("a"), *(evidence(class_name=f"class {n}") for n in range(300)))
+    first = steps(reviewed, *(make(number) for number in range(300)))
+    later = [steps(reviewed, *(make(-number) for number in range(300))) for _ in range(3)]
+    assert later[-1] < 2 * first

@@ -85,13 +85,9 @@ class House:
         headers = [(name, value.encode()) for name, value in sent.items() if value]
         scope = {"method": "GET", "path": "/", "headers": headers, "query_string": query.encode()}
 
-        async def answer() -> Response:
-            response: Response = await getattr(self.page, what)(Request(scope, _nothing))
-            await self.page.close()
-            return response
-
         try:
-            return asyncio.run(answer())
+            answer: Response = asyncio.run(getattr(self.page, what)(Request(scope, _nothing)))
+            return answer
         except ServiceError as error:
             return error.response()
 
@@ -449,6 +445,8 @@ def test_without_a_heat_map_the_remedy_is_told(tmp_path: Path, status: int, says
         json.dumps(MAP | {"drops": [["<script>"] * 3] * 2}).encode(),
         json.dumps(MAP | {"drops": [[]]}).encode(),
         b'{"drops": ' + b"[" * 100_000,
+        b'{"more": ' + b"[" * 100_000,
+        json.dumps(MAP).encode().replace(b"crack", b"\xe3k"),
         json.dumps(MAP | {"class_name": "x" * 2_000_000}).encode(),
     ],
 )

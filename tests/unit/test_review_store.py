@@ -1,6 +1,7 @@
 """Kept pictures and labels on disk: stored once, found again, and what a failure leaves."""
 
 import asyncio
+import contextlib
 import json
 import multiprocessing
 import sqlite3
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from sqlite_utils import Database
 
 from bentos.evidence import ChallengerAnswer
 from bentos.logging.review import store as module
-from bentos.logging.review.schema import VERSION
+from bentos.logging.review.schema import VERSION, migrations
 from bentos.logging.review.store import Added, Kept, Picture, ReviewStore
 from bentos.logging.store.errors import StoreError
 from tests.support.evidence import evidence, png
@@ -173,6 +175,19 @@ def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
         connection.execute(f"PRAGMA user_version = {VERSION + 1}")
     with pytest.raises(StoreError, match=f"knows up to {VERSION}"):
         with_store(tmp_path, lambda store: store.add([evidence()]))
+
+
+def test_a_database_of_the_version_before_keeps_its_labels(tmp_path: Path) -> None:
+    with contextlib.closing(
+        sqlite3.connect(tmp_path / "review.db", isolation_level=None)
+    ) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        migrations.apply(Database(connection), stop_before="m004_labels_in_one_step_each")
+        connection.execute("PRAGMA user_version = 3")
+        connection.execute(INSERT_LABEL, ("1",))
+    with_store(tmp_path, lambda store: store.add([evidence("1"), evidence("2")]))
+    with_store(tmp_path, lambda store: store.write(lambda one: one.execute(INSERT_LABEL, ("2",))))
+    assert [row["true_class"] for row in rows(tmp_path)] == ["crack", "crack"]
 
 
 DAY = 86_400.0

@@ -300,8 +300,10 @@ async def _serve_once(answer: bytes, *, silent: bool) -> tuple[asyncio.Server, s
         (b"HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\nhi", False, "not understood"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]", False, "not understood"),
         (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 300_000, False, "not understood"),
+        (b'HTTP/1.1 200 OK\r\n\r\n{"status": "\xe3"}', False, "not understood"),
+        (b'HTTP/1.1 200 OK\r\n\r\n{"more": ' + b"[" * 200_000, False, "not understood"),
     ],
-    ids=["silent", "closes", "404", "other JSON", "too large"],
+    ids=["silent", "closes", "404", "other JSON", "too large", "no UTF-8", "nested"],
 )
 def test_a_neighbour_that_does_not_answer_as_it_should_is_told(
     answer: bytes, silent: bool, state: str

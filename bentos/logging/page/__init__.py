@@ -24,14 +24,15 @@ from bentos.health.probes import Probes
 from bentos.logging.page import words
 from bentos.logging.page.access import as_bearer, sign_in
 from bentos.logging.page.html import HtmlPage
+from bentos.logging.page.neighbour import decode_answer
 from bentos.logging.page.predictions import SHOWN, ShownPrediction, shown_predictions
 from bentos.logging.page.rate import SAMPLE_SECONDS, MinuteCounts, Minutes
 from bentos.logging.page.services import (
     ASK_SECONDS,
     LOGGING,
     InferenceProbe,
+    ReadyAnswer,
     ServiceView,
-    read_answer,
     view_of,
 )
 from bentos.logging.state import LoggingState
@@ -212,7 +213,9 @@ class StatusPage:
                 )
             )
         facts.append(("Running since", words.since(state.pod.started_at, now=now)))
-        return view_of(LOGGING, "Logging", read_answer(self._probes.ready().body), *facts)
+        return view_of(
+            LOGGING, "Logging", decode_answer(self._probes.ready().body, ReadyAnswer), *facts
+        )
 
     def _render(self, snapshot: _Snapshot, *, allowed: bool, refresh: int) -> bytes:
         inference = snapshot.services[0].answer

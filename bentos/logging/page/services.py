@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import urlsplit
 
 import httpx
 import msgspec
 
 from bentos.health.probes import READY_PATH
+from bentos.logging.page.neighbour import Neighbour, decode_answer
 from bentos.logging.page.reasons import DATABASE_FAILURES, Kind, explain, is_known
 from bentos.logging.page.words import count, seconds_of, shorten, since
 
@@ -77,11 +77,6 @@ class ServiceView:
     answer: ReadyAnswer | None = None
 
 
-def read_answer(body: bytes) -> ReadyAnswer:
-    """Return an answer of `/ready`; raises msgspec.DecodeError for what is none."""
-    return msgspec.json.decode(body, type=ReadyAnswer)
-
-
 def view_of(title: str, kind: Kind, answer: ReadyAnswer, *facts: tuple[str, str]) -> ServiceView:
     """Return a service as its `/ready` describes it."""
     ready = answer.status == "ready"
@@ -134,62 +129,42 @@ class InferenceProbe:
     """Asks the inference service's probe port; `url` is None where nobody said where it is."""
 
     def __init__(self, url: str | None, *, seconds: float = ASK_SECONDS) -> None:
-        self._url = url
-        self._place = urlsplit(url).netloc.rpartition("@")[2] if url else ""
         self._seconds = seconds
-        self._client: httpx.AsyncClient | None = None
+        self._neighbour = (
+            Neighbour(url, seconds=seconds, most_bytes=_MOST_BYTES) if url is not None else None
+        )
 
     async def view(self, *, now: float) -> ServiceView:
         """Return the inference service as it describes itself, or why it does not."""
-        if self._url is None:
+        if self._neighbour is None:
             problem = Problem("This page is not told where it is: set INFERENCE_PROBE_URL.")
             return ServiceView(INFERENCE, "not configured", "unknown", (problem,))
+        place = self._neighbour.place
         try:
             async with asyncio.timeout(self._seconds):
-                status, body = await self._ask(self._url.rstrip("/") + READY_PATH)
+                status, body = await self._neighbour.ask("GET", READY_PATH)
         except TimeoutError:
-            return self._silent(f"No answer from {self._place} within {self._seconds:g} s.")
+            detail = f"No answer from {place} within {self._seconds:g} s."
+            return _wrong("not reachable", detail)
         except (httpx.HTTPError, OSError):
-            return self._silent(f"No connection to {self._place}.")
+            return _wrong("not reachable", f"No connection to {place}.")
         try:
-            answer = read_answer(body)
-        except msgspec.DecodeError:
-            return self._strange(status)
+            answer = decode_answer(body, ReadyAnswer)
+        except ValueError:
+            return _wrong("not understood", f"{place}{READY_PATH} answers {status}.")
         return view_of(INFERENCE, "Inference", answer, *_inference_facts(answer, now))
 
     async def close(self) -> None:
         """Close the connection."""
-        if self._client is not None:
-            await self._client.aclose()
+        if self._neighbour is not None:
+            await self._neighbour.close()
 
-    async def _ask(self, url: str) -> tuple[int, bytes]:
-        """Return the status and the body, as far as it is not too large."""
-        if self._client is None:
-            # Without the proxies of the environment: it is a neighbour. With a new connection each
-            # time, since one that was kept may just be closed at the other end.
-            self._client = httpx.AsyncClient(
-                trust_env=False,
-                timeout=self._seconds,
-                limits=httpx.Limits(max_keepalive_connections=0),
-            )
-        async with self._client.stream("GET", url) as response:
-            body = b""
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > _MOST_BYTES:
-                    return response.status_code, b""
-            return response.status_code, body
 
-    def _silent(self, detail: str) -> ServiceView:
-        explanation = explain("not_reachable", "Inference")
-        problem = Problem(explanation.sentence, detail, explanation.runbook)
-        return ServiceView(INFERENCE, "not reachable", "bad", (problem,))
-
-    def _strange(self, status: int) -> ServiceView:
-        explanation = explain("not_understood", "Inference")
-        detail = f"{self._place}{READY_PATH} answers {status}."
-        problem = Problem(explanation.sentence, detail, explanation.runbook)
-        return ServiceView(INFERENCE, "not understood", "bad", (problem,))
+def _wrong(state: str, detail: str) -> ServiceView:
+    """Return the inference service where it says nothing, or nothing that this page knows."""
+    explanation = explain(state.replace(" ", "_"), "Inference")
+    problem = Problem(explanation.sentence, detail, explanation.runbook)
+    return ServiceView(INFERENCE, state, "bad", (problem,))
 
 
 def _inference_facts(answer: ReadyAnswer, now: float) -> Iterator[tuple[str, str]]:

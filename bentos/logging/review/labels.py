@@ -82,12 +82,14 @@ _INSERT = (
 )
 _DEVICES = "SELECT edge_device_id FROM evidence WHERE prediction_id = ? LIMIT 2"
 _IS_KEPT = "SELECT 1 FROM evidence WHERE prediction_id = ? AND edge_device_id = ?"
-# Of a model that never says a class, some of its last pictures' scores name it.
 _KNOWN_CLASS = (
     "SELECT 1 WHERE EXISTS (SELECT 1 FROM labels WHERE true_class = ?1)"
-    " OR EXISTS (SELECT 1 FROM (SELECT scores FROM evidence ORDER BY id DESC LIMIT 300) AS recent,"
-    " json_each(recent.scores) AS score WHERE score.key = ?1)"
     " OR EXISTS (SELECT 1 FROM evidence WHERE class_name = ?1)"
+)
+# A class that no model has said may still be one of its classes: then some scores name it.
+_SCORED_CLASSES = (
+    "SELECT DISTINCT score.key FROM (SELECT scores FROM evidence ORDER BY id DESC LIMIT 300)"
+    " AS recent, json_each(recent.scores) AS score"
 )
 # Beside a label, what was said of its picture; the columns are NULL where none is kept.
 _OF_PICTURE = (
@@ -132,6 +134,7 @@ def add_labels(connection: sqlite3.Connection, labels: Sequence[Label], *, at: f
     none of them.
     """
     names = {label.true_class for label in labels if label.true_class is not None}
+    names -= {name for (name,) in connection.execute(_SCORED_CLASSES)}
     new = [name for name in names if not connection.execute(_KNOWN_CLASS, (name,)).fetchone()]
     unknown = 0
     rows: list[tuple[object, ...]] = []

@@ -19,7 +19,7 @@ from sqlite_utils.migrations import Migrations
 
 from bentos.logging.store.errors import StoreError
 
-VERSION = 3
+VERSION = 4
 migrations = Migrations("review")
 
 
@@ -121,6 +121,28 @@ def m003_heat_maps(database: Database) -> None:
         "CREATE TRIGGER heat_map_of_no_picture AFTER DELETE ON pictures"
         " BEGIN DELETE FROM heat_maps WHERE sha256 = OLD.sha256; END"
     )
+
+
+@migrations()
+def m004_labels_in_one_step_each(database: Database) -> None:
+    """Make a label cost the same however many its picture or its class has already."""
+    for statement in (
+        "DROP TRIGGER labels_say_the_true_class",
+        # A new label is the last one.
+        (
+            "CREATE TRIGGER labels_say_the_true_class AFTER INSERT ON labels"
+            " BEGIN UPDATE evidence SET true_class = nullif(NEW.true_class, ''),"
+            " labelled = CASE WHEN NEW.reported THEN labelled ELSE NEW.true_class <> '' END"
+            " WHERE prediction_id = NEW.prediction_id"
+            " AND edge_device_id = coalesce(NEW.edge_device_id, edge_device_id); END"
+        ),
+        "DROP INDEX labels_by_prediction",
+        # In the order of their ids, so that the last one is found first.
+        "CREATE INDEX labels_by_prediction ON labels (prediction_id)",
+        "CREATE INDEX labels_by_class ON labels (true_class)",
+        "CREATE INDEX evidence_by_class ON evidence (class_name)",
+    ):
+        database.execute(statement)
 
 
 def configure(connection: sqlite3.Connection) -> None:

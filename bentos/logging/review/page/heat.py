@@ -14,12 +14,11 @@ import msgspec
 from msgspec import Meta
 
 from bentos.edge.http import RETRY_LATER, ServiceError
+from bentos.logging.page.neighbour import Neighbour, decode_answer
 from bentos.logging.review.store import Picture, ReviewStore
 
 EXPLAIN_PATH = "/explain"
-# All attempts together. The inference service makes one map at a time, 429, and first loads the
-# model for it, 503.
-_SECONDS = 20.0
+# The inference service makes one map at a time, 429, and first loads the model for it, 503.
 _LATER = (429, 503)
 _PAUSE_SECONDS = 0.5
 _MOST_BYTES = 1_000_000
@@ -40,14 +39,11 @@ class HeatMap(msgspec.Struct, frozen=True):
     drops: list[list[float]]
 
 
-_maps = msgspec.json.Decoder(HeatMap)
-
-
 def read_map(answer: bytes) -> HeatMap:
-    """Return the heat map of an answer of `/explain`; raises msgspec.DecodeError for any other."""
-    found = _maps.decode(answer)
+    """Return the heat map of an answer of `/explain`; raises ValueError for any other."""
+    found = decode_answer(answer, HeatMap)
     if [len(row) for row in found.drops] != [found.columns] * found.rows:
-        raise msgspec.ValidationError("drops: expected `rows` lists of `columns` numbers")
+        raise ValueError("drops: expected `rows` lists of `columns` numbers")
     return found
 
 
@@ -69,16 +65,17 @@ def svg(found: HeatMap) -> bytes:
 
 
 class HeatMaps:
-    """Asks the inference service at `url` for heat maps, one at a time, and keeps them."""
+    """Asks the inference service at `url` for heat maps, one at a time, and keeps them.
 
-    def __init__(
-        self, store: ReviewStore, *, url: str, token: str | None, seconds: float = _SECONDS
-    ) -> None:
+    `seconds` are for all attempts together, less than a request of this service may take: its
+    answer says why there is no map.
+    """
+
+    def __init__(self, store: ReviewStore, *, url: str, token: str | None, seconds: float) -> None:
         self._store = store
-        self._url = url.rstrip("/") + EXPLAIN_PATH
+        self._inference = Neighbour(url, seconds=seconds, most_bytes=_MOST_BYTES)
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._seconds = seconds
-        self._client: httpx.AsyncClient | None = None
         self._turn = asyncio.Lock()
 
     async def map_of(self, prediction_id: str, edge_device_id: str) -> HeatMap:
@@ -89,34 +86,36 @@ class HeatMaps:
         """
         key = (prediction_id, edge_device_id)
         if (kept := await self._store.read(lambda connection: _kept(connection, key))) is not None:
-            return _maps.decode(kept)
+            return read_map(kept)
         try:
             async with asyncio.timeout(self._seconds), self._turn:
                 # Somebody else may have waited for the same.
                 kept = await self._store.read(lambda connection: _kept(connection, key))
                 if kept is not None:
-                    return _maps.decode(kept)
+                    return read_map(kept)
                 picture = await self._store.picture(*key)
-                answer = await self._explain(picture_or_error(picture))
+                answer = await self._explain(*picture_or_error(picture))
         except TimeoutError as error:
             raise _none(f"the inference service made none in {self._seconds:g} s") from error
         try:
             found = read_map(answer)
-        except msgspec.DecodeError as error:
+        except ValueError as error:
             raise _none("the inference service's answer is not a heat map") from error
         await self._store.write(lambda connection: _keep(connection, key, answer))
         return found
 
     async def close(self) -> None:
         """Close the connection."""
-        if self._client is not None:
-            await self._client.aclose()
+        await self._inference.close()
 
-    async def _explain(self, picture: tuple[str, bytes]) -> bytes:
+    async def _explain(self, media_type: str, content: bytes) -> bytes:
         """Return the body of a 200, asking again while the inference service is not able to yet."""
+        headers = {**self._headers, "Content-Type": media_type}
         try:
             while True:
-                status, body = await self._ask(*picture)
+                status, body = await self._inference.ask(
+                    "POST", EXPLAIN_PATH, content=content, headers=headers
+                )
                 if status not in _LATER:
                     break
                 await asyncio.sleep(_PAUSE_SECONDS)
@@ -130,25 +129,6 @@ class HeatMaps:
         }
         said = remedies.get(status, f"it answers {status}")
         raise _none(f"the inference service was asked, but {said}")
-
-    async def _ask(self, media_type: str, content: bytes) -> tuple[int, bytes]:
-        if self._client is None:
-            # Without the proxies of the environment: it is a neighbour.
-            self._client = httpx.AsyncClient(
-                trust_env=False,
-                timeout=self._seconds,
-                limits=httpx.Limits(max_keepalive_connections=0),
-            )
-        headers = {**self._headers, "Content-Type": media_type}
-        async with self._client.stream(
-            "POST", self._url, content=content, headers=headers
-        ) as response:
-            body = b""
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > _MOST_BYTES:
-                    return response.status_code, b""
-            return response.status_code, body
 
 
 def picture_or_error(picture: Picture | None) -> tuple[str, bytes]:
