@@ -13,10 +13,10 @@ import yaml
 
 from monitoring.catalogue import CLUSTER_METRICS, INFERENCE_FAMILIES, LOGGING_FAMILIES
 from monitoring.generate import DASHBOARDS, ROOT
-from monitoring.grafana.dashboard import runbook
 from monitoring.grafana.kubernetes_resources import CLAIMS
 from monitoring.grafana.objectives import bad_share
 from monitoring.grafana.queries import series
+from monitoring.grafana.schema import runbook
 from monitoring.prometheus.source import ALERTS
 from monitoring.prometheus.source.objectives import OBJECTIVES, Objective
 from monitoring.timings import INFERENCE_SERVICE, SERVICES
