@@ -78,7 +78,7 @@ def read_answers() -> dict[str, Answer]:
 
 
 def write_answers(answers: Iterable[Answer]) -> None:
-    """Store answers; of those with one key the last counts."""
+    """Store answers, a line each; of those with one key the last counts."""
     by_key = {answer.key: answer for answer in answers}
-    items = [asdict(by_key[key]) for key in sorted(by_key)]
-    ANSWERS.write_text(json.dumps(items, indent=1) + "\n", encoding="utf-8")
+    lines = ",\n".join(json.dumps(asdict(by_key[key])) for key in sorted(by_key))
+    ANSWERS.write_text(f"[\n{lines}\n]\n", encoding="utf-8")

@@ -15,6 +15,7 @@ from bentos.logging.settings import LoggingSettings
 from bentos.logging.state import logging_probes
 from bentos.process.probe_process import ProbePlan
 from docs.answers import read_answers
+from monitoring.compact_json import compact_json
 
 ROOT = Path(__file__).resolve().parents[1]
 HEALTH_ENDPOINTS = ROOT / "docs" / "health-endpoints.md"
@@ -70,7 +71,7 @@ def manifest_probe(service: str, kind: str) -> dict[str, Any]:
 
 def shown_answer(key: str) -> str:
     answer = read_answers()[key]
-    return f"```json\n{json.dumps(answer.body, indent=2)}\n```"
+    return f"```json\n{compact_json(answer.body, width=90)}\n```"
 
 
 def other_probe_answers(_: str) -> str:

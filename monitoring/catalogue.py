@@ -18,26 +18,8 @@ def families_of(state: type[ServiceState]) -> tuple[Family, ...]:
     return (*state.families(), *verdict_families(state))
 
 
-# Decided and not declared yet; removed from here once it is.
-PROMISED = tuple(
-    family
-    for family in (
-        Family(
-            "inference_log_lost_total",
-            "counter",
-            "Predictions that a damaged outbox held and that could not be recovered.",
-            InferenceState.label_names,
-        ),
-    )
-    if family.name not in {one.name for one in families_of(InferenceState)}
-)
-INFERENCE_FAMILIES = (*families_of(InferenceState), *PROMISED)
+INFERENCE_FAMILIES = families_of(InferenceState)
 LOGGING_FAMILIES = families_of(LoggingState)
-
-# Settings that are decided and not there yet, and named by texts and runbooks.
-PROMISED_SETTINGS = frozenset(
-    ("OUTBOX_FULL", "OUTBOX_MAX_BYTES", "LOGGING_TOKENS_FILE", "MAX_DATABASE_BYTES")
-)
 
 # Labels that Prometheus puts on every series of a target, in a cluster and outside.
 TARGET_LABELS = ("job", "instance")

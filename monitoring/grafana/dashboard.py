@@ -6,7 +6,6 @@ from typing import Literal
 
 from monitoring.catalogue import family_of
 from monitoring.grafana.schema import DATASOURCE, SCHEMA_VERSION, Json, Link, Row, lay_out
-from monitoring.prometheus.source import ALERTS
 
 ALL = "$__all"
 
@@ -130,12 +129,6 @@ class Dashboard:
             "links": [link.to_json() for link in self.links],
             "panels": lay_out(self.rows),
         }
-
-
-def runbook(alert: str) -> Link:
-    """Return the link to what to do when an alert fires; KeyError where there is no such alert."""
-    url = ALERTS[alert].links["runbook_url"]
-    return Link(title=f"Runbook: {alert}", url=url, new_tab=True)
 
 
 def service_variables(*anchors: str) -> tuple[Variable, ...]:

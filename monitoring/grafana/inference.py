@@ -2,27 +2,23 @@
 
 from bentos.health.window import MAXIMUM_ERROR_RATE
 from monitoring.grafana import shared
-from monitoring.grafana.dashboard import (
-    INFERENCE,
-    TITLES,
-    Dashboard,
-    links_from,
-    runbook,
-    service_variables,
-)
+from monitoring.grafana.dashboard import INFERENCE, TITLES, Dashboard, links_from, service_variables
 from monitoring.grafana.model import drift_panels, model_panels
 from monitoring.grafana.panels import FEW_ARE_ODD, bound, gauge, heatmap, stat, timeseries, tone
 from monitoring.grafana.queries import (
     RANGE,
     aggregate,
     buckets,
+    max_of,
     mean,
+    min_of,
     quantile,
     rate,
     ratio,
     series,
+    sum_of,
 )
-from monitoring.grafana.schema import Panel, Row, Target, Threshold, Thresholds
+from monitoring.grafana.schema import Panel, Row, Target, Thresholds
 
 LATENCY = "inference_prediction_duration_seconds"
 ERRORS = "inference_errors_total"
@@ -76,9 +72,7 @@ def _availability() -> tuple[Panel, ...]:
         stat(
             "Restarts",
             "How often an instance came up anew within the chosen time.",
-            Target(
-                expr=aggregate("sum", f"changes({series('inference_start_time_seconds')}[{RANGE}])")
-            ),
+            aggregate("sum", f"changes({series('inference_start_time_seconds')}[{RANGE}])"),
             unit="none",
             thresholds=FEW_ARE_ODD,
         ),
@@ -88,8 +82,8 @@ def _availability() -> tuple[Panel, ...]:
         timeseries(
             "Ready instances",
             "Instances that answer 200 on /ready, of those that are scraped.",
-            Target(expr=aggregate("sum", ready), legend="ready"),
-            Target(expr=aggregate("count", ready), legend="scraped"),
+            Target(aggregate("sum", ready), "ready"),
+            Target(aggregate("count", ready), "scraped"),
             unit="none",
             overrides=(bound("scraped"),),
             width=12,
@@ -104,7 +98,7 @@ def _traffic() -> tuple[Panel, ...]:
         timeseries(
             "Predictions by instance",
             "Predictions answered each second; uneven load shows as lines that differ.",
-            Target(expr=rate(PREDICTIONS, by=("instance",)), legend="{{instance}}"),
+            rate(PREDICTIONS, by="instance"),
             unit="reqps",
             stacking="normal",
         ),
@@ -114,7 +108,7 @@ def _traffic() -> tuple[Panel, ...]:
             "From a request's body being whole to its answer.",
             *shared.percentiles(LATENCY),
             unit="s",
-            links=(runbook("InferenceLatencyBudgetBurnFast"),),
+            alerts=("InferenceLatencyBudgetBurnFast",),
         ),
         heatmap(
             "Spread of latency",
@@ -125,7 +119,7 @@ def _traffic() -> tuple[Panel, ...]:
         timeseries(
             "Latency by instance, p99",
             "One slow instance hides in a total; here it does not.",
-            Target(expr=quantile(0.99, LATENCY, by=("instance",)), legend="{{instance}}"),
+            quantile(0.99, LATENCY, by="instance"),
             unit="s",
         ),
         timeseries(
@@ -142,20 +136,20 @@ def _errors() -> tuple[Panel, ...]:
         timeseries(
             "Error ratio",
             "Failures of the service over all judged requests; refusals do not count.",
-            Target(expr=shared.error_ratio("inference"), legend="error ratio"),
+            Target(shared.error_ratio("inference"), "error ratio"),
             unit="percentunit",
             overrides=(tone("error ratio", "red"),),
-            thresholds=Thresholds("green", (Threshold(MAXIMUM_ERROR_RATE, "red"),)),
-            links=(runbook("InferenceHighErrorRate"),),
+            thresholds=Thresholds("green", ((MAXIMUM_ERROR_RATE, "red"),)),
+            alerts=("InferenceHighErrorRate",),
         ),
         timeseries(
             "Errors by reason",
             "Requests that failed for the service's fault.",
-            Target(expr=rate(ERRORS, by=("reason",)), legend="{{reason}}"),
+            rate(ERRORS, by="reason"),
             unit="reqps",
             stacking="normal",
             overrides=(tone(".*", "red"),),
-            links=(runbook("InferenceHighErrorRate"),),
+            alerts=("InferenceHighErrorRate",),
         ),
         shared.refusals("inference"),
     )
@@ -166,48 +160,42 @@ def _queue() -> tuple[Panel, ...]:
         timeseries(
             "Batch size",
             "Inputs in one call of the model; it grows with load, up to the setting.",
-            Target(expr=mean("inference_batch_size"), legend="mean"),
-            Target(expr=quantile(0.99, "inference_batch_size"), legend="p99"),
+            Target(mean("inference_batch_size"), "mean"),
+            Target(quantile(0.99, "inference_batch_size"), "p99"),
             unit="none",
             width=6,
         ),
         timeseries(
             "Queue",
             "Inputs that wait for the model, and how many may; beyond that requests get 429.",
-            Target(
-                expr=aggregate("sum", series("inference_queue_depth"), "instance"),
-                legend="waiting {{instance}}",
-            ),
-            Target(expr=aggregate("min", series("inference_queue_capacity")), legend="capacity"),
+            Target(sum_of("inference_queue_depth", by="instance"), "waiting {{instance}}"),
+            Target(min_of("inference_queue_capacity"), "capacity"),
             unit="none",
             overrides=(bound("capacity"),),
             width=6,
-            links=(runbook("InferenceQueueFull"),),
+            alerts=("InferenceQueueFull",),
         ),
         gauge(
             "Queue used",
             "The fullest queue of all instances.",
             Target(
-                expr=aggregate(
+                aggregate(
                     "max",
                     ratio(series("inference_queue_depth"), series("inference_queue_capacity")),
                 ),
-                legend="used",
+                "used",
             ),
             unit="percentunit",
             width=6,
-            thresholds=Thresholds("green", (Threshold(0.5, "yellow"), Threshold(0.9, "red"))),
-            links=(runbook("InferenceQueueFull"),),
+            thresholds=Thresholds("green", ((0.5, "yellow"), (0.9, "red"))),
+            alerts=("InferenceQueueFull",),
         ),
         timeseries(
             "Model busy",
             "Share of time that each worker's model spends computing; near 100% it is the limit.",
-            Target(
-                expr=rate("inference_model_duration_seconds_sum", by=("instance",))
-                + " / "
-                + aggregate("sum", series("inference_workers"), "instance"),
-                legend="{{instance}}",
-            ),
+            rate("inference_model_duration_seconds_sum", by="instance")
+            + " / "
+            + sum_of("inference_workers", by="instance"),
             unit="percentunit",
             width=6,
             maximum=1,
@@ -220,26 +208,17 @@ def _pictures() -> tuple[Panel, ...]:
         timeseries(
             "Pictures sent and dropped",
             "Pictures are kept where KEEP_IMAGES is set. Predictions do not wait for them.",
-            Target(expr=rate("inference_evidence_sent_total"), legend="sent"),
-            Target(
-                expr=rate("inference_evidence_dropped_total", by=("reason",)),
-                legend="dropped: {{reason}}",
-            ),
+            Target(rate("inference_evidence_sent_total"), "sent"),
+            Target(rate("inference_evidence_dropped_total", by="reason"), "dropped: {{reason}}"),
             unit="cps",
             width=12,
-            links=(runbook("InferencePicturesDropped"),),
+            alerts=("InferencePicturesDropped",),
         ),
         timeseries(
             "Pictures that wait",
             "In memory, and how much may (KEEP_QUEUE_BYTES), 0 where no pictures are kept.",
-            Target(
-                expr=aggregate("max", series("inference_evidence_queue_bytes"), "instance"),
-                legend="{{instance}}",
-            ),
-            Target(
-                expr=aggregate("max", series("inference_evidence_queue_capacity_bytes")),
-                legend="capacity",
-            ),
+            max_of("inference_evidence_queue_bytes", by="instance"),
+            Target(max_of("inference_evidence_queue_capacity_bytes"), "capacity"),
             unit="bytes",
             overrides=(bound("capacity"),),
             width=12,
@@ -247,16 +226,9 @@ def _pictures() -> tuple[Panel, ...]:
         timeseries(
             "Heat maps",
             "Requests to /explain (EXPLAIN) by outcome; one beside another is `refused`.",
-            Target(
-                expr=rate("inference_explanations_total", by=("outcome",)) + " > 0",
-                legend="{{outcome}}",
-            ),
+            rate("inference_explanations_total", by="outcome") + " > 0",
             unit="reqps",
-            overrides=(
-                tone("answered", "green"),
-                tone("refused", "yellow"),
-                tone("failed", "red"),
-            ),
+            overrides=(tone("answered", "green"), tone("refused", "yellow"), tone("failed", "red")),
             width=24,
             no_value="none asked for",
         ),

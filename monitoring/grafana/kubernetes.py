@@ -6,7 +6,6 @@ from monitoring.grafana.dashboard import (
     Choice,
     Dashboard,
     links_from,
-    runbook,
     service_variables,
 )
 from monitoring.grafana.kubernetes_resources import (
@@ -27,8 +26,8 @@ from monitoring.grafana.panels import (
     timeseries,
     tone,
 )
-from monitoring.grafana.queries import RATE, aggregate, increase, ratio, series
-from monitoring.grafana.schema import Panel, Row, Target, Threshold, Thresholds
+from monitoring.grafana.queries import RATE, aggregate, increase, max_of, ratio, series, sum_of
+from monitoring.grafana.schema import Panel, Row, Thresholds
 from monitoring.timings import SERVICES
 
 RESTARTS = "kube_pod_container_status_restarts_total"
@@ -72,53 +71,41 @@ def _pods() -> tuple[Panel, ...]:
         bars(
             "Ready of wanted",
             "Share of wanted pods that are ready, by workload.",
-            Target(
-                expr=aggregate(
-                    "sum",
-                    ratio(
-                        series("kube_deployment_status_replicas_ready", f"deployment=~{NAMED}"),
-                        series("kube_deployment_spec_replicas", f"deployment=~{NAMED}"),
-                    ),
-                    "deployment",
+            aggregate(
+                "sum",
+                ratio(
+                    series("kube_deployment_status_replicas_ready", f"deployment=~{NAMED}"),
+                    series("kube_deployment_spec_replicas", f"deployment=~{NAMED}"),
                 ),
-                legend="{{deployment}}",
+                by="deployment",
             ),
-            Target(
-                expr=aggregate(
-                    "sum",
-                    ratio(
-                        series("kube_statefulset_status_replicas_ready", f"statefulset=~{NAMED}"),
-                        series("kube_statefulset_replicas", f"statefulset=~{NAMED}"),
-                    ),
-                    "statefulset",
+            aggregate(
+                "sum",
+                ratio(
+                    series("kube_statefulset_status_replicas_ready", f"statefulset=~{NAMED}"),
+                    series("kube_statefulset_replicas", f"statefulset=~{NAMED}"),
                 ),
-                legend="{{statefulset}}",
+                by="statefulset",
             ),
             unit="percentunit",
             width=6,
             maximum=1,
-            thresholds=Thresholds("red", (Threshold(0.5, "yellow"), Threshold(1, "green"))),
+            thresholds=Thresholds("red", ((0.5, "yellow"), (1, "green"))),
             no_value="no cluster",
-            links=(runbook("ServingPodNotReady"),),
+            alerts=("ServingPodNotReady",),
         ),
         states(
             "Pods ready",
             "Readiness of each pod, as the endpoints controller sees it.",
-            Target(
-                expr=aggregate("max", series("kube_pod_status_ready", POD, ready), "pod"),
-                legend="{{pod}}",
-            ),
+            max_of("kube_pod_status_ready", POD, ready, by="pod"),
             mappings=READY_OR_NOT,
             width=10,
-            links=(runbook("ServingPodNotReady"),),
+            alerts=("ServingPodNotReady",),
         ),
         timeseries(
             "Pods by phase",
             "Pending for long means no room, no image or no volume.",
-            Target(
-                expr=aggregate("sum", series("kube_pod_status_phase", POD), "phase") + " > 0",
-                legend="{{phase}}",
-            ),
+            sum_of("kube_pod_status_phase", POD, by="phase") + " > 0",
             unit="none",
             stacking="normal",
             decimals=0,
@@ -132,30 +119,12 @@ def _pods() -> tuple[Panel, ...]:
         table(
             "Pods and nodes",
             "Where each pod runs.",
-            Target(expr=aggregate("max", series("kube_pod_info", POD), "namespace", "pod", "node")),
-            columns=(("namespace", "Namespace"), ("pod", "Pod"), ("node", "Node")),
+            max_of("kube_pod_info", POD, by="namespace, pod, node"),
         ),
         table(
             "What each pod serves",
             "The model and version that each inference pod says it serves.",
-            Target(
-                expr=aggregate(
-                    "max",
-                    series("inference_model_info"),
-                    "namespace",
-                    "instance",
-                    "model",
-                    "stage",
-                    "version",
-                )
-            ),
-            columns=(
-                ("namespace", "Namespace"),
-                ("instance", "Instance"),
-                ("model", "Model"),
-                ("stage", "Stage"),
-                ("version", "Version"),
-            ),
+            max_of("inference_model_info", by="namespace, instance, model, stage, version"),
         ),
     )
 
@@ -165,62 +134,46 @@ def _restarts() -> tuple[Panel, ...]:
         stat(
             "Restarts",
             "Restarts of the services' containers within the chosen time.",
-            Target(
-                expr=increase(RESTARTS, POD, CONTAINER, by=("container",)), legend="{{container}}"
-            ),
+            increase(RESTARTS, POD, CONTAINER, by="container"),
             unit="none",
             width=4,
             height=8,
             decimals=0,
             thresholds=FEW_ARE_ODD,
             no_value="no cluster",
-            links=(runbook("ServingPodRestarting"),),
+            alerts=("ServingPodRestarting",),
         ),
         timeseries(
             "Restarts by pod",
             "When containers were restarted.",
-            Target(
-                expr=increase(RESTARTS, POD, CONTAINER, by=("pod",), over=RATE), legend="{{pod}}"
-            ),
+            increase(RESTARTS, POD, CONTAINER, by="pod", over=RATE),
             unit="none",
             width=6,
             decimals=0,
-            links=(runbook("ServingPodRestarting"),),
+            alerts=("ServingPodRestarting",),
         ),
         timeseries(
             "Why containers wait",
             "CrashLoopBackOff, ImagePullBackOff and the like.",
-            Target(
-                expr=aggregate(
-                    "sum",
-                    series("kube_pod_container_status_waiting_reason", POD, CONTAINER),
-                    "pod",
-                    "reason",
-                ),
-                legend="{{pod}} {{reason}}",
-            ),
+            sum_of("kube_pod_container_status_waiting_reason", POD, CONTAINER, by="pod, reason"),
             unit="none",
             width=6,
             decimals=0,
             no_value="nothing waits",
-            links=(runbook("ServingPodRestarting"),),
+            alerts=("ServingPodRestarting",),
         ),
         table(
             "Why containers last ended",
             "OOMKilled means that the memory limit is too small for the model.",
-            Target(
-                expr=aggregate(
-                    "max",
-                    series("kube_pod_container_status_last_terminated_reason", POD, CONTAINER),
-                    "pod",
-                    "container",
-                    "reason",
-                )
-                + " > 0"
-            ),
-            columns=(("pod", "Pod"), ("container", "Container"), ("reason", "Reason")),
+            max_of(
+                "kube_pod_container_status_last_terminated_reason",
+                POD,
+                CONTAINER,
+                by="pod, container, reason",
+            )
+            + " > 0",
             width=8,
             no_value="no container has ended",
-            links=(runbook("ServingPodRestarting"),),
+            alerts=("ServingPodRestarting",),
         ),
     )

@@ -1,15 +1,14 @@
 """Rows of the Kubernetes dashboard about resources, autoscaling and volumes."""
 
-from monitoring.grafana.dashboard import runbook
 from monitoring.grafana.panels import bound, gauge, stat, timeseries
-from monitoring.grafana.queries import RATE, aggregate, ratio, series
-from monitoring.grafana.schema import Panel, Target, Threshold, Thresholds
+from monitoring.grafana.queries import aggregate, max_of, rate, ratio, series, sum_of
+from monitoring.grafana.schema import Panel, Target, Thresholds
 
 # Overlays may put a prefix before the names of workloads, and controllers put suffixes behind.
 NAMED = '".*$workload.*"'
 POD = f"pod=~{NAMED}"
 CONTAINER = 'container=~"$workload"'
-SHARE_OF_LIMIT = Thresholds("green", (Threshold(0.8, "yellow"), Threshold(0.95, "red")))
+SHARE_OF_LIMIT = Thresholds("green", ((0.8, "yellow"), (0.95, "red")))
 REQUESTS = "kube_pod_container_resource_requests"
 LIMITS = "kube_pod_container_resource_limits"
 CPU = "container_cpu_usage_seconds_total"
@@ -21,34 +20,27 @@ AUTOSCALER = "kube_horizontalpodautoscaler"
 
 def _used(metric: str, resource: str, bound: str) -> str:
     """Return a pod's use over the sum of its containers' requests or limits."""
-    usage = (
-        aggregate("sum", f"rate({series(metric, POD, CONTAINER)}[{RATE}])", "pod")
-        if metric == CPU
-        else aggregate("sum", series(metric, POD, CONTAINER), "pod")
-    )
-    bounds = series(bound, POD, CONTAINER, f'resource="{resource}"')
-    return f"{usage} / {aggregate('sum', bounds, 'pod')}"
+    used = rate if metric == CPU else sum_of
+    bounds = sum_of(bound, POD, CONTAINER, f'resource="{resource}"', by="pod")
+    return f"{used(metric, POD, CONTAINER, by='pod')} / {bounds}"
 
 
 def resource_panels() -> tuple[Panel, ...]:
     """Return the row about CPU and memory."""
     cpu = 'resource="cpu"'
     memory = 'resource="memory"'
-    throttled = (
-        series("container_cpu_cfs_throttled_periods_total", POD, CONTAINER),
-        series("container_cpu_cfs_periods_total", POD, CONTAINER),
+    throttled, periods = (
+        rate(f"container_cpu_cfs_{which}_total", POD, CONTAINER, by="pod")
+        for which in ("throttled_periods", "periods")
     )
     return (
         timeseries(
             "CPU cores",
             "Cores used by pod, with the request of one container.",
+            rate(CPU, POD, CONTAINER, by="pod"),
             Target(
-                expr=aggregate("sum", f"rate({series(CPU, POD, CONTAINER)}[{RATE}])", "pod"),
-                legend="{{pod}}",
-            ),
-            Target(
-                expr=aggregate("max", series(REQUESTS, POD, CONTAINER, cpu), "container"),
-                legend="request of one {{container}}",
+                max_of(REQUESTS, POD, CONTAINER, cpu, by="container"),
+                "request of one {{container}}",
             ),
             unit="short",
             overrides=(bound("request of .*"),),
@@ -56,31 +48,24 @@ def resource_panels() -> tuple[Panel, ...]:
         timeseries(
             "CPU of request",
             "What an autoscaler on CPU looks at.",
-            Target(expr=_used(CPU, "cpu", REQUESTS), legend="{{pod}}"),
+            _used(CPU, "cpu", REQUESTS),
             unit="percentunit",
         ),
         timeseries(
             "CPU throttled",
             "Share of scheduling periods in which a container was held back by its CPU limit; "
             "throttling shows as probe latency first.",
-            Target(
-                expr=ratio(
-                    aggregate("sum", f"rate({throttled[0]}[{RATE}])", "pod"),
-                    aggregate("sum", f"rate({throttled[1]}[{RATE}])", "pod"),
-                ),
-                legend="{{pod}}",
-            ),
+            ratio(throttled, periods),
             unit="percentunit",
             maximum=1,
-            thresholds=Thresholds("green", (Threshold(0.25, "red"),)),
+            thresholds=Thresholds("green", ((0.25, "red"),)),
         ),
         timeseries(
             "Memory",
             "Working set by pod, with the limit of one container.",
-            Target(expr=aggregate("sum", series(MEMORY, POD, CONTAINER), "pod"), legend="{{pod}}"),
+            sum_of(MEMORY, POD, CONTAINER, by="pod"),
             Target(
-                expr=aggregate("max", series(LIMITS, POD, CONTAINER, memory), "container"),
-                legend="limit of one {{container}}",
+                max_of(LIMITS, POD, CONTAINER, memory, by="container"), "limit of one {{container}}"
             ),
             unit="bytes",
             overrides=(bound("limit of .*"),),
@@ -89,11 +74,11 @@ def resource_panels() -> tuple[Panel, ...]:
         gauge(
             "Memory of limit",
             "The pod nearest to its limit; at 100% its container is killed.",
-            Target(expr=aggregate("max", _used(MEMORY, "memory", LIMITS)), legend="of limit"),
+            Target(aggregate("max", _used(MEMORY, "memory", LIMITS)), "of limit"),
             unit="percentunit",
             width=8,
             thresholds=SHARE_OF_LIMIT,
-            links=(runbook("ServingOutOfMemory"),),
+            alerts=("ServingOutOfMemory",),
             no_value="no cluster",
         ),
     )
@@ -112,12 +97,8 @@ def scaling_panels() -> tuple[Panel, ...]:
             "Pods that the autoscaler sees and wants, between the least and the most it may set.",
             *(
                 Target(
-                    expr=aggregate(
-                        "max",
-                        series(f"{AUTOSCALER}_{part}_replicas", scaled),
-                        "horizontalpodautoscaler",
-                    ),
-                    legend=f"{name} {{{{horizontalpodautoscaler}}}}",
+                    max_of(f"{AUTOSCALER}_{part}_replicas", scaled, by="horizontalpodautoscaler"),
+                    f"{name} {{{{horizontalpodautoscaler}}}}",
                 )
                 for part, name in (
                     ("status_current", "now"),
@@ -130,45 +111,39 @@ def scaling_panels() -> tuple[Panel, ...]:
             overrides=(bound("(least|most) .*"),),
             steps=True,
             decimals=0,
-            links=(runbook("InferenceAutoscalerMaxedOut"),),
+            alerts=("InferenceAutoscalerMaxedOut",),
         ),
         stat(
             "Evictions allowed",
             "Pods that may be evicted now; 0 blocks the draining of nodes.",
-            Target(
-                expr=aggregate("min", budget, "poddisruptionbudget"),
-                legend="{{poddisruptionbudget}}",
-            ),
+            aggregate("min", budget, by="poddisruptionbudget"),
             unit="none",
             width=4,
             height=8,
-            thresholds=Thresholds("yellow", (Threshold(1, "green"),)),
+            thresholds=Thresholds("yellow", ((1, "green"),)),
             no_value="no budget",
         ),
         timeseries(
             "Volumes used",
             "Share of each volume that is full.",
-            Target(
-                expr=aggregate(
-                    "max",
-                    ratio(
-                        series("kubelet_volume_stats_used_bytes", claim),
-                        series("kubelet_volume_stats_capacity_bytes", claim),
-                    ),
-                    "persistentvolumeclaim",
+            aggregate(
+                "max",
+                ratio(
+                    series("kubelet_volume_stats_used_bytes", claim),
+                    series("kubelet_volume_stats_capacity_bytes", claim),
                 ),
-                legend="{{persistentvolumeclaim}}",
+                by="persistentvolumeclaim",
             ),
             unit="percentunit",
             maximum=1,
             width=6,
-            thresholds=Thresholds("green", (Threshold(0.75, "yellow"), Threshold(0.9, "red"))),
-            links=(runbook("LoggingDiskFillsSoon"),),
+            thresholds=Thresholds("green", ((0.75, "yellow"), (0.9, "red"))),
+            alerts=("LoggingDiskFillsSoon",),
         ),
         stat(
             "Pods known",
             "Pods of the services that kube-state-metrics knows; none where it is not scraped.",
-            Target(expr=aggregate("count", series("kube_pod_info", POD))),
+            aggregate("count", series("kube_pod_info", POD)),
             unit="none",
             width=6,
             height=8,

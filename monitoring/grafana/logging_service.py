@@ -1,14 +1,7 @@
 """The logging dashboard: what is stored, how fast, what still waits, how much room is left."""
 
 from monitoring.grafana import shared
-from monitoring.grafana.dashboard import (
-    LOGGING,
-    TITLES,
-    Dashboard,
-    links_from,
-    runbook,
-    service_variables,
-)
+from monitoring.grafana.dashboard import LOGGING, TITLES, Dashboard, links_from, service_variables
 from monitoring.grafana.panels import (
     YES_OR_NO,
     ZERO_IS_GOOD,
@@ -25,25 +18,28 @@ from monitoring.grafana.queries import (
     aggregate,
     buckets,
     increase,
+    max_of,
     mean,
+    min_of,
     quantile,
     rate,
     ratio,
     series,
+    sum_of,
 )
-from monitoring.grafana.schema import Panel, Row, Target, Threshold, Thresholds
+from monitoring.grafana.schema import Panel, Row, Target, Thresholds
 
 STORED = "logging_predictions_total"
 # Replicas on one PostgreSQL all tell the size of the same database: a maximum is right for them
 # and for the one that has a file.
 GROWTH = f"delta({series('logging_database_bytes')}[{RANGE}])"
-GROWTH_OF_FILES = aggregate("sum", aggregate("max", GROWTH, "file"))
+GROWTH_OF_FILES = aggregate("sum", aggregate("max", GROWTH, by="file"))
 ERRORS = "logging_errors_total"
 COMMIT = "logging_commit_duration_seconds"
 DAY_SECONDS = 86_400
 
-OUTBOX_USED = Thresholds("green", (Threshold(0.5, "yellow"), Threshold(0.8, "red")))
-FREE_SPACE = Thresholds("red", (Threshold(0.1, "yellow"), Threshold(0.25, "green")))
+OUTBOX_USED = Thresholds("green", ((0.5, "yellow"), (0.8, "red")))
+FREE_SPACE = Thresholds("red", ((0.1, "yellow"), (0.25, "green")))
 
 
 def build() -> Dashboard:
@@ -92,12 +88,12 @@ def _availability() -> tuple[Panel, ...]:
         stat(
             "Database open",
             "Whether every worker has the database open with its schema up to date.",
-            Target(expr=shared.every("logging_db_initialized")),
+            shared.every("logging_db_initialized"),
             unit="bool_yes_no",
             no_value="no answer",
             width=4,
             mappings=YES_OR_NO,
-            links=(runbook("LoggingDatabaseNotInitialized"),),
+            alerts=("LoggingDatabaseNotInitialized",),
         ),
         shared.database_answers(width=4),
         shared.workers_missing("logging", width=4),
@@ -113,25 +109,25 @@ def _throughput() -> tuple[Panel, ...]:
             "Predictions stored",
             "Predictions committed to disk each second. Duplicates had come before, conflicts had "
             "come before with other content, deleted ones were too old or too many.",
-            Target(expr=rate(STORED), legend="stored"),
-            Target(expr=rate("logging_duplicates_total"), legend="duplicates"),
-            Target(expr=rate("logging_conflicts_total"), legend="conflicts"),
-            Target(expr=rate("logging_database_pruned_total"), legend="deleted"),
+            Target(rate(STORED), "stored"),
+            Target(rate("logging_duplicates_total"), "duplicates"),
+            Target(rate("logging_conflicts_total"), "conflicts"),
+            Target(rate("logging_database_pruned_total"), "deleted"),
             unit="cps",
-            links=(runbook("LoggingPredictionConflicts"),),
+            alerts=("LoggingPredictionConflicts",),
         ),
         timeseries(
             "Defects",
             "Share of stored predictions that found a defect.",
-            Target(expr=ratio(rate("logging_defects_total"), rate(STORED)), legend="defects"),
+            Target(ratio(rate("logging_defects_total"), rate(STORED)), "defects"),
             unit="percentunit",
             maximum=1,
         ),
         stat(
             "Stored in the chosen time",
             "Predictions, and defects among them.",
-            Target(expr=increase(STORED), legend="predictions"),
-            Target(expr=increase("logging_defects_total"), legend="defects"),
+            Target(increase(STORED), "predictions"),
+            Target(increase("logging_defects_total"), "defects"),
             unit="short",
             width=8,
             height=8,
@@ -140,19 +136,17 @@ def _throughput() -> tuple[Panel, ...]:
         timeseries(
             "Batches",
             "Requests to /log that were acknowledged, each stored whole.",
-            Target(expr=rate("logging_batches_total"), legend="acknowledged"),
+            Target(rate("logging_batches_total"), "acknowledged"),
             unit="reqps",
         ),
         timeseries(
             "Errors",
             "Requests that failed for the service's fault, and failures of the database.",
-            Target(expr=rate(ERRORS), legend="requests"),
-            Target(
-                expr=rate("logging_store_errors_total", by=("reason",)), legend="store: {{reason}}"
-            ),
+            Target(rate(ERRORS), "requests"),
+            Target(rate("logging_store_errors_total", by="reason"), "store: {{reason}}"),
             unit="cps",
             overrides=(tone("requests", "red"), tone("store: .*", "orange")),
-            links=(runbook("LoggingStoreErrors"), runbook("LoggingDatabaseBusy")),
+            alerts=("LoggingStoreErrors", "LoggingDatabaseBusy"),
         ),
         shared.refusals("logging"),
     )
@@ -165,7 +159,7 @@ def _store() -> tuple[Panel, ...]:
             "From its beginning until it is on disk.",
             *shared.percentiles(COMMIT),
             unit="s",
-            links=(runbook("LoggingCommitSlow"),),
+            alerts=("LoggingCommitSlow",),
         ),
         heatmap(
             "Spread of transaction time",
@@ -176,17 +170,14 @@ def _store() -> tuple[Panel, ...]:
         timeseries(
             "Predictions in a transaction",
             "What group commit brings together; it grows with load.",
-            Target(expr=mean("logging_commit_predictions"), legend="mean"),
-            Target(expr=quantile(0.99, "logging_commit_predictions"), legend="p99"),
+            Target(mean("logging_commit_predictions"), "mean"),
+            Target(quantile(0.99, "logging_commit_predictions"), "p99"),
             unit="short",
         ),
         timeseries(
             "Time to answer, p99",
             "By route; /log answers only when the rows are on disk.",
-            Target(
-                expr=quantile(0.99, "logging_request_duration_seconds", by=("route",)),
-                legend="{{route}}",
-            ),
+            quantile(0.99, "logging_request_duration_seconds", by="route"),
             unit="s",
             width=12,
         ),
@@ -201,83 +192,78 @@ def _waiting() -> tuple[Panel, ...]:
         timeseries(
             "Predicted, delivered, stored",
             "The three lines lie on one another while everything is well.",
-            Target(expr=rate("inference_predictions_total"), legend="predicted"),
-            Target(expr=delivered, legend="delivered"),
-            Target(expr=rate(STORED), legend="stored"),
-            Target(expr=rate("inference_log_dropped_total"), legend="dropped"),
+            Target(rate("inference_predictions_total"), "predicted"),
+            Target(delivered, "delivered"),
+            Target(rate(STORED), "stored"),
+            Target(rate("inference_log_dropped_total"), "dropped"),
             unit="cps",
             overrides=(tone("dropped", "red"),),
-            links=(runbook("InferencePredictionsDropped"),),
+            alerts=("InferencePredictionsDropped",),
         ),
         timeseries(
             "Write queue",
             "Predictions that wait to be stored, and how many may; beyond that requests get 429.",
-            Target(expr=aggregate("max", series("logging_queue_depth")), legend="waiting"),
-            Target(expr=aggregate("min", series("logging_queue_capacity")), legend="capacity"),
+            Target(max_of("logging_queue_depth"), "waiting"),
+            Target(min_of("logging_queue_capacity"), "capacity"),
             unit="short",
             overrides=(bound("capacity"),),
-            links=(runbook("LoggingQueueFull"),),
+            alerts=("LoggingQueueFull",),
         ),
         timeseries(
             "Size of the outboxes",
             "What waits on disk, and how much may; beyond that predictions are refused or dropped.",
-            Target(
-                expr=aggregate("sum", series("inference_outbox_bytes"), "instance"),
-                legend="{{instance}}",
-            ),
-            Target(
-                expr=aggregate("min", series("inference_outbox_capacity_bytes")), legend="capacity"
-            ),
+            sum_of("inference_outbox_bytes", by="instance"),
+            Target(min_of("inference_outbox_capacity_bytes"), "capacity"),
             unit="bytes",
             overrides=(bound("capacity"),),
             width=6,
-            links=(runbook("InferenceOutboxNearlyFull"),),
+            alerts=("InferenceOutboxNearlyFull",),
         ),
         bars(
             "Outbox used",
             "The fullest outbox, of the bytes and of the predictions that it may hold; the alert "
             "fires above 80%.",
             Target(
-                expr=aggregate(
+                aggregate(
                     "max",
                     ratio(
                         series("inference_outbox_bytes"), series("inference_outbox_capacity_bytes")
                     ),
                 ),
-                legend="bytes",
+                "bytes",
             ),
             Target(
-                expr=aggregate(
+                aggregate(
                     "max",
                     ratio(
                         series("inference_log_backlog"), series("inference_outbox_capacity_rows")
                     ),
                 ),
-                legend="predictions",
+                "predictions",
             ),
             unit="percentunit",
             width=6,
             maximum=1,
             thresholds=OUTBOX_USED,
-            links=(runbook("InferenceOutboxNearlyFull"),),
+            alerts=("InferenceOutboxNearlyFull",),
         ),
         timeseries(
             "Refused for good",
             "Predictions that the logging service refused and that went to the dead-letter table.",
-            Target(expr=rate("inference_log_refused_total"), legend="refused"),
+            Target(rate("inference_log_refused_total"), "refused"),
             unit="cps",
             overrides=(tone("refused", "red"),),
-            links=(runbook("InferenceDeadLetters"),),
+            alerts=("InferenceDeadLetters",),
         ),
         stat(
             "Dead letters",
             "Predictions in the dead-letter tables, each with the reason of its refusal.",
-            Target(expr=aggregate("sum", series("inference_log_dead_letters"))),
+            sum_of("inference_log_dead_letters"),
             unit="short",
             width=4,
             height=8,
             thresholds=ZERO_IS_GOOD,
-            links=(runbook("InferenceDeadLetters"),),
+            alerts=("InferenceDeadLetters",),
         ),
     )
 
@@ -290,37 +276,33 @@ def _database() -> tuple[Panel, ...]:
             "Size of the database's files",
             "A write-ahead log that only grows means that some reader never ends. The limit is "
             "MAX_DATABASE_BYTES, 0 for none.",
-            Target(
-                expr=aggregate("max", series("logging_database_bytes"), "file"), legend="{{file}}"
-            ),
-            Target(
-                expr=aggregate("max", series("logging_database_capacity_bytes")), legend="limit"
-            ),
+            max_of("logging_database_bytes", by="file"),
+            Target(max_of("logging_database_capacity_bytes"), "limit"),
             unit="bytes",
             overrides=(bound("limit"),),
         ),
         timeseries(
             "Free space, and where it goes",
             "Free space where the database lies, and what the last hour's pace leaves in a day.",
-            Target(expr=aggregate("min", free), legend="free"),
-            Target(expr=f"clamp_min({left}, 0)", legend="in 24 hours"),
+            Target(aggregate("min", free), "free"),
+            Target(f"clamp_min({left}, 0)", "in 24 hours"),
             unit="bytes",
-            links=(runbook("LoggingDiskFillsSoon"),),
+            alerts=("LoggingDiskFillsSoon",),
         ),
         gauge(
             "Free space",
             "Share of the disk that is free.",
-            Target(expr=free_share(), legend="free"),
+            Target(free_share(), "free"),
             unit="percentunit",
             no_value="no answer",
             thresholds=FREE_SPACE,
-            links=(runbook("LoggingDiskAlmostFull"),),
+            alerts=("LoggingDiskAlmostFull",),
         ),
         stat(
             "Bytes a prediction",
             "Growth of the database's files over the predictions stored in the chosen time; none"
             " where they shrank, as when the service ends and empties its write-ahead log.",
-            Target(expr=ratio(f"({GROWTH_OF_FILES} >= 0)", increase(STORED))),
+            Target(ratio(f"({GROWTH_OF_FILES} >= 0)", increase(STORED))),
             unit="bytes",
             width=4,
             height=8,
@@ -335,27 +317,24 @@ def _pictures() -> tuple[Panel, ...]:
             "Pictures stored and deleted",
             "Deleted for their age or size. Where their store fails, predictions are stored all "
             "the same.",
-            Target(expr=rate("logging_review_stored_total"), legend="stored"),
-            Target(expr=rate("logging_review_pruned_total"), legend="deleted"),
-            Target(
-                expr=rate("logging_review_errors_total", by=("reason",)),
-                legend="failed: {{reason}}",
-            ),
+            Target(rate("logging_review_stored_total"), "stored"),
+            Target(rate("logging_review_pruned_total"), "deleted"),
+            Target(rate("logging_review_errors_total", by="reason"), "failed: {{reason}}"),
             unit="cps",
         ),
         timeseries(
             "Pictures kept",
             "Those that can be looked at, each once however often it came, and the predictions"
             " whose picture waits for a label.",
-            Target(expr=aggregate("max", series("logging_review_pictures")), legend="kept"),
-            Target(expr=aggregate("max", series("logging_review_waiting")), legend="waiting"),
+            Target(max_of("logging_review_pictures"), "kept"),
+            Target(max_of("logging_review_waiting"), "waiting"),
             unit="short",
         ),
         timeseries(
             "Size of the pictures and labels",
             "Beyond REVIEW_MAX_BYTES the oldest pictures are deleted.",
-            Target(expr=aggregate("max", series("logging_review_bytes")), legend="used"),
-            Target(expr=aggregate("max", series("logging_review_capacity_bytes")), legend="limit"),
+            Target(max_of("logging_review_bytes"), "used"),
+            Target(max_of("logging_review_capacity_bytes"), "limit"),
             unit="bytes",
             overrides=(bound("limit"),),
         ),
@@ -363,32 +342,29 @@ def _pictures() -> tuple[Panel, ...]:
 
 
 def _quality() -> tuple[Panel, ...]:
-    version = ("model_name", "model_version")
-    limit = Target(
-        expr=aggregate("max", f"{series('logging_quality_escape_rate_limit')} > 0"), legend="limit"
-    )
+    limit = Target(aggregate("max", f"{series('logging_quality_escape_rate_limit')} > 0"), "limit")
     return (
         timeseries(
             "Defects that passed",
             "Share of the defects that got the verdict pass, with its 95% interval, estimated from"
             " labels of the random sample. The alert fires where the whole interval lies above"
             " MAX_ESCAPE_RATE, the limit.",
-            *_interval("logging_quality_escape_rate", version),
+            *_interval("logging_quality_escape_rate"),
             limit,
             unit="percentunit",
             overrides=(bound("limit"),),
-            links=(runbook("EscapeRateHigh"),),
+            alerts=("EscapeRateHigh",),
         ),
         timeseries(
             "Good ones that failed",
             "Share of the good ones that got the verdict fail, with its 95% interval.",
-            *_interval("logging_quality_false_reject_rate", version),
+            *_interval("logging_quality_false_reject_rate"),
             unit="percentunit",
         ),
         timeseries(
             "Labels",
             "How many labels people gave in each quarter of an hour.",
-            Target(expr=increase("logging_labels_total", over="15m"), legend="labels"),
+            Target(increase("logging_labels_total", over="15m"), "labels"),
             unit="short",
         ),
         _by_class(
@@ -410,10 +386,8 @@ def _by_class(title: str, description: str, metric: str) -> Panel:
         title,
         description,
         Target(
-            expr=aggregate(
-                "max", series(metric, 'bound="estimate"'), *("model_version", "class_name")
-            ),
-            legend="{{class_name}}, version {{model_version}}",
+            max_of(metric, 'bound="estimate"', by="model_version, class_name"),
+            "{{class_name}}, version {{model_version}}",
         ),
         unit="percentunit",
         maximum=1,
@@ -421,12 +395,12 @@ def _by_class(title: str, description: str, metric: str) -> Panel:
     )
 
 
-def _interval(metric: str, by: tuple[str, ...]) -> tuple[Target, ...]:
+def _interval(metric: str) -> tuple[Target, ...]:
     """Return the bounds of a rate and its estimate, by version."""
     return tuple(
         Target(
-            expr=aggregate("max", series(metric, f'bound="{name}"'), *by),
-            legend=f"version {{{{model_version}}}}, {shown}",
+            max_of(metric, f'bound="{name}"', by="model_name, model_version"),
+            f"version {{{{model_version}}}}, {shown}",
         )
         for name, shown in (("low", "at least"), ("estimate", "estimate"), ("high", "at most"))
     )

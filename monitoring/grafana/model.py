@@ -1,6 +1,5 @@
 """Rows of the inference dashboard about the model: its versions, and how sure it is."""
 
-from monitoring.grafana.dashboard import runbook
 from monitoring.grafana.panels import (
     DRIFT,
     ZERO_IS_GOOD,
@@ -15,14 +14,14 @@ from monitoring.grafana.panels import (
 from monitoring.grafana.queries import (
     RANGE,
     RATE,
-    aggregate,
     buckets,
     increase,
     lifetime_mean,
+    max_of,
     mean,
+    min_of,
     quantile,
     rate,
-    series,
 )
 from monitoring.grafana.schema import Panel, Target
 
@@ -34,53 +33,39 @@ def model_panels() -> tuple[Panel, ...]:
             "Version served and version wanted",
             "Wanted is what the registry's alias points to; 0 is no model, or not known.",
             Target(
-                expr=aggregate("min", series("inference_model_version"), "model", "stage"),
-                legend="served {{model}}@{{stage}}",
+                min_of("inference_model_version", by="model, stage"), "served {{model}}@{{stage}}"
             ),
             Target(
-                expr=aggregate("max", series("inference_registry_version"), "model", "stage"),
-                legend="wanted {{model}}@{{stage}}",
+                max_of("inference_registry_version", by="model, stage"),
+                "wanted {{model}}@{{stage}}",
             ),
             unit="none",
             steps=True,
             decimals=0,
             overrides=(bound("wanted .*"),),
-            links=(runbook("InferenceModelVersionStale"),),
+            alerts=("InferenceModelVersionStale",),
         ),
         table(
             "What is served where",
             "The version that each instance says it serves.",
-            Target(
-                expr=aggregate(
-                    "max", series("inference_model_info"), "instance", "model", "stage", "version"
-                )
-            ),
-            columns=(
-                ("instance", "Instance"),
-                ("model", "Model"),
-                ("stage", "Stage"),
-                ("version", "Version"),
-            ),
+            max_of("inference_model_info", by="instance, model, stage, version"),
             width=8,
             no_value="no model is served",
         ),
         timeseries(
             "Model loads",
             "Attempts to load a model, by outcome; failures are repeated with growing pauses.",
-            Target(
-                expr=increase("inference_model_loads_total", by=("outcome",), over=RATE),
-                legend="{{outcome}}",
-            ),
+            increase("inference_model_loads_total", by="outcome", over=RATE),
             unit="none",
             decimals=0,
             overrides=(tone("success", "green"), tone("(?!success).*", "red")),
-            links=(runbook("InferenceModelNotLoaded"),),
+            alerts=("InferenceModelNotLoaded",),
         ),
         stat(
             "Time of a load",
             "Mean time to download, load and warm up a model, over the lives of instances; most "
             "loads end before the first scrape, and a rate would not see them.",
-            Target(expr=lifetime_mean("inference_model_load_duration_seconds")),
+            lifetime_mean("inference_model_load_duration_seconds"),
             unit="s",
             width=4,
             no_value="no load",
@@ -88,40 +73,34 @@ def model_panels() -> tuple[Panel, ...]:
         stat(
             "Loads failed",
             "Attempts to load a model that failed within the chosen time.",
-            Target(expr=increase("inference_model_loads_total", 'outcome!="success"')),
+            increase("inference_model_loads_total", 'outcome!="success"'),
             unit="none",
             width=4,
             decimals=0,
             thresholds=ZERO_IS_GOOD,
-            links=(runbook("InferenceModelNotLoaded"),),
+            alerts=("InferenceModelNotLoaded",),
         ),
         stat(
             "Model processes that died",
             "Model processes that ended by themselves within the chosen time; each is started "
             "again, and its pod is unready meanwhile.",
-            Target(expr=increase("inference_model_process_exits_total")),
+            increase("inference_model_process_exits_total"),
             unit="none",
             width=4,
             decimals=0,
             thresholds=ZERO_IS_GOOD,
-            links=(runbook("InferenceModelProcessDying"),),
+            alerts=("InferenceModelProcessDying",),
         ),
         timeseries(
             "Age of the last check of MLflow",
             "Time since a check ended, whatever its outcome; growing means the checks are stuck.",
-            Target(
-                expr=aggregate("max", series("inference_mlflow_check_age_seconds"), "instance"),
-                legend="{{instance}}",
-            ),
-            Target(
-                expr=aggregate("max", series("inference_mlflow_poll_seconds")),
-                legend="pause between checks",
-            ),
+            max_of("inference_mlflow_check_age_seconds", by="instance"),
+            Target(max_of("inference_mlflow_poll_seconds"), "pause between checks"),
             unit="s",
             overrides=(bound("pause between checks"),),
             width=12,
             height=4,
-            links=(runbook("InferenceMlflowUnreachable"),),
+            alerts=("InferenceMlflowUnreachable",),
         ),
     )
 
@@ -129,15 +108,15 @@ def model_panels() -> tuple[Panel, ...]:
 def drift_panels() -> tuple[Panel, ...]:
     """Return the row about confidence and the mix of classes."""
     confidence = "inference_confidence"
-    now = increase(f"{confidence}_count", by=("class_name",))
-    before = increase(f"{confidence}_count", by=("class_name",), offset=RANGE)
+    now = increase(f"{confidence}_count", by="class_name")
+    before = increase(f"{confidence}_count", by="class_name", offset=RANGE)
     return (
         timeseries(
             "Confidence",
             "Confidence of the predicted class; a slow fall is the first sign of drift.",
-            Target(expr=quantile(0.1, confidence), legend="p10"),
-            Target(expr=quantile(0.5, confidence), legend="p50"),
-            Target(expr=mean(confidence), legend="mean"),
+            Target(quantile(0.1, confidence), "p10"),
+            Target(quantile(0.5, confidence), "p50"),
+            Target(mean(confidence), "mean"),
             unit="percentunit",
             minimum=None,
             area=False,
@@ -151,7 +130,7 @@ def drift_panels() -> tuple[Panel, ...]:
         timeseries(
             "Mean confidence by class",
             "A class of which the model grows unsure.",
-            Target(expr=mean(confidence, by=("class_name",)), legend="{{class_name}}"),
+            mean(confidence, by="class_name"),
             unit="percentunit",
             minimum=None,
             area=False,
@@ -159,28 +138,21 @@ def drift_panels() -> tuple[Panel, ...]:
         timeseries(
             "Class mix",
             "Share of each predicted class.",
-            Target(expr=rate(f"{confidence}_count", by=("class_name",)), legend="{{class_name}}"),
+            rate(f"{confidence}_count", by="class_name"),
             unit="cps",
             stacking="percent",
         ),
         bars(
             "Class mix, chosen time",
             "Share of each predicted class over the chosen time.",
-            Target(
-                expr=f"{now} / on () group_left () ({increase(f'{confidence}_count')} > 0)",
-                legend="{{class_name}}",
-            ),
+            f"{now} / on () group_left () ({increase(f'{confidence}_count')} > 0)",
             unit="percentunit",
             maximum=1,
         ),
         bars(
             "Class mix, time before",
             "The same over an equally long time right before it, to compare with.",
-            Target(
-                expr=f"{before} / on () group_left () "
-                f"({increase(f'{confidence}_count', offset=RANGE)} > 0)",
-                legend="{{class_name}}",
-            ),
+            f"{before} / on () group_left () ({increase(f'{confidence}_count', offset=RANGE)} > 0)",
             unit="percentunit",
             maximum=1,
             no_value="no predictions in the time before",
@@ -188,10 +160,7 @@ def drift_panels() -> tuple[Panel, ...]:
         timeseries(
             "Verdicts",
             "Share of predictions by verdict; `review` is the work of people.",
-            Target(
-                expr=rate("inference_verdicts_total", by=("verdict",)),
-                legend="{{verdict}}",
-            ),
+            rate("inference_verdicts_total", by="verdict"),
             unit="cps",
             stacking="percent",
             overrides=(tone("pass", "green"), tone("fail", "red"), tone("review", "yellow")),
@@ -201,26 +170,20 @@ def drift_panels() -> tuple[Panel, ...]:
             "Drift",
             "Population stability index of what was served against what the model was trained on, "
             "chance taken off; above 0.25 it has changed much. Models of `make train` have it.",
-            Target(
-                expr=aggregate("max", series("inference_drift_psi"), "quantity"),
-                legend="{{quantity}}",
-            ),
+            max_of("inference_drift_psi", by="quantity"),
             unit="short",
             decimals=2,
             area=False,
             thresholds=DRIFT,
             width=12,
             no_value="not known",
-            links=(runbook("InferenceDrift"),),
+            alerts=("InferenceDrift",),
         ),
         timeseries(
             "The challenger beside the served model",
             "The sample (SHADOW_SHARE) by what the challenger said; `skipped` is for lack of spare "
             "capacity.",
-            Target(
-                expr=rate("inference_shadow_total", by=("outcome",)) + " > 0",
-                legend="{{outcome}}",
-            ),
+            rate("inference_shadow_total", by="outcome") + " > 0",
             unit="cps",
             stacking="percent",
             overrides=(
@@ -235,16 +198,7 @@ def drift_panels() -> tuple[Panel, ...]:
         table(
             "Which version is the challenger",
             "The version that SHADOW_STAGE points to, once its process has loaded it.",
-            Target(
-                expr=aggregate(
-                    "max",
-                    series("inference_shadow_model_info"),
-                    "instance",
-                    "model",
-                    "version",
-                )
-            ),
-            columns=(("instance", "Instance"), ("model", "Model"), ("version", "Version")),
+            max_of("inference_shadow_model_info", by="instance, model, version"),
             width=12,
             no_value="no challenger",
         ),

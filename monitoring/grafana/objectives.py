@@ -6,10 +6,9 @@ and every panel shall show a chosen one.
 
 import re
 
-from monitoring.grafana.dashboard import runbook
 from monitoring.grafana.panels import gauge, stat, timeseries
 from monitoring.grafana.queries import increase, ratio
-from monitoring.grafana.schema import Panel, Target, Threshold, Thresholds
+from monitoring.grafana.schema import Panel, Target, Thresholds
 from monitoring.prometheus.source.objectives import (
     AVAILABILITY,
     LATENCY,
@@ -19,10 +18,10 @@ from monitoring.prometheus.source.objectives import (
     Objective,
 )
 
-BUDGET_LEFT = Thresholds("red", (Threshold(0.01, "orange"), Threshold(0.25, "green")))
+BUDGET_LEFT = Thresholds("red", ((0.01, "orange"), (0.25, "green")))
 BURN_WINDOWS = ("5m", "1h", "6h")
 FACTORS = sorted(window.factor for speed in SPEEDS for window in speed.windows)
-BURN_RATE = Thresholds("green", (Threshold(FACTORS[0], "yellow"), Threshold(FACTORS[-1], "red")))
+BURN_RATE = Thresholds("green", ((FACTORS[0], "yellow"), (FACTORS[-1], "red")))
 
 
 _COUNTED = re.compile(
@@ -66,40 +65,37 @@ def objective_panels() -> tuple[Panel, ...]:
                 objective.title,
                 f"Share of requests {good}, over {PERIOD}; the objective is "
                 f"{objective.target * 100:g}%.",
-                Target(expr=f"1 - {share}"),
+                f"1 - {share}",
                 unit="percentunit",
                 height=7,
                 decimals=2,
-                thresholds=Thresholds("red", (Threshold(objective.target, "green"),)),
+                thresholds=Thresholds("red", ((objective.target, "green"),)),
                 no_value="no traffic",
             ),
             gauge(
                 f"{objective.title} budget left",
                 f"Of the {objective.budget * 100:g}% of requests that may break the "
                 f"{objective.title.lower()} objective over {PERIOD}.",
-                Target(expr=f"1 - ({share}) / {objective.budget:g}", legend="budget left"),
+                Target(f"1 - ({share}) / {objective.budget:g}", "budget left"),
                 unit="percentunit",
                 height=7,
                 thresholds=BUDGET_LEFT,
                 no_value="no traffic",
-                links=(runbook(f"Inference{objective.title}BudgetBurnFast"),),
+                alerts=(f"Inference{objective.title}BudgetBurnFast",),
             ),
             timeseries(
                 f"Burn rate, {objective.title.lower()}",
                 "How many times faster than the objective allows its error budget is spent, over "
                 "three windows; the dashed lines are where alerts begin.",
                 *(
-                    Target(
-                        expr=f"({bad_share(objective, window)}) / {objective.budget:g}",
-                        legend=window,
-                    )
+                    Target(f"({bad_share(objective, window)}) / {objective.budget:g}", window)
                     for window in BURN_WINDOWS
                 ),
                 unit="short",
                 width=5,
                 height=7,
                 thresholds=BURN_RATE,
-                links=(runbook(f"Inference{objective.title}BudgetBurnSlow"),),
+                alerts=(f"Inference{objective.title}BudgetBurnSlow",),
             ),
         ]
     return tuple(panels)

@@ -1,14 +1,7 @@
 """The overview: is it up, ready, fast and right, and does it keep its objectives."""
 
 from monitoring.grafana import inference, logging_service, shared
-from monitoring.grafana.dashboard import (
-    OVERVIEW,
-    TITLES,
-    Dashboard,
-    links_from,
-    runbook,
-    service_variables,
-)
+from monitoring.grafana.dashboard import OVERVIEW, TITLES, Dashboard, links_from, service_variables
 from monitoring.grafana.objectives import objective_panels
 from monitoring.grafana.panels import (
     READY_OR_NOT,
@@ -21,17 +14,23 @@ from monitoring.grafana.panels import (
     timeseries,
     tone,
 )
-from monitoring.grafana.queries import aggregate, quantile, rate, ratio, series
-from monitoring.grafana.schema import Panel, Row, Target, Threshold, Thresholds
+from monitoring.grafana.queries import (
+    aggregate,
+    max_of,
+    min_of,
+    quantile,
+    rate,
+    ratio,
+    series,
+    sum_of,
+)
+from monitoring.grafana.schema import Panel, Row, Target, Thresholds
 from monitoring.prometheus.source.objectives import LATENCY_BOUND_SECONDS, PERIOD
 from monitoring.timings import SERVICES
 
 OWN_JOBS = f'job=~"{"|".join(SERVICES)}"'
-ERROR_SHARE = Thresholds("green", (Threshold(0.01, "yellow"), Threshold(0.05, "red")))
-SLOW = Thresholds(
-    "green",
-    (Threshold(LATENCY_BOUND_SECONDS / 2, "yellow"), Threshold(LATENCY_BOUND_SECONDS, "red")),
-)
+ERROR_SHARE = Thresholds("green", ((0.01, "yellow"), (0.05, "red")))
+SLOW = Thresholds("green", ((LATENCY_BOUND_SECONDS / 2, "yellow"), (LATENCY_BOUND_SECONDS, "red")))
 
 
 def build() -> Dashboard:
@@ -82,21 +81,21 @@ def _now() -> tuple[Panel, ...]:
         stat(
             "Up",
             "Whether the last scrape of every chosen target succeeded.",
-            Target(expr=aggregate("min", series("up", OWN_JOBS), "job"), legend="{{job}}"),
+            min_of("up", OWN_JOBS, by="job"),
             unit="none",
             width=6,
             mappings=UP_OR_DOWN,
-            links=(runbook("ServingTargetDown"),),
+            alerts=("ServingTargetDown",),
         ),
         stat(
             "Ready",
             "Whether every chosen instance answers 200 on /ready; no answer at all is not ready.",
-            Target(expr=aggregate("min", shared.readiness("inference")), legend="inference"),
-            Target(expr=aggregate("min", shared.readiness("logging")), legend="logging"),
+            Target(aggregate("min", shared.readiness("inference")), "inference"),
+            Target(aggregate("min", shared.readiness("logging")), "logging"),
             unit="none",
             width=6,
             mappings=READY_OR_NOT,
-            links=(runbook("InferenceNotReady"), runbook("LoggingNotReady")),
+            alerts=("InferenceNotReady", "LoggingNotReady"),
         ),
         shared.model_loaded(),
         shared.mlflow_reachable(),
@@ -104,17 +103,17 @@ def _now() -> tuple[Panel, ...]:
         stat(
             "Stale instances",
             "Instances that serve another version than the one the registry's alias points to.",
-            Target(expr=stale_instances()),
+            stale_instances(),
             unit="none",
             thresholds=ZERO_IS_GOOD,
-            links=(runbook("InferenceModelVersionStale"),),
+            alerts=("InferenceModelVersionStale",),
         ),
         stat(
             "Model served",
             "The version that instances say they serve.",
             Target(
-                expr=aggregate("max", series("inference_model_info"), "model", "stage", "version"),
-                legend="{{model}}@{{stage}} version {{version}}",
+                max_of("inference_model_info", by="model, stage, version"),
+                "{{model}}@{{stage}} version {{version}}",
             ),
             unit="none",
             width=6,
@@ -124,14 +123,14 @@ def _now() -> tuple[Panel, ...]:
         stat(
             "Predictions",
             "Predictions answered each second.",
-            Target(expr=rate(inference.PREDICTIONS)),
+            rate(inference.PREDICTIONS),
             unit="reqps",
             sparkline=True,
         ),
         stat(
             "Latency, p99",
             "Of predictions, from a request's body being whole to its answer.",
-            Target(expr=quantile(0.99, inference.LATENCY)),
+            quantile(0.99, inference.LATENCY),
             unit="s",
             thresholds=SLOW,
             no_value="no traffic",
@@ -139,37 +138,37 @@ def _now() -> tuple[Panel, ...]:
         stat(
             "Error ratio, inference",
             "Failures of the service over all judged requests.",
-            Target(expr=shared.error_ratio("inference")),
+            shared.error_ratio("inference"),
             unit="percentunit",
             thresholds=ERROR_SHARE,
             no_value="no traffic",
-            links=(runbook("InferenceHighErrorRate"),),
+            alerts=("InferenceHighErrorRate",),
         ),
         stat(
             "Error ratio, logging",
             "Failures of the service over all judged batches.",
-            Target(expr=shared.error_ratio("logging")),
+            shared.error_ratio("logging"),
             unit="percentunit",
             thresholds=ERROR_SHARE,
             no_value="no traffic",
-            links=(runbook("LoggingHighErrorRate"),),
+            alerts=("LoggingHighErrorRate",),
         ),
         stat(
             "Not yet delivered",
             "Predictions that the logging service has not acknowledged.",
-            Target(expr=aggregate("sum", series("inference_log_backlog"))),
+            sum_of("inference_log_backlog"),
             unit="short",
             sparkline=True,
-            links=(runbook("InferenceLogBacklogGrowing"),),
+            alerts=("InferenceLogBacklogGrowing",),
         ),
         stat(
             "Free disk",
             "Share of the database's disk that is free.",
-            Target(expr=logging_service.free_share()),
+            logging_service.free_share(),
             unit="percentunit",
             no_value="no answer",
             thresholds=logging_service.FREE_SPACE,
-            links=(runbook("LoggingDiskFillsSoon"),),
+            alerts=("LoggingDiskFillsSoon",),
         ),
     )
 
@@ -181,15 +180,12 @@ def _wrong() -> tuple[Panel, ...]:
             "Ready over time",
             "What /ready answers, instance by instance; no answer at all is not ready.",
             *(
-                Target(
-                    expr=aggregate("min", shared.readiness(service), "job", "instance"),
-                    legend="{{job}} {{instance}}",
-                )
+                aggregate("min", shared.readiness(service), by="job, instance")
                 for service in shared.NAMES
             ),
             mappings=READY_OR_NOT,
             width=8,
-            links=(runbook("InferenceNotReady"), runbook("LoggingNotReady")),
+            alerts=("InferenceNotReady", "LoggingNotReady"),
         ),
         advice(
             "Where to look",
@@ -210,12 +206,9 @@ def _traffic() -> tuple[Panel, ...]:
         timeseries(
             "Requests by outcome",
             "Answered, failed for the service's fault, and refused.",
-            Target(expr=rate(inference.PREDICTIONS), legend="answered"),
-            Target(expr=rate(inference.ERRORS), legend="failed"),
-            Target(
-                expr=rate("inference_rejected_total", by=("reason",)) + " > 0",
-                legend="refused: {{reason}}",
-            ),
+            Target(rate(inference.PREDICTIONS), "answered"),
+            Target(rate(inference.ERRORS), "failed"),
+            Target(rate("inference_rejected_total", by="reason") + " > 0", "refused: {{reason}}"),
             unit="reqps",
             stacking="normal",
             overrides=(
@@ -229,19 +222,14 @@ def _traffic() -> tuple[Panel, ...]:
             "From a request's body being whole to its answer; the dashed line is the objective's.",
             *shared.percentiles(inference.LATENCY),
             unit="s",
-            thresholds=Thresholds("green", (Threshold(LATENCY_BOUND_SECONDS, "red"),)),
+            thresholds=Thresholds("green", ((LATENCY_BOUND_SECONDS, "red"),)),
         ),
         timeseries(
             "Probes, p99",
             "What the kubelet waits for; slow probes are the first sign of a starved service.",
-            Target(
-                expr=quantile(
-                    0.99, "probe_duration_seconds", 'probe!="metrics"', by=("service", "probe")
-                ),
-                legend="{{service}} {{probe}}",
-            ),
+            quantile(0.99, "probe_duration_seconds", 'probe!="metrics"', by="service, probe"),
             unit="s",
-            links=(runbook("ServingProbeSlow"),),
+            alerts=("ServingProbeSlow",),
         ),
     )
 
@@ -251,34 +239,31 @@ def _delivery() -> tuple[Panel, ...]:
         timeseries(
             "Predicted, delivered, stored",
             "The lines lie on one another while everything is well.",
-            Target(expr=rate(inference.PREDICTIONS), legend="predicted"),
-            Target(expr=rate("inference_log_delivered_total"), legend="delivered"),
-            Target(expr=rate(logging_service.STORED), legend="stored"),
+            Target(rate(inference.PREDICTIONS), "predicted"),
+            Target(rate("inference_log_delivered_total"), "delivered"),
+            Target(rate(logging_service.STORED), "stored"),
             unit="cps",
         ),
         timeseries(
             "Lost or sent again",
             "Predictions dropped from a full outbox or lost with a damaged one, batches not "
             "acknowledged at first, and duplicates not stored.",
-            Target(expr=rate("inference_log_dropped_total"), legend="dropped"),
-            Target(expr=rate("inference_log_lost_total"), legend="lost"),
-            Target(expr=rate("inference_log_send_errors_total"), legend="sent again"),
-            Target(expr=rate("logging_duplicates_total"), legend="duplicates"),
+            Target(rate("inference_log_dropped_total"), "dropped"),
+            Target(rate("inference_log_lost_total"), "lost"),
+            Target(rate("inference_log_send_errors_total"), "sent again"),
+            Target(rate("logging_duplicates_total"), "duplicates"),
             unit="cps",
             overrides=(
                 tone("dropped|lost", "red"),
                 tone("sent again", "yellow"),
                 tone("duplicates", "blue"),
             ),
-            links=(runbook("InferencePredictionsDropped"),),
+            alerts=("InferencePredictionsDropped",),
         ),
         timeseries(
             "Defects",
             "Share of stored predictions that found a defect.",
-            Target(
-                expr=ratio(rate("logging_defects_total"), rate(logging_service.STORED)),
-                legend="defects",
-            ),
+            Target(ratio(rate("logging_defects_total"), rate(logging_service.STORED)), "defects"),
             unit="percentunit",
             maximum=1,
         ),

@@ -85,9 +85,7 @@ def _section(name: str, dashboard: Dashboard) -> str:
 
 def _watched(row: Row) -> list[str]:
     """Return the alerts whose runbooks a row's panels link to."""
-    titles = (link.title for panel in row.panels for link in panel.links)
-    found = (title.removeprefix("Runbook: ") for title in titles)
-    return [name for name in dict.fromkeys(found) if name in ALERTS]
+    return list(dict.fromkeys(alert for panel in row.panels for alert in panel.alerts))
 
 
 def _alerts(names: Sequence[str]) -> str:

@@ -1,16 +1,15 @@
 """The kinds of panel that dashboards are made of, one function a kind, and their colours."""
 
+import re
 from dataclasses import replace
-from typing import Literal, TypedDict, Unpack
+from typing import Literal, TypeAlias, TypedDict, Unpack
 
 from monitoring.grafana.schema import (
     Color,
     Json,
-    Link,
     Override,
     Panel,
     Target,
-    Threshold,
     Thresholds,
     Unit,
     ValueText,
@@ -28,12 +27,17 @@ FAILING = (ValueText(0, "No", "green"), ValueText(1, "Keeps it from being ready"
 GREEN = Thresholds("green")
 PLAIN = Thresholds("text")
 BLUE = Thresholds("blue")
-ZERO_IS_GOOD = Thresholds("green", (Threshold(1, "red"),))
-DRIFT = Thresholds("green", (Threshold(0.1, "yellow"), Threshold(0.25, "red")))
-FEW_ARE_ODD = Thresholds("green", (Threshold(1, "yellow"), Threshold(3, "red")))
+ZERO_IS_GOOD = Thresholds("green", ((1, "red"),))
+DRIFT = Thresholds("green", ((0.1, "yellow"), (0.25, "red")))
+FEW_ARE_ODD = Thresholds("green", ((1, "yellow"), (3, "red")))
 
+_GROUPING = re.compile(r"\bby \(([^)]*)\)")
 _LEGEND: Json = {"displayMode": "list", "placement": "bottom", "showLegend": True}
 _LAST: Json = {"calcs": ["lastNotNull"], "fields": "", "values": False}
+
+
+# A query; one without a legend of its own is called by the labels that it is grouped by.
+Query: TypeAlias = str | Target
 
 
 class Options(TypedDict, total=False):
@@ -44,7 +48,7 @@ class Options(TypedDict, total=False):
     thresholds: Thresholds
     mappings: tuple[ValueText, ...]
     overrides: tuple[Override, ...]
-    links: tuple[Link, ...]
+    alerts: tuple[str, ...]
     minimum: float | None
     maximum: float | None
     decimals: int | None
@@ -81,7 +85,7 @@ BY_STATUS = (tone(".*2..", "green"), tone(".*4..", "yellow"), tone(".*5..", "red
 def timeseries(
     title: str,
     description: str,
-    *targets: Target,
+    *queries: Query,
     unit: Unit,
     stacking: Literal["none", "normal", "percent"] = "none",
     steps: bool = False,
@@ -95,7 +99,7 @@ def timeseries(
         title=title,
         description=description,
         unit=unit,
-        targets=targets,
+        targets=_targets(queries),
         color_mode="palette-classic",
         custom={
             "drawStyle": "line",
@@ -122,7 +126,7 @@ def heatmap(
         title=title,
         description=description,
         unit=unit,
-        targets=(Target(expr=expr, legend="{{le}}", format="heatmap"),),
+        targets=(Target(expr, "{{le}}", format="heatmap"),),
         options={
             "calculate": False,
             "cellGap": 1,
@@ -146,7 +150,7 @@ def heatmap(
     )
 
 
-def states(title: str, description: str, *targets: Target, **given: Unpack[Options]) -> Panel:
+def states(title: str, description: str, *queries: Query, **given: Unpack[Options]) -> Panel:
     """Return a coloured band over time for each series of zeros and ones."""
     options: Options = {"width": 12, **given}
     return Panel(
@@ -154,7 +158,7 @@ def states(title: str, description: str, *targets: Target, **given: Unpack[Optio
         title=title,
         description=description,
         unit="none",
-        targets=targets,
+        targets=_targets(queries),
         custom={"fillOpacity": 80, "lineWidth": 0},
         options={
             "alignValue": "left",
@@ -171,7 +175,7 @@ def states(title: str, description: str, *targets: Target, **given: Unpack[Optio
 def stat(
     title: str,
     description: str,
-    *targets: Target,
+    *queries: Query,
     unit: Unit,
     shows: Literal["auto", "name", "value", "value_and_name"] = "auto",
     sparkline: bool = False,
@@ -192,7 +196,7 @@ def stat(
         title=title,
         description=description,
         unit=unit,
-        targets=targets if sparkline else _last_only(targets),
+        targets=_targets(queries, last_only=not sparkline),
         options={
             "reduceOptions": dict(_LAST),
             "colorMode": "background" if coloured and flat else "value",
@@ -207,7 +211,7 @@ def stat(
 
 
 def gauge(
-    title: str, description: str, *targets: Target, unit: Unit, **given: Unpack[Options]
+    title: str, description: str, *queries: Query, unit: Unit, **given: Unpack[Options]
 ) -> Panel:
     """Return a dial of each series' last value, from 0 to 1 where nothing else is said."""
     options: Options = {"width": 4, "minimum": 0, "maximum": 1, "no_value": "no data", **given}
@@ -216,7 +220,7 @@ def gauge(
         title=title,
         description=description,
         unit=unit,
-        targets=_last_only(targets),
+        targets=_targets(queries, last_only=True),
         options={
             "reduceOptions": dict(_LAST),
             "orientation": "auto",
@@ -228,7 +232,7 @@ def gauge(
 
 
 def bars(
-    title: str, description: str, *targets: Target, unit: Unit, **given: Unpack[Options]
+    title: str, description: str, *queries: Query, unit: Unit, **given: Unpack[Options]
 ) -> Panel:
     """Return a horizontal bar for each series' last value."""
     options: Options = {"thresholds": BLUE, "minimum": 0, "no_value": "no data", **given}
@@ -237,7 +241,7 @@ def bars(
         title=title,
         description=description,
         unit=unit,
-        targets=_last_only(targets),
+        targets=_targets(queries, last_only=True),
         options={
             "reduceOptions": dict(_LAST),
             "displayMode": "basic",
@@ -249,26 +253,16 @@ def bars(
     )
 
 
-def table(
-    title: str,
-    description: str,
-    target: Target,
-    *,
-    columns: tuple[tuple[str, str], ...],
-    **given: Unpack[Options],
-) -> Panel:
-    """Return a row a series: its labels as columns, in pairs of label and heading.
-
-    Labels that are not named are left out.
-    """
-    shown = dict(columns)
+def table(title: str, description: str, query: str, **given: Unpack[Options]) -> Panel:
+    """Return a row for each series, with the labels that it is grouped by as columns."""
+    shown = {label: label.title() for label in _labels(query)}
     options: Options = {"width": 12, "thresholds": PLAIN, **given}
     return Panel(
         kind="table",
         title=title,
         description=description,
         unit="none",
-        targets=(replace(target, instant=True, format="table"),),
+        targets=(Target(query, instant=True, format="table"),),
         custom={"align": "auto", "cellOptions": {"type": "auto"}},
         options={"showHeader": True, "cellHeight": "sm"},
         transformations=(
@@ -334,6 +328,17 @@ def alerts(title: str, description: str, **given: Unpack[Options]) -> Panel:
     )
 
 
-def _last_only(targets: tuple[Target, ...]) -> tuple[Target, ...]:
+def _targets(queries: tuple[Query, ...], *, last_only: bool = False) -> tuple[Target, ...]:
     # A range query over 30 days for one number would cost Prometheus a thousand times as much.
-    return tuple(replace(target, instant=True) for target in targets)
+    targets = (one if isinstance(one, Target) else Target(one, _legend(one)) for one in queries)
+    return tuple(replace(target, instant=last_only) for target in targets)
+
+
+def _legend(query: str) -> str:
+    return " ".join(f"{{{{{label}}}}}" for label in _labels(query))
+
+
+def _labels(query: str) -> list[str]:
+    """Return the labels that a query is grouped by, but not the bounds of buckets."""
+    grouping = _GROUPING.search(query)
+    return [label for label in grouping[1].split(", ") if label != "le"] if grouping else []

@@ -1,14 +1,7 @@
 """The probes dashboard: what the kubelet sees, against how long it waits."""
 
 from monitoring.grafana import shared
-from monitoring.grafana.dashboard import (
-    PROBES,
-    TITLES,
-    Dashboard,
-    links_from,
-    runbook,
-    service_variables,
-)
+from monitoring.grafana.dashboard import PROBES, TITLES, Dashboard, links_from, service_variables
 from monitoring.grafana.panels import (
     BY_STATUS,
     FEW_ARE_ODD,
@@ -23,7 +16,7 @@ from monitoring.grafana.panels import (
     tone,
 )
 from monitoring.grafana.queries import RANGE, aggregate, buckets, increase, quantile, rate, series
-from monitoring.grafana.schema import Panel, Row, Target, Threshold, Thresholds
+from monitoring.grafana.schema import Panel, Row, Thresholds
 from monitoring.timings import SERVICES
 
 PROBE_DURATION = "probe_duration_seconds"
@@ -39,10 +32,8 @@ TIMEOUT_SECONDS = min(
     for service in SERVICES.values()
     for timing in (service.startup, service.readiness, service.liveness)
 )
-AGAINST_TIMEOUT = Thresholds(
-    "green", (Threshold(TIMEOUT_SECONDS / 2, "yellow"), Threshold(TIMEOUT_SECONDS, "red"))
-)
-SHARE_OF_TIMEOUT = Thresholds("green", (Threshold(0.5, "yellow"), Threshold(1, "red")))
+AGAINST_TIMEOUT = Thresholds("green", ((TIMEOUT_SECONDS / 2, "yellow"), (TIMEOUT_SECONDS, "red")))
+SHARE_OF_TIMEOUT = Thresholds("green", ((0.5, "yellow"), (1, "red")))
 
 
 def build() -> Dashboard:
@@ -76,7 +67,7 @@ def build() -> Dashboard:
 
 
 def _p99(probe: str) -> str:
-    return quantile(0.99, PROBE_DURATION, probe, by=("service",))
+    return quantile(0.99, PROBE_DURATION, probe, by="service")
 
 
 def _timeouts() -> tuple[Panel, ...]:
@@ -85,33 +76,30 @@ def _timeouts() -> tuple[Panel, ...]:
             "Liveness: time-out used",
             f"p99 of /health over {TIMEOUT_SECONDS} s, the time-out in the manifests; at 100% the "
             "kubelet counts failures and restarts the container.",
-            Target(expr=f"({_p99(HEALTH)}) / {TIMEOUT_SECONDS}", legend="{{service}}"),
+            f"({_p99(HEALTH)}) / {TIMEOUT_SECONDS}",
             unit="percentunit",
             width=6,
             thresholds=SHARE_OF_TIMEOUT,
-            links=(runbook("ServingProbeSlow"),),
+            alerts=("ServingProbeSlow",),
         ),
         gauge(
             "Readiness: time-out used",
             f"p99 of /ready over {TIMEOUT_SECONDS} s, the time-out in the manifests; at 100% the "
             "pod gets no more requests.",
-            Target(expr=f"({_p99(READY)}) / {TIMEOUT_SECONDS}", legend="{{service}}"),
+            f"({_p99(READY)}) / {TIMEOUT_SECONDS}",
             unit="percentunit",
             width=6,
             thresholds=SHARE_OF_TIMEOUT,
-            links=(runbook("ServingProbeSlow"),),
+            alerts=("ServingProbeSlow",),
         ),
         timeseries(
             "p99 of each probe",
             "The dashed lines are half of the manifests' time-out and the time-out itself.",
-            Target(
-                expr=quantile(0.99, PROBE_DURATION, by=("service", "probe")),
-                legend="{{service}} {{probe}}",
-            ),
+            quantile(0.99, PROBE_DURATION, by="service, probe"),
             unit="s",
             width=12,
             thresholds=AGAINST_TIMEOUT,
-            links=(runbook("ServingProbeSlow"),),
+            alerts=("ServingProbeSlow",),
         ),
     )
 
@@ -135,10 +123,7 @@ def _latency() -> tuple[Panel, ...]:
         timeseries(
             "Probes by instance, p99",
             "One slow instance hides in a total; here it does not.",
-            Target(
-                expr=quantile(0.99, PROBE_DURATION, KUBELET_ASKS, by=("instance",)),
-                legend="{{instance}}",
-            ),
+            quantile(0.99, PROBE_DURATION, KUBELET_ASKS, by="instance"),
             unit="s",
             width=6,
         ),
@@ -146,11 +131,11 @@ def _latency() -> tuple[Panel, ...]:
             "Wait for the event loop, p99",
             "How late each instance's heartbeat was: what a probe waits before it is read, on top "
             "of its own time.",
-            Target(expr=quantile(0.99, EVENT_LOOP_DELAY, by=("instance",)), legend="{{instance}}"),
+            quantile(0.99, EVENT_LOOP_DELAY, by="instance"),
             unit="s",
             width=6,
             thresholds=AGAINST_TIMEOUT,
-            links=(runbook("ServingEventLoopBlocked"),),
+            alerts=("ServingEventLoopBlocked",),
         ),
     )
 
@@ -161,10 +146,7 @@ def _verdicts() -> tuple[Panel, ...]:
         timeseries(
             "Answers by probe and status",
             "Every probe that was answered. None at all means that nobody asks.",
-            Target(
-                expr=rate(count, KUBELET_ASKS, by=("service", "probe", "status")) + " > 0",
-                legend="{{service}} {{probe}} {{status}}",
-            ),
+            rate(count, KUBELET_ASKS, by="service, probe, status") + " > 0",
             unit="reqps",
             stacking="normal",
             overrides=BY_STATUS,
@@ -172,23 +154,17 @@ def _verdicts() -> tuple[Panel, ...]:
         timeseries(
             "Answers other than 200",
             "503 on /ready is a verdict. On /health, or with 429 or 504, it is a fault.",
-            Target(
-                expr=rate(count, KUBELET_ASKS, NOT_OK, by=("service", "probe", "status")) + " > 0",
-                legend="{{service}} {{probe}} {{status}}",
-            ),
+            rate(count, KUBELET_ASKS, NOT_OK, by="service, probe, status") + " > 0",
             unit="reqps",
             stacking="normal",
             overrides=BY_STATUS,
             no_value="no answer other than 200",
-            links=(runbook("ServingLivenessFailing"), runbook("ServingReadinessRefused")),
+            alerts=("ServingLivenessFailing", "ServingReadinessRefused"),
         ),
         bars(
             "Answers in the chosen time",
             "Probes by service, probe and status.",
-            Target(
-                expr=increase(count, KUBELET_ASKS, by=("service", "probe", "status")) + " > 0",
-                legend="{{service}} {{probe}} {{status}}",
-            ),
+            increase(count, KUBELET_ASKS, by="service, probe, status") + " > 0",
             unit="short",
             decimals=0,
         ),
@@ -203,51 +179,34 @@ def _restarts() -> tuple[Panel, ...]:
         states(
             "Ready",
             "What /ready answers, instance by instance; no answer at all is not ready.",
-            *(
-                Target(
-                    expr=aggregate("min", each, "job", "instance"), legend="{{job}} {{instance}}"
-                )
-                for each in answers
-            ),
+            *(aggregate("min", each, by="job, instance") for each in answers),
             mappings=READY_OR_NOT,
-            links=(runbook("InferenceReadinessFlapping"), runbook("LoggingReadinessFlapping")),
+            alerts=("InferenceReadinessFlapping", "LoggingReadinessFlapping"),
         ),
         stat(
             "Changes of readiness",
             "How often readiness changed within the chosen time; more than a few is flapping.",
-            *(
-                Target(expr=aggregate("sum", f"changes({each}[{RANGE}])", "job"), legend="{{job}}")
-                for each in ready
-            ),
+            *(aggregate("sum", f"changes({each}[{RANGE}])", by="job") for each in ready),
             unit="none",
             width=4,
             height=8,
-            thresholds=Thresholds("green", (Threshold(3, "yellow"), Threshold(6, "red"))),
-            links=(runbook("InferenceReadinessFlapping"), runbook("LoggingReadinessFlapping")),
+            thresholds=Thresholds("green", ((3, "yellow"), (6, "red"))),
+            alerts=("InferenceReadinessFlapping", "LoggingReadinessFlapping"),
         ),
         stat(
             "Restarts",
             "How often an instance came up anew within the chosen time.",
-            *(
-                Target(expr=aggregate("sum", f"changes({each}[{RANGE}])", "job"), legend="{{job}}")
-                for each in started
-            ),
+            *(aggregate("sum", f"changes({each}[{RANGE}])", by="job") for each in started),
             unit="none",
             width=4,
             height=8,
             thresholds=FEW_ARE_ODD,
-            links=(runbook("InferenceRestartLoop"), runbook("LoggingRestartLoop")),
+            alerts=("InferenceRestartLoop", "LoggingRestartLoop"),
         ),
         timeseries(
             "Time since start",
             "A line that falls to zero is a restart.",
-            *(
-                Target(
-                    expr=f"time() - {aggregate('min', each, 'job', 'instance')}",
-                    legend="{{job}} {{instance}}",
-                )
-                for each in started
-            ),
+            *(f"time() - {aggregate('min', each, by='job, instance')}" for each in started),
             unit="dtdurations",
             width=4,
         ),
@@ -259,50 +218,32 @@ def _kubelet() -> tuple[Panel, ...]:
         timeseries(
             "The kubelet's verdicts",
             "Probes of the services' containers by kind and result.",
-            Target(
-                expr=rate(
-                    "prober_probe_total", CONTAINERS, by=("container", "probe_type", "result")
-                ),
-                legend="{{container}} {{probe_type}} {{result}}",
-            ),
+            rate("prober_probe_total", CONTAINERS, by="container, probe_type, result"),
             unit="reqps",
             stacking="normal",
             overrides=(tone(".* successful", "green"), tone(".* (?!successful).*", "red")),
             no_value="no cluster",
-            links=(runbook("ServingKubeletLivenessFailing"),),
+            alerts=("ServingKubeletLivenessFailing",),
         ),
         stat(
             "Failed probes",
             "Probes that the kubelet judged failed within the chosen time.",
-            Target(
-                expr=increase(
-                    "prober_probe_total", CONTAINERS, 'result!="successful"', by=("probe_type",)
-                ),
-                legend="{{probe_type}}",
-            ),
+            increase("prober_probe_total", CONTAINERS, 'result!="successful"', by="probe_type"),
             unit="none",
             width=8,
             height=8,
             decimals=0,
             thresholds=ZERO_IS_GOOD,
             no_value="no cluster",
-            links=(runbook("ServingKubeletLivenessFailing"),),
+            alerts=("ServingKubeletLivenessFailing",),
         ),
         timeseries(
             "Time the kubelet waited, p99",
             "The service's own time and the way there and back; successes only.",
-            Target(
-                expr=quantile(
-                    0.99,
-                    "prober_probe_duration_seconds",
-                    CONTAINERS,
-                    by=("container", "probe_type"),
-                ),
-                legend="{{container}} {{probe_type}}",
-            ),
+            quantile(0.99, "prober_probe_duration_seconds", CONTAINERS, by="container, probe_type"),
             unit="s",
             thresholds=AGAINST_TIMEOUT,
             no_value="no cluster",
-            links=(runbook("ServingKubeletProbeSlow"),),
+            alerts=("ServingKubeletProbeSlow",),
         ),
     )

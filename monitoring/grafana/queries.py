@@ -27,34 +27,44 @@ def series(metric: str, *matchers: str) -> str:
     return f"{metric}{{{', '.join((*chosen, *matchers))}}}"
 
 
-def aggregate(operator: str, expression: str, *by: str) -> str:
+def aggregate(operator: str, expression: str, *, by: str = "") -> str:
     """Return the aggregation of an expression, over everything where no label is named."""
-    grouping = f" by ({', '.join(by)})" if by else ""
-    return f"{operator}{grouping} ({expression})"
+    return f"{operator}{f' by ({by})' if by else ''} ({expression})"
 
 
-def rate(metric: str, *matchers: str, by: tuple[str, ...] = ()) -> str:
+def sum_of(metric: str, *matchers: str, by: str = "") -> str:
+    """Return the sum of a gauge by the labels."""
+    return aggregate("sum", series(metric, *matchers), by=by)
+
+
+def max_of(metric: str, *matchers: str, by: str = "") -> str:
+    """Return the highest value of a gauge by the labels."""
+    return aggregate("max", series(metric, *matchers), by=by)
+
+
+def min_of(metric: str, *matchers: str, by: str = "") -> str:
+    """Return the lowest value of a gauge by the labels."""
+    return aggregate("min", series(metric, *matchers), by=by)
+
+
+def rate(metric: str, *matchers: str, by: str = "", over: str = RATE) -> str:
     """Return the per-second rate of a counter, summed by the labels."""
-    return aggregate("sum", f"rate({series(metric, *matchers)}[{RATE}])", *by)
+    return aggregate("sum", f"rate({series(metric, *matchers)}[{over}])", by=by)
 
 
-def increase(
-    metric: str, *matchers: str, by: tuple[str, ...] = (), over: str = RANGE, offset: str = ""
-) -> str:
+def increase(metric: str, *matchers: str, by: str = "", over: str = RANGE, offset: str = "") -> str:
     """Return by how much a counter grew, over the dashboard's range where none is given."""
     back = f" offset {offset}" if offset else ""
-    return aggregate("sum", f"increase({series(metric, *matchers)}[{over}]{back})", *by)
+    return aggregate("sum", f"increase({series(metric, *matchers)}[{over}]{back})", by=by)
 
 
-def quantile(
-    share: float, histogram: str, *matchers: str, by: tuple[str, ...] = (), over: str = RATE
-) -> str:
+def quantile(share: float, histogram: str, *matchers: str, by: str = "") -> str:
     """Return a quantile of a histogram's observations; no series while there were none."""
-    buckets = f"rate({series(f'{histogram}_bucket', *matchers)}[{over}])"
-    return f"histogram_quantile({share:g}, {aggregate('sum', buckets, 'le', *by)}) >= 0"
+    each = rate(f"{histogram}_bucket", *matchers, by=f"le, {by}" if by else "le")
+    return f"histogram_quantile({share:g}, {each}) >= 0"
 
 
-def mean(histogram: str, *matchers: str, by: tuple[str, ...] = ()) -> str:
+def mean(histogram: str, *matchers: str, by: str = "") -> str:
     """Return the mean of a histogram's observations; no series while there were none."""
     return ratio(
         rate(f"{histogram}_sum", *matchers, by=by), rate(f"{histogram}_count", *matchers, by=by)
@@ -63,13 +73,12 @@ def mean(histogram: str, *matchers: str, by: tuple[str, ...] = ()) -> str:
 
 def lifetime_mean(histogram: str) -> str:
     """Return the mean of all observations since the instances started."""
-    total, count = series(f"{histogram}_sum"), series(f"{histogram}_count")
-    return ratio(aggregate("sum", total), aggregate("sum", count))
+    return ratio(sum_of(f"{histogram}_sum"), sum_of(f"{histogram}_count"))
 
 
 def buckets(histogram: str, *matchers: str) -> str:
     """Return the per-second rate of a histogram's buckets, for a heatmap."""
-    return aggregate("sum", f"rate({series(f'{histogram}_bucket', *matchers)}[{RATE}])", "le")
+    return rate(f"{histogram}_bucket", *matchers, by="le")
 
 
 def ratio(part: str, whole: str) -> str:

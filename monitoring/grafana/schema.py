@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from monitoring.prometheus.source import ALERTS
+
 Json: TypeAlias = dict[str, object]
 
 PanelKind = Literal[
@@ -37,7 +39,7 @@ GRID_COLUMNS = 24
 SCHEMA_VERSION = 39
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Target:
     """One PromQL query of a panel; `legend` may hold labels in double braces."""
 
@@ -61,24 +63,16 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Threshold:
-    """From `value` on, in the panel's unit, a value is shown in this colour."""
-
-    value: float
-    color: Color
-
-
-@dataclass(frozen=True)
 class Thresholds:
-    """The colour below every threshold, and the thresholds in rising order."""
+    """The colour below every threshold, and each threshold, in rising order, with the one above."""
 
     base: Color
-    steps: tuple[Threshold, ...] = ()
+    steps: tuple[tuple[float, Color], ...] = ()
 
     def to_json(self) -> Json:
         """Return Grafana's steps, the first of which has no value."""
         steps: list[Json] = [{"color": self.base, "value": None}]
-        steps += [{"color": step.color, "value": step.value} for step in self.steps]
+        steps += [{"color": color, "value": value} for value, color in self.steps]
         return {"mode": "absolute", "steps": steps}
 
 
@@ -130,9 +124,18 @@ class Link:
         }
 
 
+def runbook(alert: str) -> Link:
+    """Return the link to what to do when an alert fires; KeyError where there is no such alert."""
+    url = ALERTS[alert].links["runbook_url"]
+    return Link(title=f"Runbook: {alert}", url=url, new_tab=True)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """A panel before it has its place: the grid and its number come from the layout."""
+    """A panel before it has its place: the grid and its number come from the layout.
+
+    `alerts` watch the same thing: the panel links to their runbooks.
+    """
 
     kind: PanelKind
     title: str
@@ -144,7 +147,7 @@ class Panel:
     thresholds: Thresholds = Thresholds("green")
     mappings: tuple[ValueText, ...] = ()
     overrides: tuple[Override, ...] = ()
-    links: tuple[Link, ...] = ()
+    alerts: tuple[str, ...] = ()
     minimum: float | None = None
     maximum: float | None = None
     decimals: int | None = None
@@ -172,8 +175,8 @@ class Panel:
                 target.to_json(chr(ord("A") + index)) for index, target in enumerate(self.targets)
             ],
         }
-        if self.links:
-            panel["links"] = [link.to_json() for link in self.links]
+        if self.alerts:
+            panel["links"] = [runbook(alert).to_json() for alert in self.alerts]
         if self.transformations:
             panel["transformations"] = list(self.transformations)
         return panel

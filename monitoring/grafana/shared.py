@@ -3,7 +3,6 @@
 from typing import Literal
 
 from bentos.health.window import MAXIMUM_ERROR_RATE
-from monitoring.grafana.dashboard import runbook
 from monitoring.grafana.panels import (
     BY_STATUS,
     FAILING,
@@ -16,8 +15,17 @@ from monitoring.grafana.panels import (
     timeseries,
     tone,
 )
-from monitoring.grafana.queries import aggregate, quantile, rate, ratio, series
-from monitoring.grafana.schema import Panel, Target, Threshold, Thresholds
+from monitoring.grafana.queries import (
+    aggregate,
+    max_of,
+    min_of,
+    quantile,
+    rate,
+    ratio,
+    series,
+    sum_of,
+)
+from monitoring.grafana.schema import Panel, Target, Thresholds
 from monitoring.timings import INFERENCE_SERVICE, LOGGING_SERVICE
 
 Service = Literal["inference", "logging"]
@@ -28,16 +36,12 @@ OUTCOMES: dict[Service, str] = {
     "inference": "inference_predictions_total",
     "logging": "logging_batches_total",
 }
-JUDGED = Thresholds(
-    "green", (Threshold(MAXIMUM_ERROR_RATE / 5, "yellow"), Threshold(MAXIMUM_ERROR_RATE, "red"))
-)
+JUDGED = Thresholds("green", ((MAXIMUM_ERROR_RATE / 5, "yellow"), (MAXIMUM_ERROR_RATE, "red")))
 
 
 def percentiles(histogram: str) -> tuple[Target, ...]:
     """Return the targets of a histogram's percentiles."""
-    return tuple(
-        Target(expr=quantile(share, histogram), legend=name) for share, name in PERCENTILES
-    )
+    return tuple(Target(quantile(share, histogram), name) for share, name in PERCENTILES)
 
 
 def error_ratio(service: Service) -> str:
@@ -59,7 +63,7 @@ def _of(service: Service) -> str:
 
 def every(metric: str) -> str:
     """Return 1 where the 0/1 gauge is 1 on every chosen instance."""
-    return aggregate("min", series(metric))
+    return min_of(metric)
 
 
 def ready(service: Service, *, width: int) -> Panel:
@@ -67,11 +71,11 @@ def ready(service: Service, *, width: int) -> Panel:
     return stat(
         "Ready",
         "Whether every chosen instance answers 200 on /ready; no answer at all is not ready.",
-        Target(expr=aggregate("min", readiness(service))),
+        aggregate("min", readiness(service)),
         unit="none",
         width=width,
         mappings=READY_OR_NOT,
-        links=(runbook(f"{service.title()}NotReady"),),
+        alerts=(f"{service.title()}NotReady",),
     )
 
 
@@ -80,11 +84,11 @@ def model_loaded() -> Panel:
     return stat(
         "Model loaded",
         "Whether every worker of every instance holds a model that answered its warm-up.",
-        Target(expr=every("inference_model_loaded")),
+        every("inference_model_loaded"),
         unit="bool_yes_no",
         no_value="no answer",
         mappings=YES_OR_NO,
-        links=(runbook("InferenceModelNotLoaded"),),
+        alerts=("InferenceModelNotLoaded",),
     )
 
 
@@ -93,11 +97,11 @@ def mlflow_reachable() -> Panel:
     return stat(
         "MLflow reachable",
         "Whether the last check of the registry succeeded on every instance.",
-        Target(expr=every("inference_mlflow_accessible")),
+        every("inference_mlflow_accessible"),
         unit="bool_yes_no",
         no_value="no answer",
         mappings=YES_OR_NO,
-        links=(runbook("InferenceMlflowUnreachable"),),
+        alerts=("InferenceMlflowUnreachable",),
     )
 
 
@@ -106,12 +110,12 @@ def database_answers(*, width: int) -> Panel:
     return stat(
         "Database answers",
         "Whether the last query of every worker's readiness check succeeded in time.",
-        Target(expr=every("logging_db_accessible")),
+        every("logging_db_accessible"),
         unit="bool_yes_no",
         no_value="no answer",
         width=width,
         mappings=YES_OR_NO,
-        links=(runbook("LoggingDatabaseNotAccessible"),),
+        alerts=("LoggingDatabaseNotAccessible",),
     )
 
 
@@ -121,12 +125,12 @@ def workers_missing(service: Service, *, width: int) -> Panel:
     return stat(
         "Workers missing",
         "Worker processes that should run and do not.",
-        Target(expr=f"{aggregate('sum', wanted)} - {aggregate('sum', alive)}"),
+        f"{aggregate('sum', wanted)} - {aggregate('sum', alive)}",
         unit="none",
         no_value="no answer",
         width=width,
         thresholds=ZERO_IS_GOOD,
-        links=(runbook(f"{service.title()}WorkersMissing"),),
+        alerts=(f"{service.title()}WorkersMissing",),
     )
 
 
@@ -135,7 +139,7 @@ def up_since(service: Service, *, width: int) -> Panel:
     return stat(
         "Up since",
         "When the longest-running instance started.",
-        Target(expr=f"{aggregate('min', series(f'{service}_start_time_seconds'))} * 1000"),
+        f"{min_of(f'{service}_start_time_seconds')} * 1000",
         unit="dateTimeFromNow",
         no_value="no answer",
         width=width,
@@ -148,13 +152,13 @@ def judged_error_rate(service: Service, *, width: int) -> Panel:
         "Error rate that /ready judges",
         "Errors over all outcomes in the sliding window, the worst instance; above the threshold, "
         "and with enough requests, /ready answers 503 high_error_rate.",
-        Target(expr=aggregate("max", series(f"{service}_error_ratio")), legend="error rate"),
+        Target(max_of(f"{service}_error_ratio"), "error rate"),
         unit="percentunit",
         no_value="no answer",
         width=width,
         height=4,
         thresholds=JUDGED,
-        links=(runbook(f"{service.title()}HighErrorRate"),),
+        alerts=(f"{service.title()}HighErrorRate",),
     )
 
 
@@ -163,14 +167,11 @@ def unready_reasons(service: Service, *, width: int) -> Panel:
     return states(
         "Why instances are not ready",
         "Each reason that may keep an instance from being ready, over time; red is why.",
-        Target(expr=aggregate("max", series(f"{service}_unready"), "reason"), legend="{{reason}}"),
-        Target(
-            expr=aggregate("max", f"{series('up', _of(service))} == bool 0", "job"),
-            legend="no answer",
-        ),
+        max_of(f"{service}_unready", by="reason"),
+        Target(aggregate("max", f"{series('up', _of(service))} == bool 0", by="job"), "no answer"),
         mappings=FAILING,
         width=width,
-        links=(runbook(f"{service.title()}NotReady"),),
+        alerts=(f"{service.title()}NotReady",),
     )
 
 
@@ -179,14 +180,12 @@ def refusals(service: Service) -> Panel:
     return timeseries(
         "Refusals by reason",
         "Refused requests: bad input is the client's, queue_full is load, the rest are states.",
-        Target(
-            expr=rate(f"{service}_rejected_total", by=("reason",)) + " > 0", legend="{{reason}}"
-        ),
+        rate(f"{service}_rejected_total", by="reason") + " > 0",
         unit="reqps",
         stacking="normal",
         overrides=(tone(".*", "yellow"),),
         no_value="nothing is refused",
-        links=(runbook(f"{service.title()}QueueFull"),),
+        alerts=(f"{service.title()}QueueFull",),
     )
 
 
@@ -197,10 +196,7 @@ def requests_by_route(service: Service, *, width: int) -> Panel:
     return timeseries(
         "Requests by route and status",
         "Everything that was answered, probes and refusals included.",
-        Target(
-            expr=rate("http_requests_total", own, by=("route", "status")) + " > 0",
-            legend="{{route}} {{status}}",
-        ),
+        rate("http_requests_total", own, by="route, status") + " > 0",
         unit="reqps",
         width=width,
         stacking="normal",
@@ -213,10 +209,7 @@ def outbox_backlog() -> Panel:
     return timeseries(
         "Not yet delivered",
         "Predictions in the inference service's outboxes that were not acknowledged.",
-        Target(
-            expr=aggregate("sum", series("inference_log_backlog"), "instance"),
-            legend="{{instance}}",
-        ),
+        sum_of("inference_log_backlog", by="instance"),
         unit="short",
-        links=(runbook("InferenceLogBacklogGrowing"),),
+        alerts=("InferenceLogBacklogGrowing",),
     )

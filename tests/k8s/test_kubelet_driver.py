@@ -95,49 +95,6 @@ def test_a_port_that_opens_late_is_a_slow_start() -> None:
     assert events(report) == ["started", "ready"]
 
 
-def test_a_container_that_never_answers_is_restarted_again_and_again() -> None:
-    """Each time its startup budget is spent."""
-    probes = ContainerProbes(
-        "it", startup=HttpProbe("startup", "/health", 8000, period_seconds=0.05)
-    )
-
-    async def scenario(driver: Driver) -> None:
-        await driver.wait_for(lambda report: report.restarts >= 2, seconds=PATIENCE)
-
-    with serve(WELL) as server:
-        server.close()
-        report = drive(server, scenario, probes)
-    assert set(events(report)) == {"restart"}
-
-
-def test_a_dependency_that_goes_makes_the_container_unready_and_no_more() -> None:
-    """The difference between the two probes."""
-
-    async def scenario(driver: Driver) -> None:
-        await driver.wait_for(ready, seconds=PATIENCE)
-        server.behaviours["/ready"] = status(503, '{"reason": "mlflow_not_accessible"}')
-        await driver.wait_for(lambda report: report.unready == 1, seconds=PATIENCE)
-        server.behaviours["/ready"] = Behaviour()
-        await driver.wait_for(ready, seconds=PATIENCE)
-
-    with serve(WELL) as server:
-        report = drive(server, scenario)
-    assert events(report) == ["started", "ready", "unready", "ready"]
-    assert "mlflow_not_accessible" in report.transitions[2].why
-
-
-def test_a_limiter_that_refuses_probes_has_the_container_restarted() -> None:
-    """429 on the liveness route: the overload kills what it should spare."""
-
-    async def scenario(driver: Driver) -> None:
-        await driver.wait_for(ready, seconds=PATIENCE)
-        server.behaviours["/health"] = server.behaviours["/ready"] = status(429)
-        await driver.wait_for(lambda report: report.restarts == 1, seconds=PATIENCE)
-
-    with serve(WELL) as server:
-        assert "restart" in events(drive(server, scenario))
-
-
 def test_a_blocked_event_loop_has_the_container_restarted() -> None:
     """Connections are accepted, and no answer comes within the time-out."""
 
@@ -150,17 +107,6 @@ def test_a_blocked_event_loop_has_the_container_restarted() -> None:
         report = drive(server, scenario)
     (restart,) = [entry for entry in report.transitions if entry.event == "restart"]
     assert "no answer within 0.5 s" in restart.why
-
-
-def test_answers_that_are_slow_but_in_time_are_good() -> None:
-    """The time-out is the limit, nothing below it."""
-
-    async def scenario(driver: Driver) -> None:
-        await driver.wait_for(lambda report: report.probes["liveness"] >= 4, seconds=PATIENCE)
-
-    slow = Behaviour(seconds=0.1)
-    with serve({"/health": slow, "/ready": slow}) as server:
-        assert events(drive(server, scenario)) == ["started", "ready"]
 
 
 def test_readiness_is_asked_as_soon_as_the_container_has_started() -> None:

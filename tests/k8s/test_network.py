@@ -1,12 +1,10 @@
 """Names, labels, ports and policies meet: what must talk can, and nothing else can."""
 
 from collections.abc import Iterator
-from copy import deepcopy
 from urllib.parse import urlsplit
 
 import pytest
 
-from bentos.health.probes import METRICS_PATH
 from tests.k8s.manifests import (
     EXTENDED,
     INFERENCE,
@@ -248,73 +246,3 @@ def test_the_registry_in_the_settings_is_the_one_the_policies_let_through(overla
     if namespace == NAMESPACE:
         service = named("Service", name, objects)
         assert service["spec"]["ports"][0]["port"] == port
-
-
-def test_the_scrape_targets_meet_services_and_policies() -> None:
-    """ServiceMonitor to Service label, port name and path, and Prometheus let in to that port."""
-    for overlay in OVERLAYS:
-        objects = rendered(overlay)
-        for monitor in objects_of("ServiceMonitor", objects):
-            check_monitor(monitor, objects)
-
-
-def check_monitor(monitor: Object, objects: tuple[Object, ...]) -> None:
-    """Raise AssertionError where a ServiceMonitor finds no Service, port, path or way in."""
-    spec = monitor["spec"]
-    names = spec.get("namespaceSelector", {}).get("matchNames", [NAMESPACE])
-    assert names == [NAMESPACE]
-    services = [
-        service
-        for service in objects_of("Service", objects)
-        if selects(spec["selector"], service["metadata"]["labels"])
-    ]
-    assert services, f"{monitor['metadata']['name']} selects no Service"
-    policies = objects_of("NetworkPolicy", objects)
-    for service in services:
-        ports = {port["name"]: port["port"] for port in service["spec"]["ports"]}
-        for endpoint in spec["endpoints"]:
-            assert endpoint.get("path", "/metrics") == METRICS_PATH
-            assert endpoint["port"] in ports, f"no port {endpoint['port']}"
-            pod = pod_of(workload(service["metadata"]["name"], objects))
-            number = ports[endpoint["port"]]
-            prometheus = strangers()["prometheus"]
-            assert allowed(policies, prometheus, pod, number), f"Prometheus is not let in: {number}"
-
-
-MONITOR = {
-    "kind": "ServiceMonitor",
-    "metadata": {"name": "control"},
-    "spec": {
-        "namespaceSelector": {"matchNames": [NAMESPACE]},
-        "selector": {"matchLabels": {_NAME: INFERENCE}},
-        "endpoints": [{"port": "probes", "path": "/metrics"}],
-    },
-}
-
-
-def test_a_monitor_that_meets_is_taken() -> None:
-    """The positive control of the check above, which has no monitor in overlays without one."""
-    check_monitor(MONITOR, rendered("production"))
-
-
-@pytest.mark.parametrize(
-    ("path", "value", "said"),
-    [
-        (("selector", "matchLabels"), {_NAME: "inference"}, "selects no Service"),
-        (("endpoints", 0, "port"), "metrics", "no port metrics"),
-        (("endpoints", 0, "port"), "http", "not let in: 8000"),
-        (("endpoints", 0, "path"), "/prometheus", "/prometheus"),
-        (("namespaceSelector", "matchNames"), ["default"], "default"),
-    ],
-)
-def test_a_monitor_that_misses_is_told(
-    path: tuple[str | int, ...], value: object, said: str
-) -> None:
-    """The negative control."""
-    monitor = deepcopy(MONITOR)
-    inner: object = monitor["spec"]
-    for step in path[:-1]:
-        inner = inner[step]  # type: ignore[index]
-    inner[path[-1]] = value  # type: ignore[index]
-    with pytest.raises(AssertionError, match=said):
-        check_monitor(monitor, rendered("production"))

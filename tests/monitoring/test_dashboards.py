@@ -1,49 +1,36 @@
 """The dashboards name only what exists, and are laid out without gaps."""
 
 import itertools
-import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from monitoring.catalogue import CLUSTER_METRICS, INFERENCE_FAMILIES, LOGGING_FAMILIES
 from monitoring.generate import DASHBOARDS, ROOT
-from monitoring.grafana.dashboard import runbook
 from monitoring.grafana.kubernetes_resources import CLAIMS
 from monitoring.grafana.objectives import bad_share
 from monitoring.grafana.queries import series
+from monitoring.grafana.schema import runbook
 from monitoring.prometheus.source import ALERTS
 from monitoring.prometheus.source.objectives import OBJECTIVES, Objective
 from monitoring.timings import INFERENCE_SERVICE, SERVICES
 from tests.monitoring import promql
-from tests.monitoring.dashboards_lint import charts, selector_of, variable_query, variables
+from tests.monitoring.dashboards import (
+    PATHS,
+    charts,
+    each_dashboard,
+    load,
+    queries,
+    selector_of,
+    variables,
+)
 from tests.monitoring.promtool import promtool, write_yaml
 
 OWN = {family.name: family for family in (*INFERENCE_FAMILIES, *LOGGING_FAMILIES)}
-PATHS = sorted(DASHBOARDS.glob("*.json"))
 COUNTING = ("rate", "irate", "increase")
-
-each_dashboard = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-
-
-def load(path: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return document
-
-
-def queries(dashboard: dict[str, Any]) -> Iterator[str]:
-    """Yield the PromQL of every panel and variable."""
-    for panel in charts(dashboard):
-        for target in panel["targets"]:
-            yield target["expr"]
-    for variable in variables(dashboard, "query"):
-        selector = selector_of(variable_query(variable))
-        yield selector
 
 
 def misused(query: str) -> list[str]:
@@ -76,9 +63,9 @@ def misused(query: str) -> list[str]:
 @each_dashboard
 def test_queries_name_only_metrics_and_labels_of_the_catalogue(path: Path) -> None:
     dashboard = load(path)
-    assert [
-        finding for query in queries(dashboard) for finding in promql.unknown_names(query)
-    ] == []
+    asked = [query for _, query in queries(dashboard)]
+    asked += [selector_of(variable) for variable in variables(dashboard, "query")]
+    assert [finding for query in asked for finding in promql.unknown_names(query)] == []
 
 
 @pytest.mark.parametrize(
@@ -99,28 +86,7 @@ def test_unknown_metrics_and_labels_are_found(query: str) -> None:
 
 @each_dashboard
 def test_counters_are_counted_and_gauges_are_not(path: Path) -> None:
-    dashboard = load(path)
-    found = [
-        finding
-        for panel in charts(dashboard)
-        for target in panel["targets"]
-        for finding in misused(target["expr"])
-    ]
-    assert found == []
-
-
-@pytest.mark.parametrize(
-    "query",
-    [
-        "sum(inference_errors_total)",
-        "rate(inference_queue_depth[5m])",
-        "inference_batch_size_sum",
-        "histogram_quantile(0.9, sum(rate(inference_batch_size_bucket[5m])))",
-        "histogram_quantile(0.9, sum by (le) (inference_batch_size_bucket))",
-    ],
-)
-def test_misused_counters_and_gauges_are_found(query: str) -> None:
-    assert misused(query)
+    assert [finding for _, query in queries(load(path)) for finding in misused(query)] == []
 
 
 @each_dashboard
@@ -176,12 +142,7 @@ def test_titles_are_unique_within_a_row(path: Path) -> None:
 def test_variables_are_defined_and_used(path: Path) -> None:
     dashboard = load(path)
     defined = {variable["name"] for variable in variables(dashboard)}
-    used = {
-        name
-        for panel in charts(dashboard)
-        for target in panel["targets"]
-        for name in promql.variables(target["expr"])
-    }
+    used = {name for _, query in queries(dashboard) for name in promql.variables(query)}
     used.add("datasource")
     assert used == defined
 
@@ -312,9 +273,8 @@ def test_every_metric_of_the_services_is_on_a_dashboard() -> None:
     shown = {
         known.name
         for path in PATHS
-        for panel in charts(load(path))
-        for target in panel["targets"]
-        for selector in promql.selectors(target["expr"])
+        for _, query in queries(load(path))
+        for selector in promql.selectors(query)
         for name in selector.metrics
         if (known := promql.family(name)) is not None
     }

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,13 @@ import pytest
 
 from monitoring.generate import DASHBOARDS
 from monitoring.grafana.render.units import write
+from tests.monitoring.dashboards import PATHS, charts, load
 from tests.monitoring.dashboards_display import Case, faults
 from tests.monitoring.dashboards_grafana import shown, type_errors
-from tests.monitoring.dashboards_lint import charts
 
 # The first test installs the libraries, 28 MB, and Node, 60 MB.
 pytestmark = pytest.mark.slow
 
-PATHS = sorted(DASHBOARDS.glob("*.json"))
 TYPICAL = {
     "percentunit": (0.0, 0.0004, 0.123, 1.0),
     "s": (0.0, 0.00005, 0.0123, 1.5, 95.0),
@@ -26,11 +25,6 @@ TYPICAL = {
     "dtdurations": (0.0, 61.0, 90_000.0),
     "bool_yes_no": (0.0, 1.0),
 }
-
-
-def load(path: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return document
 
 
 def cases(name: str, dashboard: dict[str, Any]) -> list[Case]:
@@ -54,85 +48,26 @@ def test_grafana_shows_every_value_with_its_unit_and_every_state_as_a_word() -> 
     assert found == []
 
 
-def _panel(dashboard: dict[str, Any], title: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(each for each in dashboard["panels"] if each["title"] == title)
-    return found
-
-
-def _options(dashboard: dict[str, Any], title: str) -> dict[str, Any]:
-    found: dict[str, Any] = _panel(dashboard, title)["fieldConfig"]["defaults"]
-    return found
-
-
-MISTYPED: Sequence[tuple[Callable[[dict[str, Any]], object], str]] = (
-    (lambda it: it.update(refresh=30), "not assignable"),
-    (lambda it: it.update(refreshes="30s"), "'\"refreshes\"' does not exist"),
-    (lambda it: _panel(it, "Ready")["gridPos"].pop("h"), "missing"),
-    (lambda it: _options(it, "Ready")["color"].update(mode="thresholdz"), "thresholdz"),
-    (lambda it: _panel(it, "Up")["options"].update(colorMode="back"), "back"),
-    (lambda it: _panel(it, "Up")["options"].update(colour="none"), "colour"),
-    (lambda it: _options(it, "Defects")["custom"].update(drawStyle="wave"), "wave"),
-    (lambda it: _options(it, "Defects")["custom"].update(lineWith=1), "lineWith"),
-    (lambda it: it["templating"]["list"][1].update(definition="up"), "definition"),
-)
-
-
-def test_what_the_schema_does_not_have_is_found(tmp_path: Path) -> None:
-    paths = []
-    for number, (break_it, _) in enumerate(MISTYPED):
-        dashboard = load(DASHBOARDS / "overview.json")
-        break_it(dashboard)
-        paths.append(tmp_path / f"broken{number}.json")
-        paths[-1].write_text(json.dumps(dashboard))
-    found = type_errors(paths)
-    for path, (_, words) in zip(paths, MISTYPED, strict=True):
-        assert any(words in each for each in found if each.startswith(f"{path.stem}_")), words
-
-
-def _mapped(title: str) -> Callable[[dict[str, Any]], object]:
-    return lambda it: _options(it, title)["mappings"][0]["options"].pop("0")
-
-
-MISSHOWN: Sequence[tuple[Callable[[dict[str, Any]], object], str]] = (
-    (lambda it: _options(it, "Latency, p99").update(unit="seconds"), "no unit 'seconds'"),
-    (lambda it: _options(it, "Latency, p99").update(unit="none"), "its title says"),
-    (lambda it: _options(it, "Free disk").update(unit="short"), "its title says"),
-    (lambda it: _options(it, "Free disk").update(unit="percent"), "its title says"),
-    (_mapped("Ready"), "the state 0.0 is shown as '0'"),
-    (_mapped("Up"), "the state 0.0 is shown as '0'"),
-    (lambda it: _options(it, "Model loaded").pop("mappings"), "both states have one colour"),
-    (
-        lambda it: _options(it, "Free disk")["thresholds"]["steps"][1].update(value=10),
-        "the threshold 10 is 1000%",
-    ),
-    (
-        lambda it: _options(it, "Latency, p99")["thresholds"]["steps"][2].update(value=250),
-        "the threshold 250 is 4.17 mins",
-    ),
-    (
-        lambda it: _options(it, "Stale instances")["thresholds"]["steps"][1].update(value=0.5),
-        "the threshold 0.500 is no count",
-    ),
-)
-
-
-def test_a_raw_number_a_raw_state_and_a_threshold_in_another_unit_are_found() -> None:
-    broken = []
-    for number, (break_it, _) in enumerate(MISSHOWN):
-        dashboard = load(DASHBOARDS / "overview.json")
-        break_it(dashboard)
-        broken += cases(str(number), dashboard)
-    found = faults(broken)
-    for number, (_, fault) in enumerate(MISSHOWN):
-        assert any(fault in each for each in found if each.startswith(f"{number}:")), fault
-
-
-def test_values_in_another_unit_than_the_panels_are_found() -> None:
+def test_an_option_a_unit_and_a_threshold_that_grafana_does_not_have_are_found(
+    tmp_path: Path,
+) -> None:
     dashboard = load(DASHBOARDS / "overview.json")
-    percent = Case("overview", _panel(dashboard, "Free disk"), (25.8,))
-    milliseconds = Case("overview", _panel(dashboard, "Latency, p99"), (4_000.0,))
-    assert faults([percent]) == ["overview: Free disk: 25.8 is shown as '2580%'"]
-    assert "1.11 hours" in faults([milliseconds])[0]
+    by_title = {panel["title"]: panel for panel in dashboard["panels"]}
+    by_title["Up"]["options"]["colour"] = "none"
+    by_title["Latency, p99"]["fieldConfig"]["defaults"]["unit"] = "seconds"
+    by_title["Free disk"]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] = 10
+    by_title["Ready"]["fieldConfig"]["defaults"]["mappings"][0]["options"].pop("0")
+    path = tmp_path / "broken.json"
+    path.write_text(json.dumps(dashboard))
+    (mistyped,) = type_errors([path])
+    assert "colour" in mistyped
+    found = "\n".join(faults(cases("broken", dashboard)))
+    for fault in (
+        "Latency, p99: Grafana has no unit 'seconds'",
+        "Free disk: the threshold 10 is 1000%",
+        "Ready: the state 0.0 is shown as '0'",
+    ):
+        assert fault in found
 
 
 def test_the_pictures_show_the_texts_that_grafana_shows() -> None:

@@ -11,7 +11,7 @@ from monitoring.grafana.render.client import Period, Prometheus, QueryError
 from monitoring.grafana.render.figure import DRAWS
 from monitoring.grafana.render.interpolation import built_in, interpolate, pattern, rate_interval
 from monitoring.grafana.render.units import write
-from tests.monitoring.dashboards_lint import PANELS_WITH_QUERIES
+from tests.monitoring.dashboards import PANELS_WITH_QUERIES
 from tests.support.servers import free_port
 
 

@@ -10,7 +10,7 @@ import yaml
 from bentos.inference.settings import InferenceSettings
 from bentos.logging.settings import LoggingSettings
 from bentos.process.settings import environment_names
-from monitoring.catalogue import LABEL_VALUES, PROMISED_SETTINGS, family_of
+from monitoring.catalogue import LABEL_VALUES, family_of
 from monitoring.generate import ROOT
 from monitoring.prometheus.source import ALERTS, RULE_FILES
 from monitoring.prometheus.source.kubernetes import BACKUP_JOB
@@ -126,7 +126,7 @@ def test_the_settings_that_a_text_names_exist(alert: Alert) -> None:
 
     known = environment_names(InferenceSettings) | environment_names(LoggingSettings)
     for name in _SETTING_IN_TEXT.findall(alert.description):
-        assert name in known | PROMISED_SETTINGS | {"SQLITE_BUSY"}, name
+        assert name in known | {"SQLITE_BUSY"}, name
 
 
 def test_no_series_is_recorded_twice() -> None:

@@ -9,7 +9,6 @@ import pytest
 from bentos.inference.settings import InferenceSettings
 from bentos.logging.settings import LoggingSettings
 from bentos.process.settings import environment_names
-from monitoring.catalogue import PROMISED_SETTINGS
 from monitoring.generate import ROOT
 from monitoring.prometheus.source import ALERTS, RULE_FILES
 from monitoring.prometheus.source.rule import RUNBOOKS_URL
@@ -127,7 +126,7 @@ def test_the_settings_it_names_exist(page: Path) -> None:
     known = environment_names(InferenceSettings) | environment_names(LoggingSettings)
     for code in _inline_code(page):
         if _SETTING.match(code.partition("=")[0]):
-            assert code.partition("=")[0] in known | PROMISED_SETTINGS | _OTHER_CAPITALS, code
+            assert code.partition("=")[0] in known | _OTHER_CAPITALS, code
 
 
 def test_a_page_leads_to_the_alert_that_silences_it_or_to_its_cause() -> None:

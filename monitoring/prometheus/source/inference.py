@@ -1,5 +1,7 @@
 """Alerts on the inference service alone: its model, MLflow, pods, failures and outbox."""
 
+from functools import partial
+
 from bentos.inference.settings import InferenceSettings
 from monitoring.prometheus.source.promql import grew
 from monitoring.prometheus.source.rule import (
@@ -21,6 +23,8 @@ from monitoring.prometheus.source.services import (
 )
 from monitoring.timings import INFERENCE as TIMINGS
 from monitoring.timings import INFERENCE_SERVICE
+
+_alert = partial(Alert, service=INFERENCE_SERVICE, dashboard="inference")
 
 # A starting pod may be without a model for as long as its start-up probe allows, and a minute.
 _STARTUP_MINUTES = TIMINGS.startup.patience_seconds // 60 + 1
@@ -44,10 +48,9 @@ def _overdue_check() -> str:
 
 
 _MODEL_ALERTS = (
-    Alert(
-        name="InferenceModelNotLoaded",
-        severity="critical",
-        service=INFERENCE_SERVICE,
+    _alert(
+        "InferenceModelNotLoaded",
+        "critical",
         expr=f"max by ({DEPLOYMENT}) (inference_model_loaded) == 0",
         hold="2m",
         summary=f"no pod has {MODEL} loaded{IN_NAMESPACE}",
@@ -55,12 +58,10 @@ _MODEL_ALERTS = (
             f"For 2 minutes no target has held a model that answered its warm-up input: /predict of"
             f" {MODEL} answers 503 model_not_loaded everywhere."
         ),
-        dashboard="inference",
     ),
-    Alert(
-        name="InferencePodWithoutModel",
-        severity="warning",
-        service=INFERENCE_SERVICE,
+    _alert(
+        "InferencePodWithoutModel",
+        "warning",
         expr="inference_model_loaded == 0",
         hold=f"{_STARTUP_MINUTES}m",
         summary=f"{INSTANCE} has not loaded {MODEL}",
@@ -68,12 +69,10 @@ _MODEL_ALERTS = (
             f"{INSTANCE} has been without {MODEL} for {_STARTUP_MINUTES} minutes, longer than a"
             " start may take, and gets no requests."
         ),
-        dashboard="inference",
     ),
-    Alert(
-        name="InferenceModelLoadFailing",
-        severity="warning",
-        service=INFERENCE_SERVICE,
+    _alert(
+        "InferenceModelLoadFailing",
+        "warning",
         expr='increase(inference_model_loads_total{outcome="failure"}[15m]) > 2.5',
         hold="1m",
         summary=f"{INSTANCE} fails to load {MODEL}",
@@ -81,12 +80,10 @@ _MODEL_ALERTS = (
             f"About {{{{ $value | humanize }}}} attempts of {INSTANCE} to load {MODEL} have failed"
             " in 15 minutes; what was loaded before goes on serving."
         ),
-        dashboard="inference",
     ),
-    Alert(
-        name="InferenceModelProcessDying",
-        severity="warning",
-        service=INFERENCE_SERVICE,
+    _alert(
+        "InferenceModelProcessDying",
+        "warning",
         expr="increase(inference_model_process_exits_total[15m]) > 1.5",
         hold="1m",
         summary=f"the model process of {INSTANCE} dies again and again",
@@ -95,12 +92,10 @@ _MODEL_ALERTS = (
             " {{ $value | humanize }} times in 15 minutes; each time the pod is unready until the"
             " model is loaded again, and the requests it was at have failed."
         ),
-        dashboard="inference",
     ),
-    Alert(
-        name="InferenceModelVersionStale",
-        severity="warning",
-        service=INFERENCE_SERVICE,
+    _alert(
+        "InferenceModelVersionStale",
+        "warning",
         expr=(
             "inference_model_version != inference_registry_version"
             " and inference_model_version > 0 and inference_registry_version > 0"
@@ -112,12 +107,10 @@ _MODEL_ALERTS = (
             " {{ $labels.model }} while {{ $labels.stage }} points to another version in MLflow:"
             " the new version does not load, or the service has stopped following the registry."
         ),
-        dashboard="inference",
     ),
-    Alert(
-        name="InferenceModelVersionsDiffer",
-        severity="warning",
-        service=INFERENCE_SERVICE,
+    _alert(
+        "InferenceModelVersionsDiffer",
+        "warning",
         expr=(
             f"count by ({DEPLOYMENT}) (count by ({DEPLOYMENT}, version) (inference_model_info)) > 1"
         ),
@@ -127,12 +120,10 @@ _MODEL_ALERTS = (
             f"For 15 minutes {{{{ $value }}}} versions of {MODEL} have answered side by side: the"
             " same image may be judged differently from one request to the next."
         ),
-        dashboard="inference",
     ),
-    Alert(
-        name="InferenceDrift",
-        severity="warning",
-        service=INFERENCE_SERVICE,
+    _alert(
+        "InferenceDrift",
+        "warning",
         expr=f"max by ({DEPLOYMENT}, quantity) (inference_drift_psi) > 0.25",
         hold="10m",
         summary=f"the {{{{ $labels.quantity }}}} of what {MODEL} gets has drifted{IN_NAMESPACE}",
@@ -140,15 +131,13 @@ _MODEL_ALERTS = (
             "For 10 minutes the {{ $labels.quantity }} of what a pod has served has been far from"
             f" what {MODEL} was trained on: its answers may be wrong although it is sure of them."
         ),
-        dashboard="inference",
     ),
 )
 
 _MLFLOW_ALERTS = (
-    Alert(
-        name="InferenceMlflowUnreachable",
-        severity="critical",
-        service=INFERENCE_SERVICE,
+    _alert(
+        "InferenceMlflowUnreachable",
+        "critical",
         expr="inference_mlflow_accessible == 0",
         hold="2m",
         summary=f"{INSTANCE} cannot reach MLflow",
@@ -157,12 +146,10 @@ _MLFLOW_ALERTS = (
             " READINESS_REQUIRES_MLFLOW=always, the default, the pod is out of rotation; the model"
             " that is loaded stays loaded."
         ),
-        dashboard="inference",
     ),
-    Alert(
-        name="InferenceMlflowCheckStale",
-        severity="warning",
-        service=INFERENCE_SERVICE,
+    _alert(
+        "InferenceMlflowCheckStale",
+        "warning",
         expr=_overdue_check(),
         hold="1m",
         summary=(
@@ -173,14 +160,12 @@ _MLFLOW_ALERTS = (
             " {{ $value | humanizeDuration }}: its watcher hangs or has died, so that"
             " inference_mlflow_accessible and the version it follows are out of date."
         ),
-        dashboard="inference",
     ),
 )
 
-_POD_UNREADY = Alert(
-    name="InferencePodUnready",
-    severity="warning",
-    service=INFERENCE_SERVICE,
+_POD_UNREADY = _alert(
+    "InferencePodUnready",
+    "warning",
     expr="inference_ready == 0",
     hold=f"{_STARTUP_MINUTES}m",
     summary=f"{INSTANCE} is not ready",
@@ -188,13 +173,11 @@ _POD_UNREADY = Alert(
         f"/ready of {INSTANCE} has answered 503 for {_STARTUP_MINUTES} minutes, longer than a"
         " start may take: the service runs with less capacity than it should."
     ),
-    dashboard="inference",
 )
 
-_ALL_FAILING = Alert(
-    name="InferenceAllRequestsFailing",
-    severity="critical",
-    service=INFERENCE_SERVICE,
+_ALL_FAILING = _alert(
+    "InferenceAllRequestsFailing",
+    "critical",
     expr=(
         f"sum by ({DEPLOYMENT}) (increase(inference_errors_total[15m])) > 2.5"
         f" and sum by ({DEPLOYMENT}) (increase(inference_predictions_total[15m])) == 0"
@@ -205,14 +188,12 @@ _ALL_FAILING = Alert(
         f"About {{{{ $value | humanize }}}} requests to {MODEL} have failed in 15 minutes and"
         " none has succeeded. Traffic is too low for InferenceHighErrorRate."
     ),
-    dashboard="inference",
 )
 
 _OUTBOX_ALERTS = (
-    Alert(
-        name="InferenceLogBacklogGrowing",
-        severity="warning",
-        service=INFERENCE_SERVICE,
+    _alert(
+        "InferenceLogBacklogGrowing",
+        "warning",
         expr="inference_log_backlog > 1000 and deriv(inference_log_backlog[10m]) > 0",
         hold="10m",
         summary=f"{{{{ $value | humanize }}}} predictions wait in the outbox of {INSTANCE}",
@@ -223,10 +204,9 @@ _OUTBOX_ALERTS = (
         ),
         dashboard="logging",
     ),
-    Alert(
-        name="InferenceLogDeliveryStalled",
-        severity="warning",
-        service=INFERENCE_SERVICE,
+    _alert(
+        "InferenceLogDeliveryStalled",
+        "warning",
         expr="inference_log_backlog > 0 and increase(inference_log_delivered_total[5m]) == 0",
         hold="5m",
         summary=f"{INSTANCE} delivers no predictions to the logging service",
@@ -237,10 +217,9 @@ _OUTBOX_ALERTS = (
         ),
         dashboard="logging",
     ),
-    Alert(
-        name="InferenceOutboxNearlyFull",
-        severity="critical",
-        service=INFERENCE_SERVICE,
+    _alert(
+        "InferenceOutboxNearlyFull",
+        "critical",
         expr=(
             "inference_outbox_bytes / inference_outbox_capacity_bytes > 0.8"
             " or inference_log_backlog / inference_outbox_capacity_rows > 0.8"
@@ -254,10 +233,9 @@ _OUTBOX_ALERTS = (
         ),
         dashboard="logging",
     ),
-    Alert(
-        name="InferenceDeadLetters",
-        severity="warning",
-        service=INFERENCE_SERVICE,
+    _alert(
+        "InferenceDeadLetters",
+        "warning",
         expr="inference_log_dead_letters > 0",
         hold="1m",
         summary=f"{{{{ $value | humanize }}}} predictions of {INSTANCE} were refused for good",
@@ -268,15 +246,12 @@ _OUTBOX_ALERTS = (
         ),
         dashboard="logging",
     ),
-    Alert(
-        name="InferencePredictionsDropped",
-        severity="critical",
-        service=INFERENCE_SERVICE,
-        expr=(
-            grew("inference_log_dropped_total", "15m", "inference_start_time_seconds")
-            + " or "
-            + grew("inference_log_lost_total", "15m", "inference_start_time_seconds")
-        ),
+    _alert(
+        "InferencePredictionsDropped",
+        "critical",
+        expr=grew("inference_log_dropped_total", "15m", "inference_start_time_seconds")
+        + " or "
+        + grew("inference_log_lost_total", "15m", "inference_start_time_seconds"),
         hold="30s",
         summary=f"{INSTANCE} has lost about {{{{ $value | humanize }}}} predictions",
         description=(
@@ -286,10 +261,9 @@ _OUTBOX_ALERTS = (
         ),
         dashboard="logging",
     ),
-    Alert(
-        name="InferencePicturesDropped",
-        severity="warning",
-        service=INFERENCE_SERVICE,
+    _alert(
+        "InferencePicturesDropped",
+        "warning",
         expr=(
             f"sum by ({_POD}) ("
             'increase(inference_evidence_dropped_total{reason!="shutdown"}[30m]))'
@@ -302,7 +276,6 @@ _OUTBOX_ALERTS = (
             " minutes, more than the logging service took. Predictions are not affected; figures"
             " of how right they are rest on fewer pictures."
         ),
-        dashboard="inference",
     ),
 )
 

@@ -1,8 +1,12 @@
 """Alerts from kube-state-metrics on the pods, the backup and the autoscaler."""
 
+from functools import partial
+
 from monitoring.prometheus.source.promql import growth
 from monitoring.prometheus.source.rule import EITHER_SERVICE, POD, PODS, Alert, Group, RuleFile
 from monitoring.timings import INFERENCE, INFERENCE_SERVICE, LOGGING_SERVICE
+
+_alert = partial(Alert, service="{{ $labels.container }}", dashboard="kubernetes")
 
 BACKUP_JOB = "logging-backup"
 # Daily, may start an hour late and run for an hour.
@@ -57,9 +61,9 @@ KUBERNETES = RuleFile(
         Group(
             "kubernetes-alerts",
             (
-                Alert(
-                    name="ServingPodNotReady",
-                    severity="warning",
+                _alert(
+                    "ServingPodNotReady",
+                    "warning",
                     service="",
                     expr=_with_service(f"max by (namespace, pod) ({_unready_pods()})"),
                     hold=f"{_STARTUP_MINUTES}m",
@@ -69,12 +73,10 @@ KUBERNETES = RuleFile(
                         " longer than a start may take: it is pending, crashes, or its readiness"
                         " probe fails."
                     ),
-                    dashboard="kubernetes",
                 ),
-                Alert(
-                    name="ServingPodRestarting",
-                    severity="critical",
-                    service="{{ $labels.container }}",
+                _alert(
+                    "ServingPodRestarting",
+                    "critical",
                     expr=f"max by (namespace, pod, container) {growth(_RESTARTS, '30m')} > 2.5",
                     hold="1m",
                     summary=f"container {{{{ $labels.container }}}} of {POD} keeps restarting",
@@ -82,12 +84,10 @@ KUBERNETES = RuleFile(
                         f"Container {{{{ $labels.container }}}} of {POD} has restarted about"
                         " {{ $value | humanize }} times in 30 minutes."
                     ),
-                    dashboard="kubernetes",
                 ),
-                Alert(
-                    name="ServingOutOfMemory",
-                    severity="warning",
-                    service="{{ $labels.container }}",
+                _alert(
+                    "ServingOutOfMemory",
+                    "warning",
                     expr=(
                         "max by (namespace, pod, container)"
                         " (kube_pod_container_status_last_terminated_reason"
@@ -100,11 +100,10 @@ KUBERNETES = RuleFile(
                         f"Container {{{{ $labels.container }}}} of {POD} was killed within the last"
                         " 30 minutes for using more than its memory limit."
                     ),
-                    dashboard="kubernetes",
                 ),
-                Alert(
-                    name="LoggingBackupOverdue",
-                    severity="warning",
+                _alert(
+                    "LoggingBackupOverdue",
+                    "warning",
                     service=LOGGING_SERVICE,
                     expr=_backups_overdue(),
                     hold="15m",
@@ -117,11 +116,10 @@ KUBERNETES = RuleFile(
                         f" {_BACKUP_HOURS} hours, though it runs daily: what is predicted"
                         " meanwhile is in one copy only."
                     ),
-                    dashboard="kubernetes",
                 ),
-                Alert(
-                    name="InferenceAutoscalerMaxedOut",
-                    severity="warning",
+                _alert(
+                    "InferenceAutoscalerMaxedOut",
+                    "warning",
                     service=INFERENCE_SERVICE,
                     expr=(
                         "kube_horizontalpodautoscaler_status_current_replicas"
@@ -143,7 +141,6 @@ KUBERNETES = RuleFile(
                         " {{ $value }} pods that its autoscaler may start: more traffic makes it"
                         " slower, then answers 429."
                     ),
-                    dashboard="kubernetes",
                 ),
             ),
         ),

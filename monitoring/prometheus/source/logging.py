@@ -1,5 +1,7 @@
 """Alerts on the logging service alone: its database, its disk and what it refuses."""
 
+from functools import partial
+
 from monitoring.prometheus.source.promql import grew
 from monitoring.prometheus.source.rule import INSTANCE, Alert, Group, Recording, RuleFile
 from monitoring.prometheus.source.services import (
@@ -11,11 +13,12 @@ from monitoring.prometheus.source.services import (
 )
 from monitoring.timings import LOGGING_SERVICE
 
+_alert = partial(Alert, service=LOGGING_SERVICE, dashboard="logging")
+
 _DATABASE_ALERTS = (
-    Alert(
-        name="LoggingDatabaseNotInitialized",
-        severity="critical",
-        service=LOGGING_SERVICE,
+    _alert(
+        "LoggingDatabaseNotInitialized",
+        "critical",
         expr="logging_db_initialized == 0",
         hold="1m",
         summary=f"the database of {INSTANCE} is not open",
@@ -23,12 +26,10 @@ _DATABASE_ALERTS = (
             f"{INSTANCE} has had no open database with an up-to-date schema for a minute. Nothing"
             " is stored; predictions wait in the outboxes of the inference service."
         ),
-        dashboard="logging",
     ),
-    Alert(
-        name="LoggingDatabaseNotAccessible",
-        severity="critical",
-        service=LOGGING_SERVICE,
+    _alert(
+        "LoggingDatabaseNotAccessible",
+        "critical",
         expr="logging_db_accessible == 0 and logging_db_initialized == 1",
         hold="1m",
         summary=f"the database of {INSTANCE} does not answer",
@@ -36,12 +37,10 @@ _DATABASE_ALERTS = (
             f"The readiness query of {INSTANCE} has failed, or taken more than 2 seconds, for a"
             " minute. Nothing is stored; predictions wait in the outboxes of the inference service."
         ),
-        dashboard="logging",
     ),
-    Alert(
-        name="LoggingStoreErrors",
-        severity="critical",
-        service=LOGGING_SERVICE,
+    _alert(
+        "LoggingStoreErrors",
+        "critical",
         expr=grew('logging_store_errors_total{reason!="busy"}', "5m", "logging_start_time_seconds"),
         hold="30s",
         summary=f"the database of {INSTANCE} fails: {{{{ $labels.reason }}}}",
@@ -49,12 +48,10 @@ _DATABASE_ALERTS = (
             f"About {{{{ $value | humanize }}}} transactions or checks of the database of"
             f" {INSTANCE} have failed in 5 minutes, reason {{{{ $labels.reason }}}}."
         ),
-        dashboard="logging",
     ),
-    Alert(
-        name="LoggingDatabaseBusy",
-        severity="warning",
-        service=LOGGING_SERVICE,
+    _alert(
+        "LoggingDatabaseBusy",
+        "warning",
         expr='increase(logging_store_errors_total{reason="busy"}[5m]) > 2.5',
         hold="2m",
         summary=f"another process locks the database of {INSTANCE}",
@@ -63,12 +60,10 @@ _DATABASE_ALERTS = (
             " SQLITE_BUSY in 5 minutes, each after waiting BUSY_TIMEOUT_SECONDS: another process"
             " holds the write lock."
         ),
-        dashboard="logging",
     ),
-    Alert(
-        name="LoggingCommitSlow",
-        severity="warning",
-        service=LOGGING_SERVICE,
+    _alert(
+        "LoggingCommitSlow",
+        "warning",
         expr="logging:commit_duration_seconds:p99_rate5m > 0.5",
         hold="10m",
         summary="commits of the prediction database take {{ $value | humanizeDuration }} (p99)",
@@ -76,12 +71,10 @@ _DATABASE_ALERTS = (
             "For 10 minutes one commit in a hundred has taken {{ $value | humanizeDuration }} or"
             " more until it was on disk (limit 500 ms): the disk is slow or shared."
         ),
-        dashboard="logging",
     ),
-    Alert(
-        name="LoggingWalLarge",
-        severity="warning",
-        service=LOGGING_SERVICE,
+    _alert(
+        "LoggingWalLarge",
+        "warning",
         expr='logging_database_bytes{file="wal"} > 268435456',
         hold="10m",
         summary=f"the write-ahead log of {INSTANCE} has grown to {{{{ $value | humanize1024 }}}}B",
@@ -90,15 +83,13 @@ _DATABASE_ALERTS = (
             " 10 minutes, now {{ $value | humanize1024 }}B: a long-running reader keeps SQLite"
             " from a checkpoint, and every query gets slower."
         ),
-        dashboard="logging",
     ),
 )
 
 _DISK_ALERTS = (
-    Alert(
-        name="LoggingDiskFillsSoon",
-        severity="warning",
-        service=LOGGING_SERVICE,
+    _alert(
+        "LoggingDiskFillsSoon",
+        "warning",
         expr=(
             "logging_disk_free_bytes / logging_disk_size_bytes < 0.5"
             " and predict_linear(logging_disk_free_bytes[6h], 86400) / logging_disk_size_bytes < 0"
@@ -109,12 +100,10 @@ _DISK_ALERTS = (
             "{{ $value | humanizePercentage }} of the disk under the prediction database of"
             f" {INSTANCE} is free, and at the pace of the last 6 hours none is within 24 hours."
         ),
-        dashboard="logging",
     ),
-    Alert(
-        name="LoggingDiskAlmostFull",
-        severity="critical",
-        service=LOGGING_SERVICE,
+    _alert(
+        "LoggingDiskAlmostFull",
+        "critical",
         expr="logging_disk_free_bytes / logging_disk_size_bytes < 0.1",
         hold="2m",
         summary=f"{{{{ $value | humanizePercentage }}}} of the disk of {INSTANCE} is free",
@@ -122,15 +111,13 @@ _DISK_ALERTS = (
             f"Only {{{{ $value | humanizePercentage }}}} of the disk under the prediction database"
             f" of {INSTANCE} is free (limit 10%). When it is full nothing is stored."
         ),
-        dashboard="logging",
     ),
 )
 
 _REFUSAL_ALERTS = (
-    Alert(
-        name="LoggingRequestsUnauthorized",
-        severity="warning",
-        service=LOGGING_SERVICE,
+    _alert(
+        "LoggingRequestsUnauthorized",
+        "warning",
         expr='increase(logging_rejected_total{reason="unauthorized"}[5m]) > 2.5',
         hold="2m",
         summary=f"{INSTANCE} refuses requests for their token",
@@ -139,12 +126,10 @@ _REFUSAL_ALERTS = (
             " or a wrong one: LOGGING_TOKEN differs between the services, or an unknown client"
             " calls."
         ),
-        dashboard="logging",
     ),
-    Alert(
-        name="LoggingPredictionConflicts",
-        severity="warning",
-        service=LOGGING_SERVICE,
+    _alert(
+        "LoggingPredictionConflicts",
+        "warning",
         expr=grew("logging_conflicts_total", "15m", "logging_start_time_seconds"),
         hold="30s",
         summary=f"{INSTANCE} was sent other predictions under ids that it has stored",
@@ -153,15 +138,13 @@ _REFUSAL_ALERTS = (
             " the device and the prediction_id of a stored one but other content. They are not"
             " stored: two devices share an EDGE_DEVICE_ID, or a client makes its ids anew."
         ),
-        dashboard="logging",
     ),
 )
 
 _QUALITY_ALERTS = (
-    Alert(
-        name="EscapeRateHigh",
-        severity="warning",
-        service=LOGGING_SERVICE,
+    _alert(
+        "EscapeRateHigh",
+        "warning",
         expr=(
             'logging_quality_escape_rate{bound="low"}'
             " > on (job, instance) group_left () logging_quality_escape_rate_limit"
@@ -174,7 +157,6 @@ _QUALITY_ALERTS = (
             " of the random sample: the whole 95% interval of the escape rate lies above"
             " MAX_ESCAPE_RATE."
         ),
-        dashboard="logging",
     ),
 )
 

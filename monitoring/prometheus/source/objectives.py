@@ -163,8 +163,10 @@ def _burn_alert(objective: Objective, speed: Speed) -> Alert:
         service=INFERENCE_SERVICE,
         expr=" or ".join(_burns(objective, window) for window in speed.windows),
         hold=speed.hold,
-        summary=f"{MODEL}: the error budget of {objective.name} burns"
-        " {{ $value | humanize }} times too fast",
+        summary=(
+            f"{MODEL}: the error budget of {objective.name} burns"
+            " {{ $value | humanize }} times too fast"
+        ),
         description=(
             f"Over the last {{{{ $labels.window }}}} requests to /predict {objective.bad_means}"
             " {{ $value | humanize }} times as often as the objective of"

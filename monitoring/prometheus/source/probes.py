@@ -1,6 +1,7 @@
 """Alerts on the probes: slower than half their time-out, refused, or contradicting the service."""
 
 from collections.abc import Iterator
+from functools import partial
 
 from monitoring.prometheus.source.promql import growth
 from monitoring.prometheus.source.rule import (
@@ -13,6 +14,8 @@ from monitoring.prometheus.source.rule import (
     RuleFile,
 )
 from monitoring.timings import SERVICES, ProbeKind
+
+_alert = partial(Alert, service="{{ $labels.job }}", dashboard="probes")
 
 # What the services call the route that each kind of probe asks, in `probe_duration_seconds`.
 _PROBED_ROUTES: tuple[tuple[str, ProbeKind], ...] = (("health", "liveness"), ("ready", "readiness"))
@@ -88,10 +91,9 @@ PROBES = RuleFile(
         Group(
             "probe-alerts",
             (
-                Alert(
-                    name="ServingProbeSlow",
-                    severity="warning",
-                    service="{{ $labels.job }}",
+                _alert(
+                    "ServingProbeSlow",
+                    "warning",
                     expr=(
                         "probe:duration_seconds:p95_rate10m"
                         " > on (job, probe) group_left () 0.5 * probe:timeout_seconds"
@@ -106,12 +108,10 @@ PROBES = RuleFile(
                         " {{ $value | humanizeDuration }} or more, over half of the probe's"
                         " timeoutSeconds: the kubelet will soon count it as failed."
                     ),
-                    dashboard="probes",
                 ),
-                Alert(
-                    name="ServingEventLoopBlocked",
-                    severity="warning",
-                    service="{{ $labels.job }}",
+                _alert(
+                    "ServingEventLoopBlocked",
+                    "warning",
                     expr=f"{_late_beats('10m')} > 2.5",
                     hold="30s",
                     summary=f"the event loop of {INSTANCE} is blocked again and again",
@@ -121,12 +121,10 @@ PROBES = RuleFile(
                         " Every request that came meanwhile waited as long; a worker that is"
                         " blocked for STALL_SECONDS makes the pod unready."
                     ),
-                    dashboard="probes",
                 ),
-                Alert(
-                    name="ServingLivenessFailing",
-                    severity="critical",
-                    service="{{ $labels.job }}",
+                _alert(
+                    "ServingLivenessFailing",
+                    "critical",
                     expr=_answers('probe="health",status!="200"'),
                     hold="30s",
                     summary=f"/health of {INSTANCE} answers {{{{ $labels.status }}}}",
@@ -135,12 +133,10 @@ PROBES = RuleFile(
                         " {{ $value | humanize }} times in 5 minutes; the kubelet restarts the"
                         " container after three in a row."
                     ),
-                    dashboard="probes",
                 ),
-                Alert(
-                    name="ServingReadinessRefused",
-                    severity="warning",
-                    service="{{ $labels.job }}",
+                _alert(
+                    "ServingReadinessRefused",
+                    "warning",
                     expr=_answers('probe="ready",status!~"200|503"'),
                     hold="30s",
                     summary=f"/ready of {INSTANCE} answers {{{{ $labels.status }}}}",
@@ -149,11 +145,10 @@ PROBES = RuleFile(
                         " {{ $value | humanize }} times in 5 minutes. It means 200 or 503 only:"
                         " the probe itself failed, which takes the pod out of rotation."
                     ),
-                    dashboard="probes",
                 ),
-                Alert(
-                    name="ServingKubeletProbeSlow",
-                    severity="warning",
+                _alert(
+                    "ServingKubeletProbeSlow",
+                    "warning",
                     service="{{ $labels.container }}",
                     expr=(
                         "kubelet_probe:duration_seconds:p95_rate10m"
@@ -171,13 +166,12 @@ PROBES = RuleFile(
                         " its timeoutSeconds. Against probe_duration_seconds this includes the"
                         " node, the network and the wait to be accepted."
                     ),
-                    dashboard="probes",
                 ),
-                Alert(
-                    name="ServingKubeletLivenessFailing",
-                    severity="critical",
+                _alert(
+                    "ServingKubeletLivenessFailing",
+                    "critical",
                     service="{{ $labels.container }}",
-                    expr=(f"{_failed_probes('Liveness', '10m')} > 1.5"),
+                    expr=f"{_failed_probes('Liveness', '10m')} > 1.5",
                     hold="30s",
                     summary=f"the kubelet sees liveness probes of {POD} fail",
                     description=(
@@ -185,11 +179,10 @@ PROBES = RuleFile(
                         " in 10 minutes, by time-out, refusal or status; three in a row restart the"
                         " container."
                     ),
-                    dashboard="probes",
                 ),
-                Alert(
-                    name="ServingReadinessContradicted",
-                    severity="warning",
+                _alert(
+                    "ServingReadinessContradicted",
+                    "warning",
                     service="{{ $labels.container }}",
                     expr=(
                         f"{_failed_probes('Readiness', '5m')} > 1.5"
@@ -204,7 +197,6 @@ PROBES = RuleFile(
                         " in 5 minutes although the service has called itself ready all the time:"
                         " probes time out, or something before the service answers them."
                     ),
-                    dashboard="probes",
                 ),
             ),
         ),

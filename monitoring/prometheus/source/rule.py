@@ -1,7 +1,7 @@
 """What a recording rule, an alert and a group of them are, and how they look in YAML."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal
 
 import yaml
@@ -58,6 +58,7 @@ class Alert:
 
     name: str
     severity: Severity
+    _: KW_ONLY
     service: str
     expr: str
     hold: str

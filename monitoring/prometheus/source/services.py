@@ -117,8 +117,8 @@ def request_alerts(service: Service) -> tuple[Alert, ...]:
     percent = "{{ $value | humanizePercentage }}"
     return (
         Alert(
-            name=f"{service.title}HighErrorRate",
-            severity="critical",
+            f"{service.title}HighErrorRate",
+            "critical",
             service=service.name,
             expr=(
                 f"{service.prefix}:errors:ratio_rate5m > 0.05"
@@ -134,8 +134,8 @@ def request_alerts(service: Service) -> tuple[Alert, ...]:
             dashboard=service.prefix,
         ),
         Alert(
-            name=f"{service.title}QueueFull",
-            severity="warning",
+            f"{service.title}QueueFull",
+            "warning",
             service=service.name,
             expr=f"{service.prefix}:queue_full:ratio_rate5m > 0.05",
             hold="5m",
@@ -153,8 +153,8 @@ def readiness_alerts(service: Service) -> tuple[Alert, ...]:
     """Return the alerts on readiness, workers and restarts."""
     return (
         Alert(
-            name=f"{service.title}NotReady",
-            severity="critical",
+            f"{service.title}NotReady",
+            "critical",
             service=service.name,
             expr=f"max by ({service.pods}) ({service.prefix}_ready) == 0",
             hold="2m",
@@ -166,8 +166,8 @@ def readiness_alerts(service: Service) -> tuple[Alert, ...]:
             dashboard=service.prefix,
         ),
         Alert(
-            name=f"{service.title}ReadinessFlapping",
-            severity="warning",
+            f"{service.title}ReadinessFlapping",
+            "warning",
             service=service.name,
             expr=f"changes({service.prefix}_ready[15m]) > 5",
             hold="1m",
@@ -179,8 +179,8 @@ def readiness_alerts(service: Service) -> tuple[Alert, ...]:
             dashboard=service.prefix,
         ),
         Alert(
-            name=f"{service.title}WorkersMissing",
-            severity="warning",
+            f"{service.title}WorkersMissing",
+            "warning",
             service=service.name,
             expr=f"{service.prefix}_workers - {service.prefix}_workers_alive > 0",
             hold="1m",
@@ -193,8 +193,8 @@ def readiness_alerts(service: Service) -> tuple[Alert, ...]:
             dashboard=service.prefix,
         ),
         Alert(
-            name=f"{service.title}RestartLoop",
-            severity="critical",
+            f"{service.title}RestartLoop",
+            "critical",
             service=service.name,
             expr=f"changes({service.prefix}_start_time_seconds[30m]) > 2",
             hold="1m",
@@ -211,8 +211,8 @@ def readiness_alerts(service: Service) -> tuple[Alert, ...]:
 def _service_down(service: Service) -> Alert:
     name = service.name
     return Alert(
-        name=f"{service.title}ServiceDown",
-        severity="critical",
+        f"{service.title}ServiceDown",
+        "critical",
         service=name,
         expr=missing(f'up{{job="{name}"}}', "namespace, job", condition="== 1"),
         hold="1m",
@@ -229,8 +229,8 @@ def _service_down(service: Service) -> Alert:
 
 def _metrics_absent(service: Service) -> Alert:
     return Alert(
-        name=f"{service.title}MetricsAbsent",
-        severity="critical",
+        f"{service.title}MetricsAbsent",
+        "critical",
         service=service.name,
         expr=f'up{{job="{service.name}"}} == 1 unless on (job, instance) {service.always}',
         hold="2m",
@@ -245,8 +245,8 @@ def _metrics_absent(service: Service) -> Alert:
 
 
 _TARGET_DOWN = Alert(
-    name="ServingTargetDown",
-    severity="warning",
+    "ServingTargetDown",
+    "warning",
     service="{{ $labels.job }}",
     expr=f'up{{job=~"{EITHER_SERVICE}"}} == 0',
     hold="2m",

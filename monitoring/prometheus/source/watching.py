@@ -1,16 +1,19 @@
 """Alerts on the monitoring itself: what watches the services may be away as well."""
 
+from functools import partial
+
 from monitoring.prometheus.source.rule import EITHER_SERVICE, MONITORING, Alert, Group, RuleFile
+
+_alert = partial(Alert, service=MONITORING, dashboard="overview")
 
 # Always fires. Its route leads to a receiver outside, which raises the alarm when it gets nothing.
 WATCHDOG = "Watchdog"
 
 
 def _absent(name: str, program: str, expr: str, consequence: str) -> Alert:
-    return Alert(
-        name=name,
-        severity="warning",
-        service=MONITORING,
+    return _alert(
+        name,
+        "warning",
         expr=expr,
         hold="10m",
         summary=f"{program} is not scraped",
@@ -18,7 +21,6 @@ def _absent(name: str, program: str, expr: str, consequence: str) -> Alert:
             f"Prometheus has had no metrics of {program} for 10 minutes: it is down, or nothing"
             f" scrapes it. {consequence}"
         ),
-        dashboard="overview",
     )
 
 
@@ -28,10 +30,9 @@ MONITORING_RULES = RuleFile(
         Group(
             "monitoring-alerts",
             (
-                Alert(
-                    name=WATCHDOG,
-                    severity="none",
-                    service=MONITORING,
+                _alert(
+                    WATCHDOG,
+                    "none",
                     expr="vector(1)",
                     hold="30s",
                     summary="alerts are evaluated and delivered",
@@ -39,7 +40,6 @@ MONITORING_RULES = RuleFile(
                         "This alert always fires. When its receiver gets it no more, Prometheus,"
                         " Alertmanager or the connection between them is broken: no alert arrives."
                     ),
-                    dashboard="overview",
                 ),
                 _absent(
                     "MonitoringPrometheusAbsent",

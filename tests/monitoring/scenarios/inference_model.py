@@ -16,14 +16,13 @@ _BREAKS = gauge((1, "5m"), (0, "15m"), (1, "1h"))
 
 def _stale(what: str, *, served: int, wanted: int) -> Story:
     return Story(
-        alert="InferenceModelVersionStale",
-        what=what,
-        series=[
+        "InferenceModelVersionStale",
+        what,
+        [
             INFERENCE.series("inference_model_version", gauge((served, "25m"), (wanted, "1h"))),
             INFERENCE.series("inference_registry_version", gauge((served, "5m"), (wanted, "1h"))),
         ],
-        onset="5m",
-        over="25m",
+        holds=("5m", "25m"),
         labels=ticket(INFERENCE),
         value=str(served),
     )
@@ -31,46 +30,44 @@ def _stale(what: str, *, served: int, wanted: int) -> Story:
 
 _MODEL_SCENARIOS = (
     Story(
-        alert="InferenceModelNotLoaded",
-        what="the last of two pods loses its model",
-        series=[
+        "InferenceModelNotLoaded",
+        "the last of two pods loses its model",
+        [
             INFERENCE.series("inference_model_loaded", _BREAKS),
             OTHER_INFERENCE.series("inference_model_loaded", gauge((1, "3m"), (0, "1h"))),
         ],
-        onset="5m",
-        over="20m",
+        holds=("5m", "20m"),
         labels=critical(INFERENCE.all_pods, INFERENCE.service),
     ),
     Silence(
-        alert="InferenceModelNotLoaded",
-        what="one of two pods still has its model",
-        series=[
+        "InferenceModelNotLoaded",
+        "one of two pods still has its model",
+        [
             INFERENCE.series("inference_model_loaded", _BREAKS),
             OTHER_INFERENCE.series("inference_model_loaded", ALWAYS),
         ],
         at=("10m", "19m"),
     ),
     Story(
-        alert="InferencePodWithoutModel",
-        what="one of two pods does not load its model",
-        series=[
+        "InferencePodWithoutModel",
+        "one of two pods does not load its model",
+        [
             INFERENCE.series("inference_model_loaded", _BREAKS),
             OTHER_INFERENCE.series("inference_model_loaded", ALWAYS),
         ],
-        onset="5m",
-        over="20m",
+        holds=("5m", "20m"),
         labels=ticket(INFERENCE),
     ),
     Silence(
-        alert="InferencePodWithoutModel",
-        what="a pod takes all of its ten minutes to start",
-        series=[INFERENCE.series("inference_model_loaded", gauge((0, "10m"), (1, "1h")))],
+        "InferencePodWithoutModel",
+        "a pod takes all of its ten minutes to start",
+        [INFERENCE.series("inference_model_loaded", gauge((0, "10m"), (1, "1h")))],
         at=("11m", "12m"),
     ),
     Story(
-        alert="InferenceModelLoadFailing",
-        what="the third load in 15 minutes fails",
-        series=[
+        "InferenceModelLoadFailing",
+        "the third load in 15 minutes fails",
+        [
             INFERENCE.series(
                 "inference_model_loads_total", events(600, 735, 870), outcome="failure"
             ),
@@ -78,16 +75,15 @@ _MODEL_SCENARIOS = (
                 "inference_model_loads_total", counter((0, "2h"), start=1), outcome="success"
             ),
         ],
-        onset="14m30s",
-        over="25m",
+        holds=("14m30s", "25m"),
         labels=ticket(INFERENCE, outcome="failure"),
         value="3",
         lingers="15m",
     ),
     Silence(
-        alert="InferenceModelLoadFailing",
-        what="nothing is loaded for hours",
-        series=[
+        "InferenceModelLoadFailing",
+        "nothing is loaded for hours",
+        [
             INFERENCE.series("inference_model_loads_total", STILL, outcome="failure"),
             INFERENCE.series(
                 "inference_model_loads_total", counter((0, "2h"), start=1), outcome="success"
@@ -96,9 +92,9 @@ _MODEL_SCENARIOS = (
         kind=Kind.NO_TRAFFIC,
     ),
     Silence(
-        alert="InferenceModelLoadFailing",
-        what="models load again and again, and none fails",
-        series=[
+        "InferenceModelLoadFailing",
+        "models load again and again, and none fails",
+        [
             INFERENCE.series("inference_model_loads_total", counter((0, "2h")), outcome="failure"),
             INFERENCE.series(
                 "inference_model_loads_total", counter((0.1, "2h")), outcome="success"
@@ -106,52 +102,51 @@ _MODEL_SCENARIOS = (
         ],
     ),
     Story(
-        alert="InferenceModelProcessDying",
-        what="the model process dies for the second time in 15 minutes",
-        series=[INFERENCE.series("inference_model_process_exits_total", events(600, 870))],
-        onset="14m30s",
-        over="25m",
+        "InferenceModelProcessDying",
+        "the model process dies for the second time in 15 minutes",
+        [INFERENCE.series("inference_model_process_exits_total", events(600, 870))],
+        holds=("14m30s", "25m"),
         labels=ticket(INFERENCE),
         value="2",
         lingers="15m",
     ),
     Silence(
-        alert="InferenceModelProcessDying",
-        what="the model process dies once",
-        series=[INFERENCE.series("inference_model_process_exits_total", events(600))],
+        "InferenceModelProcessDying",
+        "the model process dies once",
+        [INFERENCE.series("inference_model_process_exits_total", events(600))],
         at=("12m", "20m"),
     ),
     Silence(
-        alert="InferenceModelProcessDying",
-        what="the model process lives for hours",
-        series=[INFERENCE.series("inference_model_process_exits_total", STILL)],
+        "InferenceModelProcessDying",
+        "the model process lives for hours",
+        [INFERENCE.series("inference_model_process_exits_total", STILL)],
         kind=Kind.NO_TRAFFIC,
     ),
     _stale("the alias moves on and the pod does not follow", served=3, wanted=4),
     _stale("the alias moves back to version 1 and the pod does not follow", served=2, wanted=1),
     _stale("a pod stays at version 1", served=1, wanted=2),
     Silence(
-        alert="InferenceModelVersionStale",
-        what="no model is loaded, and that is another alert",
-        series=[
+        "InferenceModelVersionStale",
+        "no model is loaded, and that is another alert",
+        [
             INFERENCE.series("inference_model_version", gauge((0, "1h"))),
             INFERENCE.series("inference_registry_version", gauge((4, "1h"))),
         ],
         at=("30m",),
     ),
     Silence(
-        alert="InferenceModelVersionStale",
-        what="MLflow is away, so that the registry's version is unknown",
-        series=[
+        "InferenceModelVersionStale",
+        "MLflow is away, so that the registry's version is unknown",
+        [
             INFERENCE.series("inference_model_version", gauge((3, "1h"))),
             INFERENCE.series("inference_registry_version", gauge((0, "1h"))),
         ],
         at=("30m",),
     ),
     Story(
-        alert="InferenceModelVersionsDiffer",
-        what="one of two pods gets a new version and the other keeps the old one",
-        series=[
+        "InferenceModelVersionsDiffer",
+        "one of two pods gets a new version and the other keeps the old one",
+        [
             INFERENCE.series("inference_model_info", gauge((1, "25m"), (None, "1h")), version="3"),
             INFERENCE.series("inference_model_info", gauge((None, "25m"), (1, "1h")), version="4"),
             OTHER_INFERENCE.series(
@@ -161,15 +156,14 @@ _MODEL_SCENARIOS = (
                 "inference_model_info", gauge((None, "5m"), (1, "1h")), version="4"
             ),
         ],
-        onset="5m",
-        over="25m",
+        holds=("5m", "25m"),
         labels=warning(INFERENCE.all_pods, INFERENCE.service),
         value="2",
     ),
     Story(
-        alert="InferenceDrift",
-        what="the light of one of two lines goes dim",
-        series=[
+        "InferenceDrift",
+        "the light of one of two lines goes dim",
+        [
             INFERENCE.series(
                 "inference_drift_psi",
                 gauge((0, "5m"), (0.3, "20m"), (0.1, "1h")),
@@ -178,40 +172,37 @@ _MODEL_SCENARIOS = (
             INFERENCE.series("inference_drift_psi", gauge((0.2, "2h")), quantity="sharpness"),
             OTHER_INFERENCE.series("inference_drift_psi", gauge((0, "2h")), quantity="brightness"),
         ],
-        onset="5m",
-        over="25m",
+        holds=("5m", "25m"),
         labels=warning({**INFERENCE.all_pods, "quantity": "brightness"}, INFERENCE.service),
     ),
     Silence(
-        alert="InferenceDrift",
-        what="a quantity is at the limit",
-        series=[INFERENCE.series("inference_drift_psi", gauge((0.25, "2h")), quantity="class")],
+        "InferenceDrift",
+        "a quantity is at the limit",
+        [INFERENCE.series("inference_drift_psi", gauge((0.25, "2h")), quantity="class")],
         at=("30m",),
     ),
 )
 
 _MLFLOW_SCENARIOS = (
     Story(
-        alert="InferenceMlflowUnreachable",
-        what="MLflow goes away and comes back",
-        series=[INFERENCE.series("inference_mlflow_accessible", _BREAKS)],
-        onset="5m",
-        over="20m",
+        "InferenceMlflowUnreachable",
+        "MLflow goes away and comes back",
+        [INFERENCE.series("inference_mlflow_accessible", _BREAKS)],
+        holds=("5m", "20m"),
         labels=page(INFERENCE),
     ),
     *(
         Story(
-            alert="InferenceMlflowCheckStale",
-            what=f"the watcher hangs, MODEL_POLL_SECONDS={poll:g}",
-            series=[
+            "InferenceMlflowCheckStale",
+            f"the watcher hangs, MODEL_POLL_SECONDS={poll:g}",
+            [
                 INFERENCE.series("inference_mlflow_poll_seconds", gauge((poll, "2h"))),
                 INFERENCE.series(
                     "inference_mlflow_check_age_seconds",
                     gauge((poll, "5m"), (limit - 1, "5m"), (limit + 1, "10m"), (poll, "1h")),
                 ),
             ],
-            onset="10m",
-            over="20m",
+            holds=("10m", "20m"),
             labels=ticket(INFERENCE),
             value=age,
         )
@@ -230,30 +221,28 @@ def _answers(*, good: Wave, failed: Wave) -> list[Series]:
 
 _ANSWER_SCENARIOS = (
     Story(
-        alert="InferencePodUnready",
-        what="one of two pods is unready",
-        series=[
+        "InferencePodUnready",
+        "one of two pods is unready",
+        [
             INFERENCE.series("inference_ready", _BREAKS),
             OTHER_INFERENCE.series("inference_ready", ALWAYS),
         ],
-        onset="5m",
-        over="20m",
+        holds=("5m", "20m"),
         labels=ticket(INFERENCE),
     ),
     Story(
-        alert="InferenceAllRequestsFailing",
-        what="all of a few requests fail until one succeeds",
-        series=_answers(good=events(2400), failed=events(1200, 1335, 1470, 1605, 1740, 1875)),
-        onset="24m30s",
-        over="40m",
+        "InferenceAllRequestsFailing",
+        "all of a few requests fail until one succeeds",
+        _answers(good=events(2400), failed=events(1200, 1335, 1470, 1605, 1740, 1875)),
+        holds=("24m30s", "40m"),
         labels=critical(INFERENCE.all_pods, INFERENCE.service),
         value="3",
         lingers="15m",
     ),
     Silence(
-        alert="InferenceAllRequestsFailing",
-        what="nobody asks for a prediction",
-        series=_answers(good=STILL, failed=STILL),
+        "InferenceAllRequestsFailing",
+        "nobody asks for a prediction",
+        _answers(good=STILL, failed=STILL),
         at=("20m", "60m"),
         kind=Kind.NO_TRAFFIC,
     ),

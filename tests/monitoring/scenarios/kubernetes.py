@@ -41,11 +41,10 @@ def _pod(ready: Wave, pod: Pod, *, owner: str = "ReplicaSet", has: str = "") -> 
 
 def _not_ready_story(pod: Pod, what: str, *, has: str = "") -> Story:
     return Story(
-        alert="ServingPodNotReady",
-        what=what,
-        series=_pod(_BREAKS, pod, has=has),
-        onset="5m",
-        over="30m",
+        "ServingPodNotReady",
+        what,
+        _pod(_BREAKS, pod, has=has),
+        holds=("5m", "30m"),
         labels=warning(pod.labels, pod.service),
         local=False,
     )
@@ -60,11 +59,10 @@ def _restarts(pod: Pod, restarts: Wave, up: Wave = ALWAYS) -> list[Series]:
 
 def _restarting_story(what: str, restarts: Wave, onset: str) -> Story:
     return Story(
-        alert="ServingPodRestarting",
-        what=what,
-        series=_restarts(INFERENCE, restarts),
-        onset=onset,
-        over="60m",
+        "ServingPodRestarting",
+        what,
+        _restarts(INFERENCE, restarts),
+        holds=(onset, "60m"),
         labels=critical({**INFERENCE.labels, "container": INFERENCE_SERVICE}, INFERENCE_SERVICE),
         value="3",
         lingers="30m",
@@ -79,11 +77,10 @@ def _killed(pod: Pod, killed: Wave, restarts: Wave, *, reason: str = "OOMKilled"
 
 def _out_of_memory_story(what: str, restarts: Wave) -> Story:
     return Story(
-        alert="ServingOutOfMemory",
-        what=what,
-        series=_killed(INFERENCE, gauge((0, "30m"), (1, "2h")), restarts),
-        onset="30m",
-        over="60m",
+        "ServingOutOfMemory",
+        what,
+        _killed(INFERENCE, gauge((0, "30m"), (1, "2h")), restarts),
+        holds=("30m", "60m"),
         labels=warning({**INFERENCE.labels, "container": INFERENCE_SERVICE}, INFERENCE_SERVICE),
         local=False,
     )
@@ -93,7 +90,7 @@ _POD_SCENARIOS: tuple[Scenario, ...] = (
     _not_ready_story(INFERENCE, "a running pod is unready"),
     _not_ready_story(LOGGING, "the node is lost", has="NodeLost"),
     *(
-        Silence(alert="ServingPodNotReady", what=what, series=series, at=("10m", "30m"))
+        Silence("ServingPodNotReady", what, series, at=("10m", "30m"))
         for what, series in (
             ("a scheduling gate holds the pod back", _pod(NEVER, INFERENCE, has="SchedulingGated")),
             ("a shutdown of the node has left a failed pod", _pod(NEVER, INFERENCE, has="Failed")),
@@ -103,9 +100,9 @@ _POD_SCENARIOS: tuple[Scenario, ...] = (
         )
     ),
     Silence(
-        alert="ServingPodNotReady",
-        what="every pod is ready and nobody asks for a prediction",
-        series=_pod(ALWAYS, INFERENCE),
+        "ServingPodNotReady",
+        "every pod is ready and nobody asks for a prediction",
+        _pod(ALWAYS, INFERENCE),
         kind=Kind.NO_TRAFFIC,
         at=("30m",),
     ),
@@ -116,30 +113,28 @@ _POD_SCENARIOS: tuple[Scenario, ...] = (
         "30m",
     ),
     Silence(
-        alert="ServingPodRestarting",
-        what="kube-state-metrics was never scraped before and counts old restarts",
-        series=_restarts(
-            INFERENCE, gauge((None, "20m"), (7, "2h")), gauge((None, "20m"), (1, "2h"))
-        ),
+        "ServingPodRestarting",
+        "kube-state-metrics was never scraped before and counts old restarts",
+        _restarts(INFERENCE, gauge((None, "20m"), (7, "2h")), gauge((None, "20m"), (1, "2h"))),
         at=("20m15s", "40m"),
     ),
     Silence(
-        alert="ServingPodRestarting",
-        what="another service's container restarts",
-        series=_restarts(OTHER_SERVICE, events(1800, 2100, 2400)),
+        "ServingPodRestarting",
+        "another service's container restarts",
+        _restarts(OTHER_SERVICE, events(1800, 2100, 2400)),
         at=("45m",),
     ),
     Silence(
-        alert="ServingPodRestarting",
-        what="a pod has run for an hour",
-        series=_restarts(INFERENCE, gauge((7, "2h"))),
+        "ServingPodRestarting",
+        "a pod has run for an hour",
+        _restarts(INFERENCE, gauge((7, "2h"))),
         kind=Kind.NO_TRAFFIC,
         at=("60m",),
     ),
     _out_of_memory_story("one kill for want of memory", events(1800)),
     _out_of_memory_story("a new pod is killed at once", gauge((None, "30m"), (1, "2h"))),
     *(
-        Silence(alert="ServingOutOfMemory", what=what, series=series, kind=kind, at=at)
+        Silence("ServingOutOfMemory", what, series, kind=kind, at=at)
         for what, series, kind, at in (
             (
                 "a restart for another reason",
@@ -188,33 +183,32 @@ def _autoscaler(name: str, *, current: Wave, least: float, most: float) -> list[
 
 _AUTOSCALER_SCENARIOS: tuple[Scenario, ...] = (
     Story(
-        alert="InferenceAutoscalerMaxedOut",
-        what="all of eight pods run for half an hour",
-        series=_autoscaler(
+        "InferenceAutoscalerMaxedOut",
+        "all of eight pods run for half an hour",
+        _autoscaler(
             INFERENCE_SERVICE, current=gauge((7, "5m"), (8, "25m"), (7, "1h")), least=2, most=8
         ),
-        onset="5m",
-        over="30m",
+        holds=("5m", "30m"),
         labels=warning(_AUTOSCALER, INFERENCE_SERVICE),
         value="8",
         local=False,
     ),
     Silence(
-        alert="InferenceAutoscalerMaxedOut",
-        what="the autoscaler has no room by intent",
-        series=_autoscaler(INFERENCE_SERVICE, current=gauge((2, "1h")), least=2, most=2),
+        "InferenceAutoscalerMaxedOut",
+        "the autoscaler has no room by intent",
+        _autoscaler(INFERENCE_SERVICE, current=gauge((2, "1h")), least=2, most=2),
         at=("10m", "30m"),
     ),
     Silence(
-        alert="InferenceAutoscalerMaxedOut",
-        what="another service's autoscaler is at its limit",
-        series=_autoscaler("mlflow", current=gauge((8, "1h")), least=2, most=8),
+        "InferenceAutoscalerMaxedOut",
+        "another service's autoscaler is at its limit",
+        _autoscaler("mlflow", current=gauge((8, "1h")), least=2, most=8),
         at=("10m", "30m"),
     ),
     Silence(
-        alert="InferenceAutoscalerMaxedOut",
-        what="nobody asks for a prediction",
-        series=_autoscaler(INFERENCE_SERVICE, current=gauge((2, "1h")), least=2, most=8),
+        "InferenceAutoscalerMaxedOut",
+        "nobody asks for a prediction",
+        _autoscaler(INFERENCE_SERVICE, current=gauge((2, "1h")), least=2, most=8),
         kind=Kind.NO_TRAFFIC,
         at=("30m",),
     ),
@@ -246,19 +240,18 @@ def _backup(
 
 _BACKUP_SCENARIOS = (
     Story(
-        alert="LoggingBackupOverdue",
-        what="the backup of the night fails, one by hand succeeds",
-        series=_backup(succeeded=gauge((_LONG_AGO, "40m"), (2_400.0, "1h"))),
-        onset="10m15s",
-        over="40m",
+        "LoggingBackupOverdue",
+        "the backup of the night fails, one by hand succeeds",
+        _backup(succeeded=gauge((_LONG_AGO, "40m"), (2_400.0, "1h"))),
+        holds=("10m15s", "40m"),
         labels=warning(_BACKUP, LOGGING_SERVICE),
         value="1d 2h 15m 15s",
         local=False,
     ),
     Story(
-        alert="LoggingBackupOverdue",
-        what="no backup has ever succeeded, one by hand does",
-        series=[
+        "LoggingBackupOverdue",
+        "no backup has ever succeeded, one by hand does",
+        [
             *_backup(succeeded=None, created=_LONG_AGO),
             Series(
                 "kube_cronjob_status_last_successful_time",
@@ -266,28 +259,27 @@ _BACKUP_SCENARIOS = (
                 gauge((None, "40m"), (2_400.0, "1h")),
             ),
         ],
-        onset="10m15s",
-        over="40m",
+        holds=("10m15s", "40m"),
         labels=warning(_BACKUP, LOGGING_SERVICE),
         value="1d 2h 15m 15s",
         local=False,
     ),
     Silence(
-        alert="LoggingBackupOverdue",
-        what="the last backup is of this night",
-        series=_backup(succeeded=gauge((-50_000.0, "2h"))),
+        "LoggingBackupOverdue",
+        "the last backup is of this night",
+        _backup(succeeded=gauge((-50_000.0, "2h"))),
         at=("30m", "1h"),
     ),
     Silence(
-        alert="LoggingBackupOverdue",
-        what="backups are suspended",
-        series=_backup(succeeded=gauge((_LONG_AGO, "2h")), suspended=1.0),
+        "LoggingBackupOverdue",
+        "backups are suspended",
+        _backup(succeeded=gauge((_LONG_AGO, "2h")), suspended=1.0),
         at=("30m", "1h"),
     ),
     Silence(
-        alert="LoggingBackupOverdue",
-        what="another service's job is overdue",
-        series=_backup(succeeded=gauge((_LONG_AGO, "2h")), name="mlflow-gc"),
+        "LoggingBackupOverdue",
+        "another service's job is overdue",
+        _backup(succeeded=gauge((_LONG_AGO, "2h")), name="mlflow-gc"),
         at=("30m", "1h"),
     ),
 )

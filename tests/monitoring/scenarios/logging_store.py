@@ -23,11 +23,10 @@ def _store_errors(*, started: float = -3600, **waves: Wave) -> list[Series]:
 
 def _store_error_story(what: str, series: list[Series], over: str, lingers: str) -> Story:
     return Story(
-        alert="LoggingStoreErrors",
-        what=what,
-        series=series,
-        onset="20m",
-        over=over,
+        "LoggingStoreErrors",
+        what,
+        series,
+        holds=("20m", over),
         labels=page(LOGGING, reason="read_only"),
         value="1",
         lingers=lingers,
@@ -48,28 +47,26 @@ def _from_start(**waves: float) -> list[Series]:
 
 _DATABASE_SCENARIOS = (
     Story(
-        alert="LoggingDatabaseNotInitialized",
-        what="the database is deleted and made anew",
-        series=[LOGGING.series("logging_db_initialized", _BREAKS)],
-        onset="5m",
-        over="20m",
+        "LoggingDatabaseNotInitialized",
+        "the database is deleted and made anew",
+        [LOGGING.series("logging_db_initialized", _BREAKS)],
+        holds=("5m", "20m"),
         labels=page(LOGGING),
     ),
     Story(
-        alert="LoggingDatabaseNotAccessible",
-        what="the readiness query fails",
-        series=[
+        "LoggingDatabaseNotAccessible",
+        "the readiness query fails",
+        [
             LOGGING.series("logging_db_accessible", _BREAKS),
             LOGGING.series("logging_db_initialized", gauge((1, "1h"))),
         ],
-        onset="5m",
-        over="20m",
+        holds=("5m", "20m"),
         labels=page(LOGGING),
     ),
     Silence(
-        alert="LoggingDatabaseNotAccessible",
-        what="the database is not initialized, and that is another alert",
-        series=[
+        "LoggingDatabaseNotAccessible",
+        "the database is not initialized, and that is another alert",
+        [
             LOGGING.series("logging_db_accessible", gauge((0, "1h"))),
             LOGGING.series("logging_db_initialized", gauge((0, "1h"))),
         ],
@@ -84,45 +81,34 @@ _DATABASE_SCENARIOS = (
         "a transaction has failed before the first scrape", _from_start(read_only=1), "24m", "0s"
     ),
     Silence(
-        alert="LoggingStoreErrors",
-        what="a pod has just started and met a lock",
-        series=_from_start(busy=1),
+        "LoggingStoreErrors",
+        "a pod has just started and met a lock",
+        _from_start(busy=1),
         at=("20m", "22m"),
     ),
     Silence(
-        alert="LoggingStoreErrors",
-        what="nothing fails but for a lock",
-        series=_store_errors(busy=counter((1, "1h"))),
+        "LoggingStoreErrors",
+        "nothing fails but for a lock",
+        _store_errors(busy=counter((1, "1h"))),
         at=("6m", "20m"),
     ),
-    Silence(
-        alert="LoggingStoreErrors",
-        what="nothing is stored",
-        series=_store_errors(),
-        kind=Kind.NO_TRAFFIC,
-    ),
+    Silence("LoggingStoreErrors", "nothing is stored", _store_errors(), kind=Kind.NO_TRAFFIC),
     Story(
-        alert="LoggingDatabaseBusy",
-        what="three transactions in two minutes find the database locked",
-        series=_store_errors(busy=events(1200, 1260, 1320)),
-        onset="22m",
-        over="25m",
+        "LoggingDatabaseBusy",
+        "three transactions in two minutes find the database locked",
+        _store_errors(busy=events(1200, 1260, 1320)),
+        holds=("22m", "25m"),
         labels=ticket(LOGGING, reason="busy"),
         value="3",
         lingers="5m",
     ),
     Silence(
-        alert="LoggingDatabaseBusy",
-        what="the disk is full, and that is another alert",
-        series=_store_errors(full=counter((1, "1h"))),
+        "LoggingDatabaseBusy",
+        "the disk is full, and that is another alert",
+        _store_errors(full=counter((1, "1h"))),
         at=("6m", "20m"),
     ),
-    Silence(
-        alert="LoggingDatabaseBusy",
-        what="nothing is stored",
-        series=_store_errors(),
-        kind=Kind.NO_TRAFFIC,
-    ),
+    Silence("LoggingDatabaseBusy", "nothing is stored", _store_errors(), kind=Kind.NO_TRAFFIC),
 )
 
 
@@ -144,21 +130,18 @@ def _disk(free: Wave, *, size: float) -> list[Series]:
 
 _SIZE_SCENARIOS = (
     Story(
-        alert="LoggingCommitSlow",
-        what="one commit in fifty takes more than half a second",
-        series=_commits(
-            fast=counter((10, "20m"), (9.8, "30m"), (10, "1h")), slow=counter((10, "2h"))
-        ),
-        onset="22m30s",
-        over="52m15s",
+        "LoggingCommitSlow",
+        "one commit in fifty takes more than half a second",
+        _commits(fast=counter((10, "20m"), (9.8, "30m"), (10, "1h")), slow=counter((10, "2h"))),
+        holds=("22m30s", "52m15s"),
         labels=warning(LOGGING.all_pods, LOGGING.service),
         value="750ms",
         lingers="5m",
     ),
     Silence(
-        alert="LoggingCommitSlow",
-        what="every commit takes just under half a second",
-        series=[
+        "LoggingCommitSlow",
+        "every commit takes just under half a second",
+        [
             LOGGING.series("logging_commit_duration_seconds_bucket", wave, le=bound)
             for bound, wave in (
                 ("0.25", STILL),
@@ -168,16 +151,16 @@ _SIZE_SCENARIOS = (
         ],
     ),
     Silence(
-        alert="LoggingCommitSlow",
-        what="nothing is stored",
-        series=_commits(fast=STILL, slow=STILL),
+        "LoggingCommitSlow",
+        "nothing is stored",
+        _commits(fast=STILL, slow=STILL),
         kind=Kind.NO_TRAFFIC,
         at=("30m",),
     ),
     Story(
-        alert="LoggingWalLarge",
-        what="a reader holds the write-ahead log open for half an hour",
-        series=[
+        "LoggingWalLarge",
+        "a reader holds the write-ahead log open for half an hour",
+        [
             LOGGING.series(
                 "logging_database_bytes",
                 gauge((0.22 * _GIB, "10m"), (0.28 * _GIB, "20m"), (0, "1h")),
@@ -185,45 +168,41 @@ _SIZE_SCENARIOS = (
             ),
             LOGGING.series("logging_database_bytes", gauge((9 * _GIB, "2h")), file="database"),
         ],
-        onset="10m",
-        over="30m",
+        holds=("10m", "30m"),
         labels=ticket(LOGGING, file="wal"),
         value="286.7Mi",
     ),
     Story(
-        alert="LoggingDiskFillsSoon",
-        what="the disk loses two GiB an hour, then someone makes room",
-        series=_disk(gauge((60, "1h"), ((60, 40), "10h"), (150, "2h")), size=200),
-        onset="7h1m",
-        over="11h",
+        "LoggingDiskFillsSoon",
+        "the disk loses two GiB an hour, then someone makes room",
+        _disk(gauge((60, "1h"), ((60, 40), "10h"), (150, "2h")), size=200),
+        holds=("7h1m", "11h"),
         labels=ticket(LOGGING),
         value="23.48%",
         interval="1m",
     ),
     Story(
-        alert="LoggingDiskFillsSoon",
-        what="an emptier disk loses six GiB an hour",
-        series=_disk(gauge((90, "1h"), ((90, 30), "10h"), (95, "2h")), size=100),
-        onset="7h41m",
-        over="11h",
+        "LoggingDiskFillsSoon",
+        "an emptier disk loses six GiB an hour",
+        _disk(gauge((90, "1h"), ((90, 30), "10h"), (95, "2h")), size=100),
+        holds=("7h41m", "11h"),
         labels=ticket(LOGGING),
         value="46.9%",
         interval="1m",
     ),
     Silence(
-        alert="LoggingDiskFillsSoon",
-        what="nothing is stored on a disk that is nearly full",
-        series=_disk(gauge((12, "1h")), size=100),
+        "LoggingDiskFillsSoon",
+        "nothing is stored on a disk that is nearly full",
+        _disk(gauge((12, "1h")), size=100),
         kind=Kind.NO_TRAFFIC,
         at=("1h",),
         interval="1m",
     ),
     Story(
-        alert="LoggingDiskAlmostFull",
-        what="free space falls below a tenth",
-        series=_disk(gauge((10.5, "10m"), (9.5, "20m"), (10.5, "1h")), size=100),
-        onset="10m",
-        over="30m",
+        "LoggingDiskAlmostFull",
+        "free space falls below a tenth",
+        _disk(gauge((10.5, "10m"), (9.5, "20m"), (10.5, "1h")), size=100),
+        holds=("10m", "30m"),
         labels=page(LOGGING),
         value="9.5%",
     ),
@@ -247,11 +226,10 @@ def _conflicts(conflicts: Wave, *, started: float) -> list[Series]:
 
 def _conflict_story(what: str, series: list[Series], over: str, lingers: str) -> Story:
     return Story(
-        alert="LoggingPredictionConflicts",
-        what=what,
-        series=series,
-        onset="20m",
-        over=over,
+        "LoggingPredictionConflicts",
+        what,
+        series,
+        holds=("20m", over),
         labels=ticket(LOGGING),
         value="1",
         lingers=lingers,
@@ -260,19 +238,18 @@ def _conflict_story(what: str, series: list[Series], over: str, lingers: str) ->
 
 _REFUSAL_SCENARIOS = (
     Story(
-        alert="LoggingRequestsUnauthorized",
-        what="three requests in two minutes have a wrong token",
-        series=_unauthorized(events(1200, 1260, 1320)),
-        onset="22m",
-        over="25m",
+        "LoggingRequestsUnauthorized",
+        "three requests in two minutes have a wrong token",
+        _unauthorized(events(1200, 1260, 1320)),
+        holds=("22m", "25m"),
         labels=ticket(LOGGING, reason="unauthorized"),
         value="3",
         lingers="5m",
     ),
     Silence(
-        alert="LoggingRequestsUnauthorized",
-        what="nothing is logged",
-        series=_unauthorized(STILL),
+        "LoggingRequestsUnauthorized",
+        "nothing is logged",
+        _unauthorized(STILL),
         kind=Kind.NO_TRAFFIC,
     ),
     _conflict_story(
@@ -285,15 +262,15 @@ _REFUSAL_SCENARIOS = (
         "0s",
     ),
     Silence(
-        alert="LoggingPredictionConflicts",
-        what="a pod has just started and met no conflict",
-        series=_conflicts(gauge((None, "20m"), (0, "2h")), started=1140),
+        "LoggingPredictionConflicts",
+        "a pod has just started and met no conflict",
+        _conflicts(gauge((None, "20m"), (0, "2h")), started=1140),
         at=("20m", "25m"),
     ),
     Silence(
-        alert="LoggingPredictionConflicts",
-        what="no prediction comes",
-        series=_conflicts(STILL, started=-86_400),
+        "LoggingPredictionConflicts",
+        "no prediction comes",
+        _conflicts(STILL, started=-86_400),
         kind=Kind.NO_TRAFFIC,
     ),
 )
@@ -317,45 +294,38 @@ def _escapes(limit: float, **rates: Wave) -> list[Series]:
 
 _QUALITY_SCENARIOS = (
     Story(
-        alert="EscapeRateHigh",
-        what="labels show that a tenth of the defects passes, until a new model replaces it",
-        series=_escapes(
+        "EscapeRateHigh",
+        "labels show that a tenth of the defects passes, until a new model replaces it",
+        _escapes(
             0.05,
             low=gauge((0.01, "20m"), (0.0625, "30m"), (None, "1h")),
             estimate=gauge((0.02, "20m"), (0.1, "30m"), (None, "1h")),
             high=gauge((0.04, "20m"), (0.25, "30m"), (None, "1h")),
         ),
-        onset="20m",
-        over="50m",
+        holds=("20m", "50m"),
         labels=ticket(LOGGING, model_name="steel-defects", model_version="3", bound="low"),
         value="6.25%",
     ),
     Silence(
-        alert="EscapeRateHigh",
-        what="a few labels only: the estimate is above the limit, the whole interval is not",
-        series=_escapes(
-            0.05,
-            low=gauge((0.02, "2h")),
-            estimate=gauge((0.2, "2h")),
-            high=gauge((0.6, "2h")),
+        "EscapeRateHigh",
+        "a few labels only: the estimate is above the limit, the whole interval is not",
+        _escapes(
+            0.05, low=gauge((0.02, "2h")), estimate=gauge((0.2, "2h")), high=gauge((0.6, "2h"))
         ),
         at=("30m", "1h"),
     ),
     Silence(
-        alert="EscapeRateHigh",
-        what="more is allowed",
-        series=_escapes(
-            0.1,
-            low=gauge((0.0625, "2h")),
-            estimate=gauge((0.1, "2h")),
-            high=gauge((0.25, "2h")),
+        "EscapeRateHigh",
+        "more is allowed",
+        _escapes(
+            0.1, low=gauge((0.0625, "2h")), estimate=gauge((0.1, "2h")), high=gauge((0.25, "2h"))
         ),
         at=("30m", "1h"),
     ),
     Silence(
-        alert="EscapeRateHigh",
-        what="nobody labels",
-        series=[LOGGING.series("logging_quality_escape_rate_limit", gauge((0.05, "2h")))],
+        "EscapeRateHigh",
+        "nobody labels",
+        [LOGGING.series("logging_quality_escape_rate_limit", gauge((0.05, "2h")))],
         kind=Kind.NO_TRAFFIC,
         at=("30m",),
     ),

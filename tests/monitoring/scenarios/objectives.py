@@ -188,11 +188,10 @@ _GONE = {"1h": "5m", "6h": "30m", "1d": "2h", "3d": "6h"}
 
 def _burn_story(subject: _Subject, burn: _Burn) -> Story:
     return Story(
-        alert=f"Inference{subject.title}BudgetBurn{burn.speed}",
-        what=burn.what,
-        series=subject.series(subject.scale(burn)),
-        onset=burn.onset,
-        over=burn.over,
+        f"Inference{subject.title}BudgetBurn{burn.speed}",
+        burn.what,
+        subject.series(subject.scale(burn)),
+        holds=(burn.onset, burn.over),
         labels={
             **INFERENCE.all_pods,
             "severity": _SEVERITIES[burn.speed],
@@ -212,19 +211,17 @@ def _silences(subject: _Subject) -> Iterator[Silence]:
     for speed, interval in _INTERVALS.items():
         alert = f"Inference{subject.title}BudgetBurn{speed}"
         yield Silence(
-            alert=alert,
-            what="nobody asks for a prediction",
-            series=subject.series([(0, 0, "4d")]),
+            alert,
+            "nobody asks for a prediction",
+            subject.series([(0, 0, "4d")]),
             kind=Kind.NO_TRAFFIC,
             at=("15m", "3h"),
             interval=interval,
         )
         yield Silence(
-            alert=alert,
-            what="the only request of an hour is bad",
-            series=subject.series(
-                [(0, 0, "2h"), (1 / seconds(interval), 1, interval), (0, 0, "1d")]
-            ),
+            alert,
+            "the only request of an hour is bad",
+            subject.series([(0, 0, "2h"), (1 / seconds(interval), 1, interval), (0, 0, "1d")]),
             at=("2h15m", "2h30m", "4h"),
             interval=interval,
         )
@@ -245,11 +242,10 @@ def _absent_story(subject: _Subject, *, staging: bool) -> Story:
             for one in series
         ]
     return Story(
-        alert=f"Inference{subject.title}ObjectiveAbsent",
-        what=what,
-        series=[INFERENCE.up(gauge((1, "4h"))), *series],
-        onset="1h4m",
-        over="1h31m",
+        f"Inference{subject.title}ObjectiveAbsent",
+        what,
+        [INFERENCE.up(gauge((1, "4h"))), *series],
+        holds=("1h4m", "1h31m"),
         labels={
             "namespace": "mlops",
             "job": INFERENCE_SERVICE,
@@ -267,24 +263,24 @@ def _absent_silences(subject: _Subject) -> Iterator[Silence]:
     alert = f"Inference{subject.title}ObjectiveAbsent"
     unasked = (one for one in subject.series([(0, 0, "4h")]) if "duration" not in one.metric)
     yield Silence(
-        alert=alert,
-        what="nobody has asked for a prediction yet, and there is no duration",
-        series=[INFERENCE.up(gauge((1, "4h"))), *unasked],
+        alert,
+        "nobody has asked for a prediction yet, and there is no duration",
+        [INFERENCE.up(gauge((1, "4h"))), *unasked],
         kind=Kind.NO_TRAFFIC,
         at=("20m",),
         interval="1m",
     )
     yield Silence(
-        alert=alert,
-        what="the service is down, and that is another alert",
-        series=[INFERENCE.up(gauge((0, "4h")))],
+        alert,
+        "the service is down, and that is another alert",
+        [INFERENCE.up(gauge((0, "4h")))],
         at=("20m",),
         interval="1m",
     )
     yield Silence(
-        alert=alert,
-        what="another service has no objectives",
-        series=[Series("up", {"job": "mlflow", "namespace": "mlops"}, gauge((1, "4h")))],
+        alert,
+        "another service has no objectives",
+        [Series("up", {"job": "mlflow", "namespace": "mlops"}, gauge((1, "4h")))],
         at=("20m",),
         interval="1m",
     )

@@ -60,11 +60,10 @@ def _kubelet_durations(
 
 def _slow(pod: Pod, route: str) -> Story:
     return Story(
-        alert="ServingProbeSlow",
-        what=f"one in eight of /{route} of {pod.service} takes more than a second",
-        series=_own_durations(pod, route, half=_QUICK, second=_QUICK, all_=PROBED),
-        onset="24m",
-        over="45m45s",
+        "ServingProbeSlow",
+        f"one in eight of /{route} of {pod.service} takes more than a second",
+        _own_durations(pod, route, half=_QUICK, second=_QUICK, all_=PROBED),
+        holds=("24m", "45m45s"),
         labels=warning({**pod.target, "probe": route}, pod.service),
         value="1.54s",
         lingers="10m",
@@ -73,11 +72,10 @@ def _slow(pod: Pod, route: str) -> Story:
 
 def _slow_for_kubelet(pod: Pod, kind: str) -> Story:
     return Story(
-        alert="ServingKubeletProbeSlow",
-        what=f"one {kind} probe in eight of {pod.service} takes more than a second",
-        series=_kubelet_durations(pod, kind, half=_QUICK, second=_QUICK, all_=PROBED),
-        onset="24m",
-        over="45m45s",
+        "ServingKubeletProbeSlow",
+        f"one {kind} probe in eight of {pod.service} takes more than a second",
+        _kubelet_durations(pod, kind, half=_QUICK, second=_QUICK, all_=PROBED),
+        holds=("24m", "45m45s"),
         labels=warning({**pod.labels, "container": pod.service, "probe_type": kind}, pod.service),
         value="1.54s",
         lingers="10m",
@@ -88,19 +86,19 @@ def _slow_for_kubelet(pod: Pod, kind: str) -> Story:
 _SLOW_SCENARIOS: tuple[Scenario, ...] = (
     *(_slow(pod, route) for pod in BOTH for route in ("health", "ready")),
     Silence(
-        alert="ServingProbeSlow",
-        what="a scrape takes long, and is no probe",
-        series=_own_durations(INFERENCE, "metrics", half=STILL, second=STILL, all_=PROBED),
+        "ServingProbeSlow",
+        "a scrape takes long, and is no probe",
+        _own_durations(INFERENCE, "metrics", half=STILL, second=STILL, all_=PROBED),
     ),
     Silence(
-        alert="ServingProbeSlow",
-        what="half of the probes take just under a second",
-        series=_own_durations(INFERENCE, "health", half=_HALF, second=PROBED, all_=PROBED),
+        "ServingProbeSlow",
+        "half of the probes take just under a second",
+        _own_durations(INFERENCE, "health", half=_HALF, second=PROBED, all_=PROBED),
     ),
     Silence(
-        alert="ServingProbeSlow",
-        what="nobody probes",
-        series=_own_durations(INFERENCE, "health", half=STILL, second=STILL, all_=STILL),
+        "ServingProbeSlow",
+        "nobody probes",
+        _own_durations(INFERENCE, "health", half=STILL, second=STILL, all_=STILL),
         kind=Kind.NO_TRAFFIC,
     ),
     *(
@@ -109,19 +107,19 @@ _SLOW_SCENARIOS: tuple[Scenario, ...] = (
         for kind in ("Liveness", "Readiness", "Startup")
     ),
     Silence(
-        alert="ServingKubeletProbeSlow",
-        what="the probes of another service are slow",
-        series=_kubelet_durations(OTHER_SERVICE, "Liveness", half=STILL, second=STILL, all_=PROBED),
+        "ServingKubeletProbeSlow",
+        "the probes of another service are slow",
+        _kubelet_durations(OTHER_SERVICE, "Liveness", half=STILL, second=STILL, all_=PROBED),
     ),
     Silence(
-        alert="ServingKubeletProbeSlow",
-        what="half of the probes take just under a second",
-        series=_kubelet_durations(INFERENCE, "Liveness", half=_HALF, second=PROBED, all_=PROBED),
+        "ServingKubeletProbeSlow",
+        "half of the probes take just under a second",
+        _kubelet_durations(INFERENCE, "Liveness", half=_HALF, second=PROBED, all_=PROBED),
     ),
     Silence(
-        alert="ServingKubeletProbeSlow",
-        what="nobody probes",
-        series=_kubelet_durations(INFERENCE, "Liveness", half=STILL, second=STILL, all_=STILL),
+        "ServingKubeletProbeSlow",
+        "nobody probes",
+        _kubelet_durations(INFERENCE, "Liveness", half=STILL, second=STILL, all_=STILL),
         kind=Kind.NO_TRAFFIC,
     ),
 )
@@ -141,11 +139,10 @@ def _delays(pod: Pod, *, half: Wave, second: Wave, all_: Wave) -> list[Series]:
 
 def _blocked(pod: Pod) -> Story:
     return Story(
-        alert="ServingEventLoopBlocked",
-        what=f"one heartbeat of {pod.service} in a hundred comes more than a second late",
-        series=_delays(pod, half=_IN_TIME, second=_IN_TIME, all_=_BEATS),
-        onset="22m",
-        over="47m45s",
+        "ServingEventLoopBlocked",
+        f"one heartbeat of {pod.service} in a hundred comes more than a second late",
+        _delays(pod, half=_IN_TIME, second=_IN_TIME, all_=_BEATS),
+        holds=("22m", "47m45s"),
         labels=warning(pod.target, pod.service),
         value="3.3",
         lingers="10m",
@@ -155,19 +152,19 @@ def _blocked(pod: Pod) -> Story:
 _BLOCKED_SCENARIOS: tuple[Scenario, ...] = (
     *(_blocked(pod) for pod in BOTH),
     Silence(
-        alert="ServingEventLoopBlocked",
-        what="a heartbeat comes late now and then",
-        series=_delays(INFERENCE, half=_HARDLY_EVER_LATE, second=_HARDLY_EVER_LATE, all_=_BEATS),
+        "ServingEventLoopBlocked",
+        "a heartbeat comes late now and then",
+        _delays(INFERENCE, half=_HARDLY_EVER_LATE, second=_HARDLY_EVER_LATE, all_=_BEATS),
     ),
     Silence(
-        alert="ServingEventLoopBlocked",
-        what="every heartbeat is just under a second late",
-        series=_delays(INFERENCE, half=STILL, second=_BEATS, all_=_BEATS),
+        "ServingEventLoopBlocked",
+        "every heartbeat is just under a second late",
+        _delays(INFERENCE, half=STILL, second=_BEATS, all_=_BEATS),
     ),
     Silence(
-        alert="ServingEventLoopBlocked",
-        what="nothing happens any more",
-        series=_delays(INFERENCE, half=STILL, second=STILL, all_=STILL),
+        "ServingEventLoopBlocked",
+        "nothing happens any more",
+        _delays(INFERENCE, half=STILL, second=STILL, all_=STILL),
         kind=Kind.NO_TRAFFIC,
     ),
 )
@@ -195,14 +192,12 @@ class _Refusal:
     def story(self, pod: Pod, what: str, status: str, wave: Wave, times: int, over: str) -> Story:
         """Return the story of a wave of answers with one status."""
         return Story(
-            alert=self.alert,
-            what=what,
-            series=_answered(pod, self.route, s200=PROBED, s503=STILL, **{f"s{status}": wave}),
-            onset="20m",
-            over=over,
+            self.alert,
+            what,
+            _answered(pod, self.route, s200=PROBED, s503=STILL, **{f"s{status}": wave}),
+            holds=("20m", over),
             labels=self.make({**pod.target, "probe": self.route, "status": status}, pod.service),
             value=str(times),
-            # A series that began with its last value has not grown once it is gone.
             lingers="0s" if over == "25m" and times > 1 else "5m",
         )
 
@@ -219,15 +214,15 @@ class _Refusal:
         ):
             old = gauge(*((None if level != 1 else 7, length) for level, length in up.phases))
             yield Silence(
-                alert=self.alert,
-                what=f"{what} and has failed before",
-                series=_answered(INFERENCE, self.route, up, s200=old, s500=old),
+                self.alert,
+                f"{what} and has failed before",
+                _answered(INFERENCE, self.route, up, s200=old, s500=old),
                 at=("20m15s", "25m15s", "26m"),
             )
         yield Silence(
-            alert=self.alert,
-            what="nobody probes",
-            series=_answered(INFERENCE, self.route, s200=STILL, s500=STILL),
+            self.alert,
+            "nobody probes",
+            _answered(INFERENCE, self.route, s200=STILL, s500=STILL),
             kind=Kind.NO_TRAFFIC,
         )
 
@@ -240,17 +235,17 @@ _REFUSALS = (
 _ANSWER_SCENARIOS: tuple[Scenario, ...] = (
     *(scenario for refusal in _REFUSALS for scenario in refusal.scenarios()),
     Silence(
-        alert="ServingLivenessFailing",
-        what="/ready answers 503 and /health 200",
-        series=[
+        "ServingLivenessFailing",
+        "/ready answers 503 and /health 200",
+        [
             *_answered(INFERENCE, "health", s200=PROBED, s500=STILL),
             *_answered(INFERENCE, "ready", s503=PROBED)[1:],
         ],
     ),
     Silence(
-        alert="ServingReadinessRefused",
-        what="/ready answers 503, as it should without a model",
-        series=[
+        "ServingReadinessRefused",
+        "/ready answers 503, as it should without a model",
+        [
             *_answered(INFERENCE, "ready", s503=PROBED, s504=STILL),
             *_answered(INFERENCE, "health", s500=PROBED)[1:],
         ],
@@ -276,11 +271,10 @@ def _failed(pod: Pod, kind: str, failed: Wave, up: Wave = ALWAYS) -> list[Series
 
 def _liveness_story(what: str, failed: Wave, onset: str, over: str, times: int) -> Story:
     return Story(
-        alert="ServingKubeletLivenessFailing",
-        what=what,
-        series=_failed(INFERENCE, "Liveness", failed),
-        onset=onset,
-        over=over,
+        "ServingKubeletLivenessFailing",
+        what,
+        _failed(INFERENCE, "Liveness", failed),
+        holds=(onset, over),
         labels=critical({**INFERENCE.labels, "container": INFERENCE.service}, INFERENCE.service),
         value=str(times),
         lingers="10m",
@@ -290,11 +284,10 @@ def _liveness_story(what: str, failed: Wave, onset: str, over: str, times: int) 
 
 def _contradicted_story(pod: Pod, ready: str, failed: Wave, times: int) -> Story:
     return Story(
-        alert="ServingReadinessContradicted",
-        what=f"{times} readiness probes of {pod.service} fail while it is ready",
-        series=[*_failed(pod, "Readiness", failed), pod.series(ready, ALWAYS)],
-        onset="21m",
-        over="25m" if times == 2 else "26m",
+        "ServingReadinessContradicted",
+        f"{times} readiness probes of {pod.service} fail while it is ready",
+        [*_failed(pod, "Readiness", failed), pod.series(ready, ALWAYS)],
+        holds=("21m", "25m" if times == 2 else "26m"),
         labels=warning({**pod.labels, "container": pod.service}, pod.service),
         value=str(times),
         lingers="5m",
@@ -312,34 +305,34 @@ _KUBELET_SCENARIOS: tuple[Scenario, ...] = (
         3,
     ),
     Silence(
-        alert="ServingKubeletLivenessFailing",
-        what="the kubelet was never scraped before and has counted failures",
-        series=_failed(INFERENCE, "Liveness", gauge((None, "20m"), (7, "2h")), _NEW),
+        "ServingKubeletLivenessFailing",
+        "the kubelet was never scraped before and has counted failures",
+        _failed(INFERENCE, "Liveness", gauge((None, "20m"), (7, "2h")), _NEW),
         at=("20m15s", "25m"),
     ),
     Silence(
-        alert="ServingKubeletLivenessFailing",
-        what="readiness probes fail, and that is another alert",
-        series=_failed(INFERENCE, "Readiness", PROBED),
+        "ServingKubeletLivenessFailing",
+        "readiness probes fail, and that is another alert",
+        _failed(INFERENCE, "Readiness", PROBED),
     ),
     Silence(
-        alert="ServingKubeletLivenessFailing",
-        what="the liveness probes of another service fail",
-        series=_failed(OTHER_SERVICE, "Liveness", PROBED),
+        "ServingKubeletLivenessFailing",
+        "the liveness probes of another service fail",
+        _failed(OTHER_SERVICE, "Liveness", PROBED),
     ),
     Silence(
-        alert="ServingKubeletLivenessFailing",
-        what="nobody probes",
-        series=_failed(INFERENCE, "Liveness", STILL),
+        "ServingKubeletLivenessFailing",
+        "nobody probes",
+        _failed(INFERENCE, "Liveness", STILL),
         kind=Kind.NO_TRAFFIC,
     ),
     _contradicted_story(INFERENCE, "inference_ready", events(1200, 1260), 2),
     _contradicted_story(LOGGING, "logging_ready", events(1200, 1260), 2),
     _contradicted_story(INFERENCE, "inference_ready", gauge((None, "21m"), (3, "2h")), 3),
     Silence(
-        alert="ServingReadinessContradicted",
-        what="readiness probes fail because the services are unready",
-        series=[
+        "ServingReadinessContradicted",
+        "readiness probes fail because the services are unready",
+        [
             *_failed(INFERENCE, "Readiness", PROBED),
             INFERENCE.series("inference_ready", gauge((1, "15m"), (0, "1h"))),
             *_failed(LOGGING, "Readiness", PROBED)[2:],
@@ -348,29 +341,23 @@ _KUBELET_SCENARIOS: tuple[Scenario, ...] = (
         at=("16m", "30m"),
     ),
     Silence(
-        alert="ServingReadinessContradicted",
-        what="the kubelet was never scraped before and has counted failures",
-        series=[
+        "ServingReadinessContradicted",
+        "the kubelet was never scraped before and has counted failures",
+        [
             *_failed(INFERENCE, "Readiness", gauge((None, "20m"), (7, "2h")), _NEW),
             INFERENCE.series("inference_ready", ALWAYS),
         ],
         at=("20m15s", "24m"),
     ),
     Silence(
-        alert="ServingReadinessContradicted",
-        what="liveness probes fail, and that is another alert",
-        series=[
-            *_failed(INFERENCE, "Liveness", PROBED),
-            INFERENCE.series("inference_ready", ALWAYS),
-        ],
+        "ServingReadinessContradicted",
+        "liveness probes fail, and that is another alert",
+        [*_failed(INFERENCE, "Liveness", PROBED), INFERENCE.series("inference_ready", ALWAYS)],
     ),
     Silence(
-        alert="ServingReadinessContradicted",
-        what="nobody probes",
-        series=[
-            *_failed(INFERENCE, "Readiness", STILL),
-            INFERENCE.series("inference_ready", ALWAYS),
-        ],
+        "ServingReadinessContradicted",
+        "nobody probes",
+        [*_failed(INFERENCE, "Readiness", STILL), INFERENCE.series("inference_ready", ALWAYS)],
         kind=Kind.NO_TRAFFIC,
     ),
 )

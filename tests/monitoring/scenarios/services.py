@@ -74,59 +74,51 @@ _SUBJECTS = (
 def _readiness(subject: _Subject) -> Iterator[Scenario]:
     pod, second, title, prefix = subject.pod, subject.second, subject.title, subject.prefix
     yield Story(
-        alert=f"{title}NotReady",
-        what="the last of two pods becomes unready",
-        series=[
+        f"{title}NotReady",
+        "the last of two pods becomes unready",
+        [
             pod.series(f"{prefix}_ready", _BREAKS),
             second.series(f"{prefix}_ready", gauge((1, "3m"), (0, "1h"))),
         ],
-        onset="5m",
-        over="20m",
+        holds=("5m", "20m"),
         labels=critical(pod.all_pods, pod.service),
     )
     yield Silence(
-        alert=f"{title}NotReady",
-        what="one of two pods is still ready",
-        series=[pod.series(f"{prefix}_ready", _BREAKS), second.series(f"{prefix}_ready", ALWAYS)],
+        f"{title}NotReady",
+        "one of two pods is still ready",
+        [pod.series(f"{prefix}_ready", _BREAKS), second.series(f"{prefix}_ready", ALWAYS)],
         at=("10m", "19m"),
     )
     yield Story(
-        alert=f"{title}ReadinessFlapping",
-        what="a pod comes and goes every minute",
-        series=[
-            pod.series(
-                f"{prefix}_ready", gauge((1, "5m"), *(((0, "1m"), (1, "1m")) * 3), (1, "1h"))
-            )
-        ],
-        onset="10m",
-        over="20m",
+        f"{title}ReadinessFlapping",
+        "a pod comes and goes every minute",
+        [pod.series(f"{prefix}_ready", gauge((1, "5m"), *(((0, "1m"), (1, "1m")) * 3), (1, "1h")))],
+        holds=("10m", "20m"),
         labels=ticket(pod),
         value="6",
         lingers="15m",
     )
     yield Story(
-        alert=f"{title}WorkersMissing",
-        what="one of two workers dies and comes back",
-        series=[
+        f"{title}WorkersMissing",
+        "one of two workers dies and comes back",
+        [
             pod.series(f"{prefix}_workers", gauge((2, "2h"))),
             pod.series(f"{prefix}_workers_alive", gauge((2, "5m"), (1, "5m"), (2, "1h"))),
         ],
-        onset="5m",
-        over="10m",
+        holds=("5m", "10m"),
         labels=ticket(pod),
         value="1",
     )
     yield Story(
-        alert=f"{title}RestartLoop",
-        what="the third start in half an hour",
-        series=[
+        f"{title}RestartLoop",
+        "the third start in half an hour",
+        [
             pod.series(
                 f"{prefix}_start_time_seconds",
                 gauge((1000, "5m"), (1300, "5m"), (1600, "5m"), (1900, "2h")),
             )
         ],
-        onset="15m",
-        over="35m",
+        holds=("15m", "35m"),
         labels=page(pod),
         value="3",
         lingers="30m",
@@ -151,58 +143,50 @@ def _requests(subject: _Subject) -> Iterator[Scenario]:
         ),
     ):
         yield Story(
-            alert=f"{title}HighErrorRate",
-            what=what,
-            series=subject.answers(good=good, failed=failed),
-            onset=onset,
-            over=over,
+            f"{title}HighErrorRate",
+            what,
+            subject.answers(good=good, failed=failed),
+            holds=(onset, over),
             labels=critical(pod.all_pods, pod.service),
             value=percent,
             lingers="5m",
             local=onset == "34m30s",
         )
     yield Silence(
-        alert=f"{title}HighErrorRate",
-        what="a client sends nonsense",
-        series=subject.answers(good=counter((1, "2h")), failed=counter((0, "2h"))),
+        f"{title}HighErrorRate",
+        "a client sends nonsense",
+        subject.answers(good=counter((1, "2h")), failed=counter((0, "2h"))),
     )
     yield Silence(
-        alert=f"{title}HighErrorRate",
-        what="one of eighteen requests in 5 minutes fails",
-        series=subject.answers(good=counter((17 / 300, "2h")), failed=counter((1 / 300, "2h"))),
+        f"{title}HighErrorRate",
+        "one of eighteen requests in 5 minutes fails",
+        subject.answers(good=counter((17 / 300, "2h")), failed=counter((1 / 300, "2h"))),
         at=("10m", "20m", "30m"),
     )
     yield Story(
-        alert=f"{title}QueueFull",
-        what="one request in eighteen finds the queue full",
-        series=subject.answers(
+        f"{title}QueueFull",
+        "one request in eighteen finds the queue full",
+        subject.answers(
             good=counter((2, "30m"), (1.69, "20m"), (1.8, "2h")),
             failed=STILL,
             refused=counter((0, "30m"), (0.1, "20m"), (0, "2h")),
         ),
-        onset="34m30s",
-        over="50m30s",
+        holds=("34m30s", "50m30s"),
         labels=warning(pod.all_pods, pod.service),
         value="5.587%",
         lingers="5m",
     )
     for alert in ("HighErrorRate", "QueueFull"):
-        yield Silence(
-            alert=f"{title}{alert}",
-            what="nobody asks for anything",
-            series=idle,
-            kind=Kind.NO_TRAFFIC,
-        )
+        yield Silence(f"{title}{alert}", "nobody asks for anything", idle, kind=Kind.NO_TRAFFIC)
 
 
 def _down_story(subject: _Subject, what: str, *others: Series) -> Story:
     pod = subject.pod
     return Story(
-        alert=f"{subject.title}ServiceDown",
-        what=what,
-        series=[pod.up(gauge((1, "5m"), (0, "5m"), (1, "1h"))), *others],
-        onset="5m",
-        over="10m",
+        f"{subject.title}ServiceDown",
+        what,
+        [pod.up(gauge((1, "5m"), (0, "5m"), (1, "1h"))), *others],
+        holds=("5m", "10m"),
         labels=critical({"namespace": "mlops", "job": pod.service}, pod.service),
         local=not others,
         outlasts_targets=not others,
@@ -219,42 +203,40 @@ def _targets(subject: _Subject) -> Iterator[Scenario]:
         subject.staging.up(ALWAYS),
     )
     yield Silence(
-        alert=f"{title}ServiceDown",
-        what="one of two targets is left",
-        series=[pod.up(gauge((1, "5m"), (0, "5m"), (1, "1h"))), subject.second.up(ALWAYS)],
+        f"{title}ServiceDown",
+        "one of two targets is left",
+        [pod.up(gauge((1, "5m"), (0, "5m"), (1, "1h"))), subject.second.up(ALWAYS)],
         at=("4m", "9m", "20m"),
     )
     yield Alarm(
-        alert=f"{title}ServiceDown",
-        what="there was never a target",
-        series=[],
+        f"{title}ServiceDown",
+        "there was never a target",
+        [],
         labels=critical({"job": pod.service}, pod.service),
     )
     yield Story(
-        alert="ServingTargetDown",
-        what=f"one of two targets of {pod.service} stops answering",
-        series=[pod.up(gauge((1, "5m"), (0, "5m"), (1, "1h"))), subject.second.up(ALWAYS)],
-        onset="5m",
-        over="10m",
+        "ServingTargetDown",
+        f"one of two targets of {pod.service} stops answering",
+        [pod.up(gauge((1, "5m"), (0, "5m"), (1, "1h"))), subject.second.up(ALWAYS)],
+        holds=("5m", "10m"),
         labels=warning(pod.target, pod.service),
     )
     yield Story(
-        alert=f"{title}MetricsAbsent",
-        what="the metric is gone from a target that answers",
-        series=[
+        f"{title}MetricsAbsent",
+        "the metric is gone from a target that answers",
+        [
             pod.up(ALWAYS),
             pod.series(subject.always, _LOST),
             subject.second.up(ALWAYS),
             subject.second.series(subject.always, ALWAYS),
         ],
-        onset="5m",
-        over="10m",
+        holds=("5m", "10m"),
         labels=critical(pod.target, pod.service),
     )
     yield Silence(
-        alert=f"{title}MetricsAbsent",
-        what="the target is down, and that is another alert",
-        series=[pod.up(gauge((0, "1h")))],
+        f"{title}MetricsAbsent",
+        "the target is down, and that is another alert",
+        [pod.up(gauge((0, "1h")))],
         kind=Kind.TARGET_GONE,
     )
 
@@ -267,8 +249,8 @@ SCENARIOS: tuple[Scenario, ...] = (
         for scenario in scenarios(subject)
     ),
     Silence(
-        alert="ServingTargetDown",
-        what="a target of another job is down",
-        series=[replace(INFERENCE, service="node-exporter").up(gauge((0, "1h")))],
+        "ServingTargetDown",
+        "a target of another job is down",
+        [replace(INFERENCE, service="node-exporter").up(gauge((0, "1h")))],
     ),
 )

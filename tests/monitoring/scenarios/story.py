@@ -133,18 +133,17 @@ class Case:
 class Story:
     """An alert's way from health through firing to its end.
 
-    From `onset` on, the expression holds; the rule's `for` later it fires; at `over` it is gone.
-    All are times of evaluations. With `local` there is a second case without the labels that only
-    Kubernetes gives. With `loses_targets` there is one in which every target vanishes while the
-    alert fires: it ends after `lingers`, the window that it looks back on, or fires for that very
-    reason where it `outlasts_targets`.
+    The expression `holds` from its first time until its second; the rule's `for` after the first it
+    fires. Both are times of evaluations. With `local` there is a second case without the labels
+    that only Kubernetes gives. With `loses_targets` there is one in which every target vanishes
+    while the alert fires: it ends after `lingers`, the window that it looks back on, or fires for
+    that very reason where it `outlasts_targets`.
     """
 
     alert: str
     what: str
     series: Sequence[Series]
-    onset: str
-    over: str
+    holds: tuple[str, str]
     labels: Mapping[str, str]
     value: str = ""
     lingers: str = "0s"
@@ -156,7 +155,8 @@ class Story:
     def cases(self) -> Iterator[Case]:
         """Yield the story itself, its local form and its end by the loss of all targets."""
         step = seconds(self.interval)
-        onset, hold, over = seconds(self.onset), hold_of(self.alert), seconds(self.over)
+        onset, over = map(seconds, self.holds)
+        hold = hold_of(self.alert)
         checks = (
             Check(Kind.HEALTHY, onset - step),
             Check(Kind.BEFORE_FOR, onset, "pending"),
@@ -198,7 +198,7 @@ class Story:
 
     @property
     def _gone_at(self) -> int:
-        onset, step = seconds(self.onset), seconds(self.interval)
+        onset, step = seconds(self.holds[0]), seconds(self.interval)
         return onset if self.outlasts_targets else onset + hold_of(self.alert) + step
 
     def _when_gone(self) -> Iterator[Check]:
@@ -206,7 +206,7 @@ class Story:
         if self.outlasts_targets:
             yield Check(Kind.TARGET_GONE, gone + hold - step, "pending")
             yield Check(Kind.TARGET_GONE, gone + hold, "firing")
-            yield Check(Kind.TARGET_GONE, seconds(self.over), "firing")
+            yield Check(Kind.TARGET_GONE, seconds(self.holds[1]), "firing")
         else:
             yield Check(Kind.TARGET_GONE, gone - step, "firing")
             yield Check(Kind.TARGET_GONE, gone + seconds(self.lingers))

@@ -1,7 +1,7 @@
 """Scenarios of the alerts on the monitoring itself."""
 
 from monitoring.prometheus.source.rule import MONITORING
-from tests.monitoring.scenarios.story import Alarm, Kind, Scenario, Silence, Story
+from tests.monitoring.scenarios.story import Alarm, Scenario, Silence, Story
 from tests.monitoring.scenarios.wave import ALWAYS, Series, gauge
 from tests.monitoring.scenarios.world import INFERENCE, LOGGING, warning
 
@@ -11,11 +11,10 @@ _PODS = (INFERENCE.up(ALWAYS), LOGGING.up(ALWAYS))
 
 def _lost(alert: str, metric: str, program: str, *, cluster: bool = False) -> Story:
     return Story(
-        alert=alert,
-        what=f"{program} is not scraped for 25 minutes",
-        series=[Series(metric, {"job": "any", "instance": "10.0.1.9:80"}, _LOST), *_PODS],
-        onset="5m",
-        over="30m",
+        alert,
+        f"{program} is not scraped for 25 minutes",
+        [Series(metric, {"job": "any", "instance": "10.0.1.9:80"}, _LOST), *_PODS],
+        holds=("5m", "30m"),
         labels=warning({}, MONITORING),
         local=not cluster,
         outlasts_targets=not cluster,
@@ -24,25 +23,21 @@ def _lost(alert: str, metric: str, program: str, *, cluster: bool = False) -> St
 
 SCENARIOS: tuple[Scenario, ...] = (
     Alarm(
-        alert="Watchdog",
-        what="nothing is wrong",
-        series=_PODS,
-        labels={"severity": "none", "service": MONITORING},
+        "Watchdog", "nothing is wrong", _PODS, labels={"severity": "none", "service": MONITORING}
     ),
     _lost("MonitoringPrometheusAbsent", "prometheus_build_info", "Prometheus itself"),
     _lost("MonitoringAlertmanagerAbsent", "alertmanager_build_info", "Alertmanager"),
     _lost("MonitoringKubeStateMetricsAbsent", "kube_pod_info", "kube-state-metrics", cluster=True),
     Silence(
-        alert="MonitoringKubeStateMetricsAbsent",
-        what="there is no cluster",
-        series=[each.without("namespace", "pod") for each in _PODS],
+        "MonitoringKubeStateMetricsAbsent",
+        "there is no cluster",
+        [each.without("namespace", "pod") for each in _PODS],
         at=("30m",),
     ),
     Silence(
-        alert="MonitoringKubeStateMetricsAbsent",
-        what="other services run in the cluster",
-        series=[Series("up", {"job": "mlflow", "namespace": "mlops"}, ALWAYS)],
+        "MonitoringKubeStateMetricsAbsent",
+        "other services run in the cluster",
+        [Series("up", {"job": "mlflow", "namespace": "mlops"}, ALWAYS)],
         at=("30m",),
-        kind=Kind.HEALTHY,
     ),
 )
