@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.support.exported import export
 
@@ -37,12 +38,33 @@ def test_a_process_imports_only_what_it_uses(module: str, unwanted: set[str]) ->
 
 
 @pytest.mark.slow
-def test_a_model_is_read_without_pytorchs_compiler(tmp_path: Path) -> None:
-    code = (
-        "from pathlib import Path\n"
-        "from bentos.inference.model.loading import read_program\n"
-        "read_program(Path(sys.argv[1]))"
-    )
-    unwanted = {"torch._dynamo", "torch._inductor", "sympy", "networkx", "mlflow", "pandas"}
-    path = export(tmp_path / "model.pt2")
-    assert not loaded_by(code, str(path)) & unwanted
+def test_a_model_is_read_without_what_traces_and_compiles_models(tmp_path: Path) -> None:
+    unwanted = {"torch._dynamo", "torch._inductor", "torch._prims", "torch._decomp.decompositions"}
+    unwanted |= {"sympy", "networkx", "mlflow", "pandas.core"}
+    assert not loaded_by(_READ, str(export(tmp_path / "model.pt2"))) & unwanted
+
+
+class _Primitive(torch.nn.Module):  # type: ignore[misc]
+    def forward(self, numbers: torch.Tensor) -> torch.Tensor:
+        return torch.ops.prims.mul(numbers, numbers)
+
+
+@pytest.mark.slow
+def test_a_model_gets_the_operators_that_are_only_imported_where_one_calls_them(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "model.pt2"
+    torch.export.save(torch.export.export(_Primitive(), (torch.ones(2, 3),)), str(path))
+    assert "torch._prims" in loaded_by(_READ, str(path))
+
+
+# In a process as a model's is; the model is called, with two inputs.
+_READ = """
+from pathlib import Path
+from bentos.inference.model.__main__ import leave_out_what_only_other_loaders_need
+leave_out_what_only_other_loaders_need()
+import torch
+from bentos.inference.model.loading import read_program
+program = read_program(Path(sys.argv[1]))
+assert len(program(torch.full([2, *program.shape], 3.0))) == 2
+"""

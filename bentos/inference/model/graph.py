@@ -244,6 +244,8 @@ def _function(target: str) -> Any:
     module, _, name = target.rpartition(".")
     if module == "torch.ops.higher_order":
         return _HIGHER_ORDER[name]
+    if module.startswith("torch.ops.prims."):
+        from torch import _prims  # noqa: F401 - it makes them; few models call one
     modules = {"_operator": operator, "math": math, "torch": torch}
     if module in modules:
         found = getattr(modules[module], name)
