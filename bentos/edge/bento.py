@@ -67,14 +67,13 @@ class FrontedInstance:
     """
 
     service: ClassVar[str]
-    settings: ClassVar[ServiceSettings]
     api: ClassVar[ApiPage]
     app: ClassVar[Any] = None
 
     def __init__(self) -> None:
         worker = worker_index()
-        self._configure_logging(worker)
         plan = self.make_plan(pod_directory(self.service))
+        configure_logging(**plan.logging, worker=worker)
         app = self.make_app(plan, worker)
         app.kit.add_routes(self.api.routes(plan))
         type(self).app = app
@@ -92,10 +91,11 @@ class FrontedInstance:
     @classmethod
     def supervise(cls) -> None:
         """Make what the workers share and start the probe process, in `bentoml serve` itself."""
-        cls._configure_logging(worker=0)
+        plan = cls.make_plan(make_pod_directory(cls.service))
+        configure_logging(**plan.logging, worker=0)
         raise_descriptor_limit()
         os.environ[_SUPERVISOR] = str(os.getpid())
-        Supervisor(cls.make_plan(make_pod_directory(cls.service))).start()
+        Supervisor(plan).start()
 
     @classmethod
     def door(cls) -> Door | None:
@@ -123,15 +123,6 @@ class FrontedInstance:
     async def __is_ready__(self) -> bool:
         """Answer BentoML's own `/readyz` as `/ready` does."""
         return bool(self.app.kit.probes.is_ready().passed)
-
-    @classmethod
-    def _configure_logging(cls, worker: int) -> None:
-        configure_logging(
-            level=cls.settings.log_level,
-            form=cls.settings.log_format,
-            service=cls.service,
-            worker=worker,
-        )
 
 
 class FrontedService(Service[Any]):  # type: ignore[misc]  # BentoML ships no types

@@ -166,17 +166,14 @@ class ApiPage:
             headers=((b"content-security-policy", _PAGE_POLICY.encode()),),
         )
 
-        async def answer_document(_: Request) -> Response:
-            return document
+        def route(path: str, answer: Response) -> Route:
+            async def handler(_: Request) -> Response:
+                return answer
 
-        async def answer_page(_: Request) -> Response:
-            return shown
+            return Route("GET", path, handler)
 
-        return [
-            Route("GET", DOCUMENT_PATH, answer_document),
-            Route("GET", DOCS_PATH, answer_page),
-            *([Route("GET", "/", answer_page)] if self.at_root else []),
-        ]
+        pages = (DOCS_PATH, "/") if self.at_root else (DOCS_PATH,)
+        return [route(DOCUMENT_PATH, document), *(route(path, shown) for path in pages)]
 
     def document(self, plan: ProbePlan) -> dict[str, object]:
         """Return the OpenAPI document; `plan` says which reasons the probes may give."""

@@ -32,9 +32,9 @@ class Outcomes:
         """Errors over all outcomes, 0.0 where there were none."""
         return self.errors / self.requests if self.requests else 0.0
 
-    def is_high(self, *, minimum: int = MINIMUM_REQUESTS) -> bool:
-        """Return whether the rate is above 50% over at least `minimum` requests."""
-        return self.requests >= minimum and self.error_rate > MAXIMUM_ERROR_RATE
+    def is_high(self) -> bool:
+        """Return whether the rate is above 50% over at least MINIMUM_REQUESTS."""
+        return self.requests >= MINIMUM_REQUESTS and self.error_rate > MAXIMUM_ERROR_RATE
 
 
 class ErrorWindow:
@@ -51,8 +51,6 @@ class ErrorWindow:
         seconds: int = WINDOW_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if len(cells) != window_cells(seconds):
-            raise ValueError(f"a window of {seconds} s takes {window_cells(seconds)} cells")
         self._cells = cells
         self._seconds = seconds
         self._clock = clock

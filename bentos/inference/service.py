@@ -158,7 +158,6 @@ class Inference(FrontedInstance):
     """Classifies inputs with a PyTorch model from the MLflow registry."""
 
     service = SERVICE_NAME
-    settings = settings
     app: ClassVar["InferenceApp"]
     api = ApiPage(
         title="Inference service",

@@ -166,7 +166,6 @@ class Logging(FrontedInstance):
     """Keeps predictions in a database, each once, and tells what it keeps."""
 
     service = SERVICE_NAME
-    settings = settings
     app: ClassVar[LoggingApp]
     api = ApiPage(
         title="Logging service",

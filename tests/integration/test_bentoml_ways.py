@@ -65,13 +65,16 @@ def test_a_request_is_a_span_with_its_id_in_the_trace_of_its_client(
 ) -> None:
     server, collector = inference
     trace = "0af7651916cd43dd8448eb211c80319c"
-    headers = {
-        "traceparent": f"00-{trace}-b7ad6b7169203331-01",
-        "X-Request-ID": f"request-of{path}",
-    }
-    server.post(path, json={"data": channel(1)}, headers=headers)
-    span = collector.wait_for(lambda one: one.attributes.get("request_id") == f"request-of{path}")
-    assert span.trace_id == trace
+    named = {"X-Request-ID": f"request-of{path}"}
+    for headers in (named, {}):
+        headers |= {"traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+        answer = server.post(path, json={"data": channel(1)}, headers=headers)
+        request_id = answer.headers["x-request-id"]
+        span = collector.wait_for(
+            lambda one, sought=request_id: one.attributes.get("request_id") == sought  # type: ignore[misc]
+        )
+        assert span.trace_id == trace
+        assert request_id == headers.get("X-Request-ID", request_id)
 
 
 def test_bentomls_cors_setting_holds_for_the_services_own_routes(

@@ -19,7 +19,7 @@ from benchmarks import hostile
 from benchmarks.bare import bare_server
 from local import fetch
 from local.prober import MISSED, Answer, Schedule, probing
-from tests.support.inference import channel, start_inference
+from tests.support.inference import start_inference
 from tests.support.models import ModelStore
 from tests.support.servers import Server, start_service
 
@@ -141,42 +141,6 @@ def test_pipelined_requests_are_answered_in_order_and_keep_nobody_waiting(
     with probed(inference):
         answer = send_raw(inference, requests, seconds=120.0)
     assert answer.count(b"HTTP/1.1 200 OK") == count
-
-
-@pytest.mark.case(4)
-@pytest.mark.parametrize("delay", [0.0, 0.05], ids=["same segment", "50 ms later"])
-def test_an_offer_to_upgrade_is_ignored(inference: Server, delay: float) -> None:
-    """`Upgrade: h2c`, as Java's client offers it, is ignored and the body is read: 200."""
-    body = httpx.Request("POST", "http://a", json={"data": channel(1)}).content
-    head = (
-        b"POST /predict HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings, close\r\n"
-        b"Upgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n"
-        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
-    )
-    with socket.create_connection(("127.0.0.1", inference.port), timeout=30.0) as connection:
-        if delay:
-            connection.sendall(head)
-            time.sleep(delay)
-            connection.sendall(body)
-        else:
-            connection.sendall(head + body)
-        answer = b""
-        while chunk := connection.recv(65_536):
-            answer += chunk
-    assert status_of(answer) == 200, answer
-
-
-@pytest.mark.case(4)
-def test_an_offer_to_upgrade_with_a_chunked_body_is_ignored(inference: Server) -> None:
-    """`Upgrade: h2c` with a chunked body is ignored and the body is read: 200."""
-    body = httpx.Request("POST", "http://a", json={"data": channel(1)}).content
-    answer = send_raw(
-        inference,
-        b"POST /predict HTTP/1.1\r\nHost: a\r\nConnection: close, Upgrade\r\nUpgrade: h2c\r\n"
-        b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
-        b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body),
-    )
-    assert status_of(answer) == 200, answer
 
 
 PICTURES = [

@@ -309,16 +309,6 @@ def test_outputs_are_answered_as_they_are_asked_for(server: Server) -> None:
     assert np.frombuffer(mixed.content[length:], "<i8").tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("datatype", ["FP64", "FP16", "INT8", "INT64", "UINT8", "UINT32"])
-def test_other_types_of_numbers_are_converted(server: Server, datatype: str) -> None:
-    dtype = {"FP64": "f8", "FP16": "f2"}.get(datatype, datatype.replace("UINT", "u").lower())
-    rows = ROWS.astype({"int8": "i1", "int64": "i8", "u8": "u1", "u32": "u4"}.get(dtype, dtype))
-    with triton.InferenceServerClient(address(server)) as client:
-        for binary in (True, False) if datatype != "FP16" else (True,):
-            given = [tensor(rows, binary=binary, datatype=datatype)]
-            check_rows(client.infer(COLOURS, given, headers=dict(AUTHORIZED)), CLASSES)
-
-
 def test_infer_asks_for_a_token_and_the_rest_does_not(server: Server) -> None:
     for path in (INFER, f"{MODEL}/versions/1/infer"):
         for headers in ({}, {"Authorization": "Bearer wrong"}):

@@ -45,7 +45,6 @@ class Small(FrontedInstance):
     """Answers `/work`."""
 
     service = SERVICE_NAME
-    settings = settings
     api = ApiPage("Small service", "1.0.0", "As small as one can be.", [])
     app: ClassVar[SmallApp]
 

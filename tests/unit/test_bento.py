@@ -6,13 +6,7 @@ that builds on it.
 
 import asyncio
 import inspect
-import json
-import os
-import pickle
 import signal
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import bentoml
@@ -20,12 +14,11 @@ import httptools
 import pytest
 import uvicorn
 from _bentoml_impl.serde import PickleSerde
+from _bentoml_impl.server.app import ServiceAppFactory
 from _bentoml_sdk import Service
 from bentoml._internal.context import server_context
-from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from starlette.middleware.cors import CORSMiddleware
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
@@ -34,7 +27,6 @@ from bentos.edge import bento
 from bentos.edge.bento import worker_index
 from bentos.edge.traces import sample_rate
 from bentos.process.lifecycle import running_server
-from tests.support.servers import ROOT
 
 
 def changed(package: str, what: object, module: str) -> str:
@@ -135,6 +127,11 @@ class TestBentoML:
             "bentoml", "Service(name, config, inner, image)", "FrontedService"
         )
 
+    def test_traces_and_cors_come_as_the_middlewares_that_are_put_around_the_door(self) -> None:
+        source = inspect.getsource(ServiceAppFactory.middlewares.fget)
+        for what in ("OpenTelemetryMiddleware", "tracer_provider=", "Middleware(CORSMiddleware"):
+            assert what in source, changed("bentoml", f"{what} middleware", "bentos/edge/bento.py")
+
     def test_a_process_knows_its_workers_index(self) -> None:
         assert hasattr(server_context, "worker_index"), changed(
             "bentoml", "server_context.worker_index", "worker_index"
@@ -156,123 +153,3 @@ class TestBentoML:
             assert bento._passes(path)
         for path in ("/log", "/schema.json/", "/livez\n", "/static_contents", "/metrics"):
             assert not bento._passes(path)
-
-
-# Serves the small Bento in this process with a configuration of BentoML's own, and sends requests.
-PROGRAM = """
-import asyncio, json, sys, tempfile
-from pathlib import Path
-import httpx
-from _bentoml_sdk import Service
-from bentos.edge.bento import FrontedService
-from tests.support import small_bento as small
-
-more, is_main, requests = json.loads(sys.argv[1])
-config = small.service_config(small.settings, port=3000)
-config = config | more | {{"http": config["http"] | more.get("http", {{}})}}
-service = FrontedService(name="small", config=config, inner=small.Small)
-app = service.to_asgi(is_main=is_main)
-bentomls = Service.to_asgi(service)
-plan = small.small_probes(small.settings, Path(tempfile.mkdtemp()))
-small.Small.app = small.SmallApp(plan, 1)
-
-async def main():
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
-        found = []
-        for method, path, headers, content in requests:
-            body = content.encode("latin-1")
-            answer = await client.request(method, path, headers=headers, content=body)
-            found.append([answer.status_code, dict(answer.headers), answer.text])
-        return found
-
-found = asyncio.run(main())
-{after}
-print(json.dumps({{
-    "answers": found,
-    "middleware": [[one.cls.__name__, sorted(one.kwargs)] for one in bentomls.user_middleware],
-    "more": seen,
-}}))
-"""
-SPANS = """
-from bentoml._internal.configuration.containers import BentoMLContainer
-(processor,) = BentoMLContainer.tracer_provider.get()._active_span_processor._span_processors
-processor.force_flush()
-spans = processor._batch_processor._exporter.get_finished_spans()
-seen = [dict(span.attributes) for span in spans if "http.method" in span.attributes]
-"""
-
-
-def run(
-    config: dict[str, object],
-    *requests: tuple[str, str, dict[str, str], str],
-    home: Path,
-    is_main: bool = True,
-    after: str = "seen = None",
-) -> Any:
-    ended = subprocess.run(
-        [
-            *(sys.executable, "-c", PROGRAM.format(after=after)),
-            json.dumps([config, is_main, requests]),
-        ],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "BENTOML_HOME": str(home),
-            "BENTOML_DO_NOT_TRACK": "True",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout.splitlines()[-1])
-
-
-@pytest.mark.slow
-def test_bentomls_cors_setting_holds_for_the_services_own_routes(tmp_path: Path) -> None:
-    origin = {"Origin": "https://a.example"}
-    preflight = origin | {"Access-Control-Request-Method": "POST"}
-    allowed = {"enabled": True, "access_control_allow_origins": "https://a.example"}
-    allowed |= {"access_control_allow_methods": "POST"}
-    found = run(
-        {"http": {"cors": allowed}},
-        ("POST", "/work", origin, "0"),
-        ("OPTIONS", "/work", preflight, ""),
-        home=tmp_path,
-    )
-    for status, headers, _ in found["answers"]:
-        assert status == 200
-        assert headers["access-control-allow-origin"] == "https://a.example"
-    assert CORSMiddleware.__name__ in [name for name, _ in found["middleware"]]
-
-
-@pytest.mark.slow
-def test_a_request_is_traced_with_its_id_where_tracing_is_on(tmp_path: Path) -> None:
-    found = run(
-        {"tracing": {"sample_rate": 1.0, "exporter_type": "in_memory"}},
-        ("POST", "/work", {"X-Request-ID": "abc-1"}, "0"),
-        ("POST", "/work", {}, "0"),
-        home=tmp_path,
-        after=SPANS,
-    )
-    middleware = dict(found["middleware"])
-    assert "tracer_provider" in middleware[OpenTelemetryMiddleware.__name__], changed(
-        "bentoml", "tracer_provider among the middleware's options", "bentos/edge/bento.py"
-    )
-    first, second = found["more"]
-    assert (first["http.target"], first["request_id"]) == ("/work", "abc-1")
-    assert second["request_id"] == found["answers"][1][1]["x-request-id"]
-
-
-@pytest.mark.slow
-def test_pickles_are_read_from_services_of_the_same_bento_only(tmp_path: Path) -> None:
-    content = pickle.dumps({"text": "hello"}, protocol=5).decode("latin-1")
-    call = ("POST", "/guarded", {"Content-Type": PickleSerde.media_type}, content)
-    ours = ("POST", "/work", {"Content-Type": PickleSerde.media_type}, "0")
-    (alone,) = run({}, call, home=tmp_path)["answers"]
-    assert alone[0] == 404
-    within, other = run({}, call, ours, home=tmp_path, is_main=False)["answers"]
-    assert within[0] != 404
-    assert other[0] == 404  # BentoML has no such route; ours is not asked

@@ -140,7 +140,10 @@ class TestContentEncoding:
     def test_a_gzip_bomb_is_a_413_and_is_never_unpacked(self) -> None:
         """500 MB of zeros in 500 kB of gzip: 413, and no more than the limit is in memory."""
         packer = zlib.compressobj(9, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
-        bomb = b"".join(packer.compress(bytes(1_000_000)) for _ in range(500)) + packer.flush()
+        first, other = (
+            packer.compress(bytes(1_000_000)) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(2)
+        )
+        bomb = first + other * 499
         tracemalloc.start()
         try:
             with pytest.raises(ServiceError) as refused:

@@ -86,22 +86,17 @@ class TestReadmeExample:
         assert fetch.get(f"{probes}/").status_code == 404
         assert fetch.post(f"{probes}/ready").status_code == 405
 
-    def test_sigterm_ends_it_and_its_probe_process(self, tmp_path: Path) -> None:
-        with serve(readme_example(), tmp_path, probe_port=free_port()) as server:
-            server.wait_until(lambda: server.get("/health").status_code == 200, "health")
-            server.wait_until(lambda: children(server), "the probe process")
-            (probe_process,) = children(server)
-            assert server.stop() in ENDED
-            wait_until(lambda: not probe_process.is_running(), "the probe process ends")
-
-    def test_sigterm_leaves_nothing_in_the_temporary_folder(self, tmp_path: Path) -> None:
+    def test_sigterm_ends_it_and_its_probe_process_and_leaves_no_file(self, tmp_path: Path) -> None:
         temporary = tmp_path / "temporary"
         temporary.mkdir()
         env = {"TMPDIR": str(temporary)}
         with serve(readme_example(), tmp_path, probe_port=free_port(), env=env) as server:
             server.wait_until(lambda: server.get("/health").status_code == 200, "health")
+            server.wait_until(lambda: children(server), "the probe process")
+            (probe_process,) = children(server)
             assert list(temporary.iterdir()) != []
             assert server.stop() in ENDED
+            wait_until(lambda: not probe_process.is_running(), "the probe process ends")
         assert list(temporary.iterdir()) == []
 
     def test_sigkill_ends_its_probe_process_too(self, tmp_path: Path) -> None:
@@ -358,14 +353,3 @@ def test_reasons_come_in_their_order_of_weight(tmp_path: Path) -> None:
     assert [check.reason for check in plan.liveness] == [
         *("worker_dead", "event_loop_stalled", "port_not_answering"),
     ]
-
-
-def test_two_routes_of_one_path_are_refused(tmp_path: Path) -> None:
-    from bentos.edge.door import Route
-
-    async def handler(_: Any) -> Any:
-        raise AssertionError
-
-    heart = Heart(tmp_path, returns)
-    with pytest.raises(ValueError, match="share a path"):
-        heart.kit.add_routes([Route("GET", "/ready", handler)])

@@ -138,13 +138,6 @@ def test_openmetrics_says_the_same_and_names_the_trace_of_an_observation(probes:
         assert exemplar.labels == {"trace_id": "0af7651916cd43dd8448eb211c80319c"}
 
 
-def test_promtool_would_find_something() -> None:
-    assert "lint" not in promtool_findings(
-        b"# HELP good_total Fine.\n# TYPE good_total counter\ngood_total 1\n"
-    )
-    assert promtool_findings(b"# TYPE bad counter\nbad 1\n") != ""
-
-
 def test_labels_that_the_metrics_have_are_those_that_are_declared(probes: Probes) -> None:
     declared: dict[str, Family] = {
         family.name.removesuffix("_total"): family for family in probes.state.families()

@@ -179,40 +179,22 @@ def test_it_imports_nothing_large_for_either_service(
 class TestPortCheck:
     """What the probe process finds when it asks the service's own port."""
 
-    @pytest.fixture
-    def slow(self, tmp_path: Path) -> Iterator[Callable[..., tuple[Server, str]]]:
-        started: list[Server] = []
-
-        def start(*options: str) -> tuple[Server, str]:
-            port = free_port()
-            started.append(serve(SLOW, tmp_path, *options, probe_port=port))
-            return started[0], f"http://127.0.0.1:{port}"
-
-        yield start
-        for server in started:
-            server.kill()
-
-    def test_a_service_that_answers_stays_ready(
-        self, slow: Callable[..., tuple[Server, str]]
-    ) -> None:
-        server, probes = slow()
-        server.wait_until(lambda: count(probes, "http_requests_total", route="/health") >= 2, "two")
-        assert fetch.get(f"{probes}/ready").status_code == 200
-
     @pytest.mark.case(34)
-    def test_a_service_with_tls_is_asked_with_tls(
-        self, slow: Callable[..., tuple[Server, str]], tmp_path: Path
-    ) -> None:
+    def test_a_service_with_tls_is_asked_with_tls(self, tmp_path: Path) -> None:
         """The service speaks TLS on its port: the probe process does too, and it stays ready."""
         made = make_certificates(tmp_path)
-        server, probes = slow(
-            *("--ssl-certfile", str(made.certificate)), *("--ssl-keyfile", str(made.key))
-        )
-        server.wait_until(lambda: count(probes, "http_requests_total", route="/health") >= 2, "two")
-        assert fetch.get(f"{probes}/ready").status_code == 200
-        assert fetch.get(f"https://127.0.0.1:{server.port}/ready", verify=False).status_code == 200
-        with pytest.raises(httpx.TransportError):
-            fetch.get(f"http://127.0.0.1:{server.port}/ready")
+        options = ["--ssl-certfile", str(made.certificate), "--ssl-keyfile", str(made.key)]
+        port = free_port()
+        probes = f"http://127.0.0.1:{port}"
+        with serve(SLOW, tmp_path, *options, probe_port=port) as server:
+            server.wait_until(
+                lambda: count(probes, "http_requests_total", route="/health") >= 2, "two checks"
+            )
+            assert fetch.get(f"{probes}/ready").status_code == 200
+            secure = f"https://127.0.0.1:{server.port}/ready"
+            assert fetch.get(secure, verify=False).status_code == 200
+            with pytest.raises(httpx.TransportError):
+                fetch.get(f"{server.url}/ready")
 
     def test_a_single_failure_is_none_yet_and_the_moment_is_that_of_the_first(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -236,8 +218,8 @@ class TestPortCheck:
         assert time.monotonic() - seen[-1] >= 0.2
 
 
-@pytest.fixture
-def small(tmp_path: Path) -> Iterator[tuple[Server, str]]:
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str]]:
     port = free_port()
     env = {
         "PROBE_PORT": str(port),
@@ -245,7 +227,7 @@ def small(tmp_path: Path) -> Iterator[tuple[Server, str]]:
         "STALL_SECONDS": "12",
         "WORKER_GRACE_SECONDS": "1",
     }
-    with start_service(SMALL, tmp_path, env=env) as server:
+    with start_service(SMALL, tmp_path_factory.mktemp("small"), env=env) as server:
         server.wait_until_ready()
         yield server, f"http://127.0.0.1:{port}"
 

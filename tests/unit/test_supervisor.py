@@ -223,10 +223,6 @@ def test_a_container_whose_liveness_failed_ends_with_a_status(
     wait_until(lambda: not runs(container.worker), "its worker ends", seconds=30)
 
 
-def test_a_container_that_was_well_ends_with_status_0(container: Container) -> None:
-    assert container.end() == 0
-
-
 def test_a_worker_that_ended_in_order_is_no_reason_to_end(
     container: Container, message: Path, tmp_path: Path
 ) -> None:

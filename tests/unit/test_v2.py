@@ -2,31 +2,26 @@
 
 import asyncio
 import json
-import struct
 import threading
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-import tritonclient.http as triton
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bentos.edge.http import Response, ServiceError
+from bentos.edge.http import ServiceError
 from bentos.inference.channel import Input, InputKind, Installed
-from bentos.inference.engine import Predicted, Prediction
+from bentos.inference.engine import Prediction
 from bentos.inference.model.numbers import NumberReader
 from bentos.inference.model.spec import ModelIdentity, ModelSpec, ServedModel
-from bentos.inference.v2.messages import DATATYPES, HEADER_LENGTH
+from bentos.inference.v2.messages import DATATYPES
 from bentos.inference.v2.tensors import (
     OUTPUTS,
     InferRequest,
-    in_tensor,
-    metadata,
     read_request,
-    respond,
 )
 from tests.support.model_server import BREAKS, FAILS, GIVES_NAN, Bench, Model, run
 
@@ -147,64 +142,6 @@ def test_any_bytes_with_any_length_are_read_or_refused(body: bytes, length: byte
     with pytest.raises(ServiceError) as error:
         read_request(body, length, SPEC, limit=LIMIT)
     assert error.value.status in (400, 413)
-
-
-def predicted(count: int = 2) -> Predicted:
-    rows = np.linspace(0.1, 0.9, count, dtype=np.float32)
-    made = [
-        Prediction(int(row > 0.5), np.array([1 - row, row], np.float32).data, SERVED)
-        for row in rows
-    ]
-    return Predicted(made, [f"id-{index}" for index in range(count)], 1.5)
-
-
-def decoded(response: Response) -> triton.InferResult:
-    headers = dict(response.headers)
-    length = headers.get(HEADER_LENGTH.lower().encode())
-    return triton.InferenceServerClient.parse_response_body(
-        response.body, header_length=int(length) if length else None
-    )
-
-
-@pytest.mark.parametrize("binary", [True, False])
-def test_outputs_are_what_was_predicted(binary: bool) -> None:
-    asked = InferRequest(Input(InputKind.TENSOR, b""), "mine", dict.fromkeys(OUTPUTS, binary))
-    result = decoded(respond(asked, predicted()))
-    about = result.get_response()
-    assert (about["model_name"], about["model_version"], about["id"]) == ("steel", "7", "mine")
-    found = result.as_numpy("probabilities")
-    np.testing.assert_array_equal(found, [one.probabilities for one in predicted().predictions])
-    assert result.as_numpy("class").tolist() == [0, 1]
-    # NVIDIA's client gives texts as bytes where they came as bytes.
-    names = result.as_numpy("class_name").tolist()
-    assert [name.decode() if binary else name for name in names] == ["good", "Kratzer ä"]
-    assert result.as_numpy("defect_detected").tolist() == [False, True]
-    verdicts = result.as_numpy("verdict").tolist()
-    assert [one.decode() if binary else one for one in verdicts] == ["pass", "fail"]
-
-
-def test_texts_as_bytes_stand_each_behind_its_length() -> None:
-    asked = InferRequest(Input(InputKind.TENSOR, b""), None, {"class_name": True})
-    response = respond(asked, predicted())
-    text = "Kratzer ä".encode()
-    raw = struct.pack("<I", 4) + b"good" + struct.pack("<I", len(text)) + text
-    assert response.body.endswith(raw)
-    assert response.content_type == b"application/octet-stream"
-
-
-def test_the_metadata_names_every_output_and_the_models_input() -> None:
-    about = metadata(SERVED)
-    assert about["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 2, 3]}]
-    described: Any = about["outputs"]
-    assert [one["name"] for one in described] == list(OUTPUTS)
-    assert described[0]["shape"] == [-1, 2]
-
-
-def test_an_error_about_the_numbers_names_the_protocols_field() -> None:
-    error = in_tensor(ServiceError(400, "bad_input", "data[1][2]: wrong", field="data[1][2]"))
-    assert error.message == "inputs[0].data[1][2]: wrong"
-    assert error.details == {"field": "inputs[0].data[1][2]"}
-    assert in_tensor(ServiceError(429, "queue_full", "too many")).message == "too many"
 
 
 def inputs(*rows: Sequence[float]) -> Input:

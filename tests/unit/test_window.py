@@ -2,8 +2,6 @@
 
 from collections.abc import MutableSequence
 
-import pytest
-
 from bentos.health.window import (
     MINIMUM_REQUESTS,
     WINDOW_SECONDS,
@@ -110,15 +108,6 @@ def test_a_machine_that_has_just_booted_has_a_window_too() -> None:
     assert window.outcomes().errors == 0
 
 
-def test_a_second_reader_of_the_same_cells_sees_the_same_outcomes() -> None:
-    clock = Clock()
-    cells = [0.0] * window_cells()
-    writer = ErrorWindow(cells, clock=clock)
-    reader = ErrorWindow(cells, clock=clock)
-    writer.record(successes=1, errors=2)
-    assert reader.outcomes() == Outcomes(successes=1, errors=2)
-
-
 def test_windows_of_workers_add_up() -> None:
     clock = Clock()
     first, second = make_window(clock), make_window(clock)
@@ -127,8 +116,3 @@ def test_windows_of_workers_add_up() -> None:
     together = sum_outcomes([first, second])
     assert together == Outcomes(successes=10, errors=11)
     assert together.is_high()
-
-
-def test_cells_of_the_wrong_number_are_refused() -> None:
-    with pytest.raises(ValueError, match="takes 183 cells"):
-        ErrorWindow([0.0] * 10)

@@ -137,6 +137,26 @@ class InferenceAnswer(TypedDict):
     outputs: list[OutputTensor]
 
 
+class Judged(TypedDict):
+    """A probe's answer: why the service or its model is not live or ready, where it is not."""
+
+    error: NotRequired[str]
+    reason: NotRequired[str]
+
+
+class Live(Judged):
+    """Whether the service is live."""
+
+    live: bool
+
+
+class Ready(Judged):
+    """Whether the service, or its model where it has a name, is ready."""
+
+    name: NotRequired[str]
+    ready: bool
+
+
 class ServerMetadata(TypedDict):
     """What the server is, and what it can do beside the protocol's least."""
 

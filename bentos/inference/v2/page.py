@@ -10,7 +10,9 @@ from bentos.inference.v2.messages import (
     SERVER,
     InferenceAnswer,
     InferenceRequest,
+    Live,
     ModelMetadata,
+    Ready,
     ServerMetadata,
 )
 
@@ -30,6 +32,17 @@ _ANSWER: InferenceAnswer = {
         {"name": "class_name", "datatype": "BYTES", "shape": [2], "data": ["crack", "good"]},
     ],
 }
+_NOT_LIVE: Live = {
+    "live": False,
+    "error": "not live: event_loop_stalled",
+    "reason": "event_loop_stalled",
+}
+_NOT_READY: Ready = {
+    "ready": False,
+    "error": "not ready: model_not_loaded",
+    "reason": "model_not_loaded",
+}
+_NAMED = {"name": "steel-defects"}
 _MODEL: ModelMetadata = {
     "name": "steel-defects",
     "versions": ["3"],
@@ -53,14 +66,14 @@ def infer_operations(answers: Mapping[int, tuple[str, Content | None]]) -> list[
         _get(
             f"{V2_PATH}/health/live",
             "Liveness, judged as by /health",
-            _judged("live"),
-            {500: ("Not live.", _judged("live", "event_loop_stalled"))},
+            Content(JSON, Live, {"live": True}),
+            {500: ("Not live.", Content(JSON, Live, _NOT_LIVE))},
         ),
         _get(
             f"{V2_PATH}/health/ready",
             "Readiness, judged as by /ready",
-            _judged("ready"),
-            {503: ("Not ready.", _judged("ready", "model_not_loaded"))},
+            Content(JSON, Ready, {"ready": True}),
+            {503: ("Not ready.", Content(JSON, Ready, _NOT_READY))},
         ),
         *(
             operation
@@ -89,10 +102,10 @@ def _of_model(path: str, answers: Mapping[int, tuple[str, Content | None]]) -> l
         _get(
             f"{path}/ready",
             f"Readiness of the model{of_version}",
-            _judged("ready", name="steel-defects"),
+            Content(JSON, Ready, {**_NAMED, "ready": True}),
             {
                 404: _UNKNOWN,
-                503: ("Not ready.", _judged("ready", "model_not_loaded", name="steel-defects")),
+                503: ("Not ready.", Content(JSON, Ready, {**_NAMED, **_NOT_READY})),
             },
             parameters,
         ),
@@ -149,17 +162,3 @@ def _get(
 ) -> Operation:
     answers = {200: (f"{summary}.", content), **(errors or {405: _OTHER_METHOD})}
     return Operation("GET", path, summary, parameters=parameters, answers=answers, tag=_TAG)
-
-
-def _judged(word: str, reason: str = "", *, name: str = "") -> Content:
-    """Return a probe's body: the protocol's word, and the reason where it is not so."""
-    text = {"type": "string"}
-    properties: dict[str, object] = {"name": text} if name else {}
-    example: dict[str, object] = {"name": name} if name else {}
-    properties[word] = {"const": not reason}
-    example[word] = not reason
-    if reason:
-        properties |= {"error": text, "reason": text}
-        example |= {"error": f"not {word}: {reason}", "reason": reason}
-    schema = {"type": "object", "required": list(properties), "properties": properties}
-    return Content(JSON, schema, example)
