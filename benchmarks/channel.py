@@ -120,7 +120,7 @@ class Channel:
         self._model.send(answers)
 
     def hear(self) -> tuple[list[int], list[int], list[Sequence[float]]]:
-        self._reader.received(self._worker.recv_into(self._reader.room()))
+        self._reader.received(self._worker.recv(1 << 18))
         (answers,) = self._reader
         if not isinstance(answers, Answers):
             raise TypeError(answers)

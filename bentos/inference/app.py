@@ -165,7 +165,7 @@ class InferenceApp:
             raise
         finally:
             self.state.explanations[outcome].add()
-        return json_response(heat_map.answer())
+        return json_response(heat_map)
 
     async def _respond(
         self, request: Request, given: Input, started: float, *, image_id: str = ""
@@ -260,7 +260,6 @@ class InferenceApp:
                 settings,
                 name="challenger",
                 stage=settings.shadow_stage,
-                service=SERVICE_NAME,
                 worker=worker,
                 most_rows=settings.max_batch_size,
             ),
@@ -279,7 +278,6 @@ class InferenceApp:
             settings,
             name="explainer",
             stage=settings.model_stage,
-            service=SERVICE_NAME,
             worker=worker,
             most_rows=1 + HEAT_MAP_CELLS**2,
         )

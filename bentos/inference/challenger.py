@@ -47,7 +47,7 @@ class Challenger:
         self._state = state
         self._share = share
         self._seconds = seconds
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._task: asyncio.Task[None] | None = None
         self._next_at = 0.0
 
     def start(self) -> None:
@@ -56,9 +56,9 @@ class Challenger:
 
     async def stop(self) -> None:
         """End its process; what is being compared is left out."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
         await self._side.stop()
 
     def beat(self) -> None:
@@ -80,17 +80,14 @@ class Challenger:
 
     def _begin(self, given: Input, said: Sequence[Prediction], then: Then) -> None:
         early = time.monotonic() < self._next_at
-        # One that was begun just now has not reached the process yet.
-        busy = self._tasks or self._side.busy
+        busy = self._task is not None and not self._task.done()
         if early or busy or self._champion.waiting or self._side.model is None:
             self._state.shadow["skipped"].add(len(said))
             then(None)
             return
         # The served model's engine numbered the other one.
         copy = Input(given.kind, given.content, rows=given.rows, dtype=given.dtype)
-        task = asyncio.get_running_loop().create_task(self._compare(copy, said, then))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._task = asyncio.get_running_loop().create_task(self._compare(copy, said, then))
 
     async def _compare(self, given: Input, said: Sequence[Prediction], then: Then) -> None:
         answers: Sequence[Prediction] | None = None

@@ -16,7 +16,6 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +42,7 @@ _PROVEN_SECONDS = 10.0
 # Between the end of its stream and its own.
 _END_SECONDS = 5.0
 _SOCKET_BYTES = 1 << 22
-_BUFFER_BYTES = 1 << 20
+_ROOM_BYTES = 1 << 18
 _LENGTH = struct.Struct("<I")
 # More than any body that a worker takes, and less than would fill its memory.
 _MOST_FRAME_BYTES = 1 << 30
@@ -215,52 +214,33 @@ ToWorker: TypeAlias = (
 
 
 class Reader(Generic[T]):
-    """Cuts what is received into messages of one kind: fill `room()`, say how much, iterate.
+    """Cuts what was received into messages of one kind.
 
     Raises ValueError where the stream is damaged, which ends it, and with it the process.
     """
 
     def __init__(self, kind: Any) -> None:
         self._decode: Callable[[memoryview], T] = msgspec.msgpack.Decoder(kind).decode
-        self._view = memoryview(bytearray(_BUFFER_BYTES))
-        self._start = self._end = 0
-        # Of the message under way, its frame; only its length as long as that is not known.
-        self._size = _LENGTH.size
+        # Grows with what came of a message, not with the length that it announces.
+        self._data = bytearray()
+        self._start = 0
 
-    def room(self) -> memoryview:
-        """Return where the next bytes belong.
-
-        The buffer grows with what came of a message, not with the length that it announces.
-        """
-        if self._start == self._end:
-            self._start = self._end = 0
-        if self._start + self._size > len(self._view) or self._end == len(self._view):
-            full = self._end - self._start == len(self._view)
-            if full or self._start:
-                left = bytes(self._view[self._start : self._end])
-                if full:
-                    size = min(self._size, 2 * len(self._view))
-                    self._view = memoryview(bytearray(size))
-                self._view[: len(left)] = left
-                self._start, self._end = 0, len(left)
-        return self._view[self._end :]
-
-    def received(self, count: int) -> None:
-        """Note that so many bytes were written into the room."""
-        self._end += count
+    def received(self, data: bytes | memoryview) -> None:
+        """Take more of the stream."""
+        self._data += data
 
     def next(self) -> T | None:
         """Return the next message, None where it is not whole yet."""
-        start, received = self._start, self._end - self._start
+        start, received = self._start, len(self._data) - self._start
         if received >= _LENGTH.size:
-            self._size = _LENGTH.size + _LENGTH.unpack_from(self._view, start)[0]
-            if self._size > _MOST_FRAME_BYTES:
-                raise ValueError(f"a frame of {self._size} bytes: the stream is damaged")
-            if received >= self._size:
-                self._start = start + self._size
-                message = self._decode(self._view[start + _LENGTH.size : self._start])
-                self._size = _LENGTH.size
-                return message
+            size = _LENGTH.size + _LENGTH.unpack_from(self._data, start)[0]
+            if size > _MOST_FRAME_BYTES:
+                raise ValueError(f"a frame of {size} bytes: the stream is damaged")
+            if received >= size:
+                self._start = start + size
+                return self._decode(memoryview(self._data)[start + _LENGTH.size : self._start])
+        del self._data[:start]
+        self._start = 0
         return None
 
     def __iter__(self) -> Iterator[T]:
@@ -271,19 +251,18 @@ class Reader(Generic[T]):
 class Writer:
     """Puts messages on a stream, each whole, from any thread."""
 
-    def __init__(self, write: Callable[[bytes], object]) -> None:
+    def __init__(self, write: Callable[[bytearray], object]) -> None:
         self._write = write
-        self._encode = msgspec.msgpack.Encoder(enc_hook=str).encode
+        self._encode_into = msgspec.msgpack.Encoder(enc_hook=str).encode_into
         self._lock = Lock()
 
     def write(self, *messages: ToModel | ToWorker) -> None:
         """Write messages in one piece."""
-        if len(messages) == 1:
-            content = self._encode(messages[0])
-            data = _LENGTH.pack(len(content)) + content
-        else:
-            contents = map(self._encode, messages)
-            data = b"".join(_LENGTH.pack(len(content)) + content for content in contents)
+        data = bytearray()
+        for message in messages:
+            start = len(data) + _LENGTH.size
+            self._encode_into(message, data, start)
+            _LENGTH.pack_into(data, start - _LENGTH.size, len(data) - start)
         with self._lock:
             self._write(data)
 
@@ -300,11 +279,11 @@ class Progress:
     @classmethod
     def make(cls) -> "tuple[Progress, int]":
         """Return the worker's side, and a descriptor to make the other one of and to close."""
-        with tempfile.TemporaryFile() as file:
-            file.truncate(mmap.PAGESIZE)
-            progress = cls(file.fileno())
-            progress.taken = -1
-            return progress, os.dup(file.fileno())
+        descriptor = os.memfd_create("progress")
+        os.truncate(descriptor, mmap.PAGESIZE)
+        progress = cls(descriptor)
+        progress.taken = -1
+        return progress, descriptor
 
     @property
     def taken(self) -> int:
@@ -323,6 +302,7 @@ class Connection:
         self._stream = stream
         self._progress = progress
         self._reader: Reader[ToModel] = Reader(ToModel)
+        self._room = memoryview(bytearray(_ROOM_BYTES))
         self.send = Writer(stream.sendall).write
 
     def receive(self, most: int) -> list[ToModel]:
@@ -347,14 +327,14 @@ class Connection:
         """Receive more bytes; tell whether some came."""
         flags = 0 if wait else socket.MSG_DONTWAIT
         try:
-            count = self._stream.recv_into(self._reader.room(), 0, flags)
+            count = self._stream.recv_into(self._room, 0, flags)
         except (BlockingIOError, ConnectionError):
             return False
-        self._reader.received(count)
+        self._reader.received(self._room[:count])
         return count > 0
 
 
-class _WorkerEnd(asyncio.BufferedProtocol):
+class _WorkerEnd(asyncio.Protocol):
     """The worker's end of the stream."""
 
     def __init__(
@@ -364,11 +344,8 @@ class _WorkerEnd(asyncio.BufferedProtocol):
         self._closed = closed
         self._reader: Reader[ToWorker] = Reader(ToWorker)
 
-    def get_buffer(self, _: int) -> memoryview:
-        return self._reader.room()
-
-    def buffer_updated(self, count: int) -> None:
-        self._reader.received(count)
+    def data_received(self, data: bytes) -> None:
+        self._reader.received(data)
         for message in self._reader:
             self._on_message(message)
 

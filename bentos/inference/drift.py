@@ -13,7 +13,7 @@ from bentos.health.values import Counter
 from bentos.inference.engine import Prediction
 from bentos.inference.model.profile import Profile
 from bentos.inference.model.spec import ServedModel
-from bentos.inference.state import QUANTITIES, InferenceState
+from bentos.inference.state import DRIFT, QUANTITIES, InferenceState
 
 LEAST_PICTURES = 200
 _PAUSE_SECONDS = 5.0
@@ -74,17 +74,16 @@ class DriftWatch:
         while len(snapshots) > 1 and snapshots[1][0] <= now - self._window_seconds:
             snapshots.popleft()
         before = snapshots[0][1]
+        known: dict[str, float] = {}
         for name, buckets in self._profile.items():
-            new = [after - known for after, known in zip(counts[name], before[name], strict=True)]
-            enough = sum(new) >= LEAST_PICTURES
-            self._state.drift_is(name, buckets.drift(new) if enough else None)
+            new = [after - old for after, old in zip(counts[name], before[name], strict=True)]
+            if sum(new) >= LEAST_PICTURES:
+                known[name] = buckets.drift(new)
+        self._state.write_text(DRIFT, known or None)
 
     def _follow(self, profile: Profile | None) -> None:
         """Count by the profile of a model that has just come; another one begins a new window."""
         changed = profile != self._profile
-        if changed:
-            for name in self._cells:
-                self._state.drift_is(name, None)
         self._profile = profile
         self._cells = {
             name: [
@@ -97,6 +96,7 @@ class DriftWatch:
             for name, buckets in (profile or {}).items()
         ]
         if changed:
+            self._state.write_text(DRIFT, None)
             self._snapshots = deque([(self._clock(), self._counts())])
 
     def _add_pending(self) -> None:

@@ -10,13 +10,13 @@ import asyncio
 import logging
 import threading
 import time
-from array import array
 from binascii import b2a_base64
 from collections import deque
 from collections.abc import Callable
 from heapq import nlargest
 
 import msgspec
+from msgspec.structs import replace
 
 from bentos.evidence import (
     MAX_PICTURES,
@@ -24,7 +24,6 @@ from bentos.evidence import (
     ChallengerAnswer,
     Evidence,
     EvidenceBatch,
-    Kept,
     decide,
 )
 from bentos.inference.delivery.sender import (
@@ -44,8 +43,8 @@ _BATCH_BYTES = 1 << 20
 # Encoded at once, a large picture would keep the event loop waiting for tens of milliseconds. Three
 # bytes are four characters, so that pieces of base64 can be joined.
 _PIECE_BYTES = 3 << 14
-# What a picture takes beside its own bytes.
-_OVERHEAD_BYTES = 2_048
+# What a picture takes beside its own bytes, the names of twenty classes with their scores included.
+_OVERHEAD_BYTES = 4_096
 # The share of a processor that sending may take; handing the interpreter over costs as much again.
 _SHARE = 0.003
 # The pause after all that waited was sent: pictures kept meanwhile go in one request.
@@ -55,42 +54,6 @@ _CONTENT_REFUSED = (400, 409, 413, 422)
 
 _logger = get_logger("evidence")
 _encode = msgspec.json.Encoder().encode
-
-
-class _Waiting(msgspec.Struct, frozen=True, gc=False):
-    """A kept picture, and of the prediction what is needed of it later."""
-
-    prediction: Prediction
-    prediction_id: str
-    picture: bytes
-    image_id: str
-    kept: Kept
-    challenger: ChallengerAnswer | None
-    timestamp: float
-    size: int
-
-    def evidence(self, edge_device_id: str) -> Evidence:
-        """Return the message; its picture is encoded already."""
-        names = self.prediction.model.spec.class_names
-        scores = self.prediction.probabilities
-        highest = nlargest(MAX_SCORES, range(len(names)), key=scores.__getitem__)
-        return Evidence(
-            prediction_id=self.prediction_id,
-            edge_device_id=edge_device_id,
-            timestamp=self.timestamp,
-            image_id=self.image_id,
-            model_name=self.prediction.model.identity.name,
-            model_version=self.prediction.model.identity.version,
-            class_name=self.prediction.class_name,
-            confidence=round(self.prediction.confidence, 6),
-            verdict=self.prediction.verdict,
-            scores={names[index]: round(scores[index], 6) for index in highest},
-            picture=_in_base64(self.picture),
-            sampled=self.kept.sampled,
-            sample_probability=self.kept.sample_probability,
-            keep_probability=self.kept.keep_probability,
-            challenger=self.challenger,
-        )
 
 
 def _in_base64(content: bytes) -> msgspec.Raw:
@@ -122,7 +85,7 @@ class EvidenceSender:
         self._clock = clock
         self._transport = HttpTransport(destination, EVIDENCE_PATH)
         self._lock = threading.Lock()
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[Evidence] = deque()
         self._bytes = 0
         # Pictures in the next request; fewer after one was refused.
         self._most = MAX_PICTURES
@@ -161,25 +124,32 @@ class EvidenceSender:
             return
         # The second half is for the slice: figures come of it, and it is the smaller part.
         limit = self._max_bytes if kept.sampled else self._max_bytes // 2
-        scores = prediction.probabilities
-        size = len(picture) + 4 * len(scores) + _OVERHEAD_BYTES
+        size = len(picture) + _OVERHEAD_BYTES
         with self._lock:
             taken = self._bytes + size <= limit
             self._bytes += size if taken else 0
         if not taken:
             self._state.evidence_dropped["queue_full"].add()
             return
+        names, scores = prediction.model.spec.class_names, prediction.probabilities
+        highest = nlargest(MAX_SCORES, range(len(names)), key=scores.__getitem__)
         self._waiting.append(
-            _Waiting(
-                # With a copy of its probabilities, which are a view of those of its whole batch.
-                Prediction(prediction.class_index, array("f", scores), prediction.model),
-                prediction_id,
-                picture,
-                image_id or prediction_id,
-                kept,
-                challenger,
-                self._clock(),
-                size,
+            Evidence(
+                prediction_id=prediction_id,
+                edge_device_id=self._destination.edge_device_id,
+                timestamp=self._clock(),
+                image_id=image_id or prediction_id,
+                model_name=prediction.model.identity.name,
+                model_version=prediction.model.identity.version,
+                class_name=prediction.class_name,
+                confidence=prediction.confidence,
+                verdict=prediction.verdict,
+                scores={names[index]: round(scores[index], 6) for index in highest},
+                picture=picture,
+                sampled=kept.sampled,
+                sample_probability=kept.sample_probability,
+                keep_probability=kept.keep_probability,
+                challenger=challenger,
             )
         )
 
@@ -217,8 +187,8 @@ class EvidenceSender:
         batch = self._next()
         if not batch:
             return _GATHER_SECONDS
-        device = self._destination.edge_device_id
-        body = _encode(EvidenceBatch([one.evidence(device) for one in batch]))
+        encoded = [replace(one, picture=_in_base64(one.picture)) for one in batch]
+        body = _encode(EvidenceBatch(encoded))
         reply = self._transport.post(body, seconds=seconds)
         if reply.success:
             self._sent(len(batch))
@@ -234,8 +204,8 @@ class EvidenceSender:
                 event(_logger, logging.WARNING, f"a picture was refused: {reply.message}")
         return 0.0
 
-    def _next(self) -> list[_Waiting]:
-        batch: list[_Waiting] = []
+    def _next(self) -> list[Evidence]:
+        batch: list[Evidence] = []
         size = 0
         # It may grow meanwhile, at its other end.
         for index in range(min(len(self._waiting), self._most)):
@@ -268,7 +238,7 @@ class EvidenceSender:
         """Remove the pictures that have waited longest; return how many there were."""
         taken = 0
         while taken < count and self._waiting:
-            size = self._waiting.popleft().size
+            size = len(self._waiting.popleft().picture) + _OVERHEAD_BYTES
             taken += 1
             with self._lock:
                 self._bytes -= size

@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import TypedDict
 
 from bentos.edge.http import RETRY_LATER, ServiceError
 from bentos.inference.channel import Input, InputKind
@@ -19,8 +19,7 @@ _LOOK_SECONDS = 0.05
 _LEAST = 2.0**-126
 
 
-@dataclass(frozen=True)
-class HeatMap:
+class HeatMap(TypedDict):
     """How much each part of a picture counts for the class that the model says.
 
     `drops` [rows][columns] says by how much the log odds of that class, in natural logarithms,
@@ -31,34 +30,27 @@ class HeatMap:
     class_name: str
     confidence: float
     model_version: str
-    drops: Sequence[Sequence[float]]
+    rows: int
+    columns: int
+    drops: list[list[float]]
 
-    @classmethod
-    def of(cls, predictions: Sequence[Prediction], columns: int) -> "HeatMap":
-        """Return the heat map of what a model said of a picture, and of it with each part masked.
 
-        `predictions` are in the order of `MaskedPictures`, `columns` the grid's.
-        """
-        seen, *masked = predictions
-        odds = _log_odds(seen.probabilities, seen.class_index)
-        drops = [odds - _log_odds(one.probabilities, seen.class_index) for one in masked]
-        return cls(
-            seen.class_name,
-            seen.confidence,
-            seen.model.identity.version,
-            [drops[at : at + columns] for at in range(0, len(drops), columns)],
-        )
+def heat_map_of(predictions: Sequence[Prediction], columns: int) -> HeatMap:
+    """Return the heat map of what a model said of a picture, and of it with each part masked.
 
-    def answer(self) -> dict[str, object]:
-        """Return the body that answers a request."""
-        return {
-            "class_name": self.class_name,
-            "confidence": round(self.confidence, 6),
-            "model_version": self.model_version,
-            "rows": len(self.drops),
-            "columns": len(self.drops[0]),
-            "drops": [[round(drop, 6) for drop in row] for row in self.drops],
-        }
+    `predictions` are in the order of `MaskedPictures`, `columns` the grid's.
+    """
+    seen, *masked = predictions
+    odds = _log_odds(seen.probabilities, seen.class_index)
+    drops = [round(odds - _log_odds(one.probabilities, seen.class_index), 6) for one in masked]
+    return {
+        "class_name": seen.class_name,
+        "confidence": seen.confidence,
+        "model_version": seen.model.identity.version,
+        "rows": len(drops) // columns,
+        "columns": columns,
+        "drops": [drops[at : at + columns] for at in range(0, len(drops), columns)],
+    }
 
 
 class Explainer:
@@ -104,40 +96,40 @@ class Explainer:
         self._busy = True
         ends = time.monotonic() + self._seconds
         try:
-            side = await self._started()
+            side = self._started()
             spec = await _spec_of(side, ends)
             check_sees_images(spec)
             rows, columns = spec.picture.grid if spec.picture else (0, 0)
             given = Input(InputKind.MASKED, content, rows=1 + rows * columns)
             seconds = max(0.0, ends - time.monotonic())
-            return HeatMap.of(await side.predict(given, seconds=seconds), columns)
+            return heat_map_of(await side.predict(given, seconds=seconds), columns)
         finally:
             self._busy = False
             self._end = asyncio.get_running_loop().create_task(self._end_when_idle())
 
     async def stop(self) -> None:
         """End the process, if there is one."""
-        if self._end is not None:
-            self._end.cancel()
-            self._end = None
+        self._cancel_end()
         side, self._side = self._side, None
         if side is not None:
             await side.stop()
 
-    async def _started(self) -> SideModel:
-        if self._end is not None:
-            self._end.cancel()
-            self._end = None
+    def _started(self) -> SideModel:
+        self._cancel_end()
         if self._side is None:
             self._side = self._make()
             self._side.start()
         return self._side
 
+    def _cancel_end(self) -> None:
+        if self._end is not None:
+            self._end.cancel()
+            self._end = None
+
     async def _end_when_idle(self) -> None:
         await asyncio.sleep(self._idle_seconds)
-        side, self._side = self._side, None
-        if side is not None:
-            await side.stop()
+        self._end = None  # from here on a request gets another process
+        await self.stop()
 
 
 async def _spec_of(side: SideModel, ends: float) -> ModelSpec:

@@ -14,7 +14,7 @@ from bentos.inference.channel import Input, ModelProcess
 from bentos.inference.engine import Engine, Prediction
 from bentos.inference.model.spec import ServedModel
 from bentos.inference.settings import InferenceSettings, ModelProcessSettings
-from bentos.inference.state import LOAD, InferenceState
+from bentos.inference.state import LOAD, SERVICE_NAME, InferenceState
 
 _LOWEST_PRIORITY = 19
 # A process says something every second. On a busy machine one of the lowest priority may be late,
@@ -29,20 +29,12 @@ _PROVEN_SECONDS = 600.0
 class SideModel:
     """A model of the registry in a process of the lowest priority, asked one request at a time.
 
-    It follows the alias `stage`, runs on the CPU with one thread, and may have `data_bytes` of
-    memory. A process that hangs is ended. `name` is what log lines call it. All of it runs on
-    the event loop.
+    It follows the alias `stage`, and runs on the CPU with one thread. A process that hangs is
+    ended. `name` is what log lines call it. All of it runs on the event loop.
     """
 
     def __init__(
-        self,
-        settings: InferenceSettings,
-        *,
-        name: str,
-        stage: str,
-        service: str,
-        worker: int,
-        most_rows: int,
+        self, settings: InferenceSettings, *, name: str, stage: str, worker: int, most_rows: int
     ) -> None:
         self._name = name
         own = settings.model_copy(
@@ -59,13 +51,13 @@ class SideModel:
         )
         given = ModelProcessSettings(
             settings=own,
-            service=f"{service} {name}",
+            service=f"{SERVICE_NAME} {name}",
             worker=worker,
             niceness=_LOWEST_PRIORITY,
             data_bytes=settings.side_memory_bytes,
         )
         with tempfile.TemporaryDirectory(prefix="side-") as directory:
-            self._state = InferenceState(Path(directory), service=service)
+            self._state = InferenceState(Path(directory), service=SERVICE_NAME)
         self._engine = Engine(
             self._state, queue_size=most_rows, max_batch=own.max_batch_size, wait_seconds=0.0
         )
@@ -89,11 +81,6 @@ class SideModel:
         return self._engine.model
 
     @property
-    def busy(self) -> bool:
-        """Whether it is asked something now."""
-        return self._engine.waiting > 0
-
-    @property
     def error(self) -> str | None:
         """Why there is no model, None where nothing has failed."""
         load = self._state.text(LOAD) or {}
@@ -113,28 +100,20 @@ class SideModel:
     async def predict(self, given: Input, *, seconds: float) -> list[Prediction]:
         """Return the predictions for the inputs of a request.
 
-        Raises ServiceError: 429 where another request is under way, 504 where it takes longer
-        than `seconds`, which ends the process, and what `Engine.predict` raises.
+        Raises ServiceError: 504 where it takes longer than `seconds`, and what `Engine.predict`
+        raises. A process that nobody waits for any more is ended: it may hang.
         """
-        if self.busy:
-            raise ServiceError(429, "queue_full", f"the {self._name} is busy; try again later")
-        answered = False
         try:
             async with asyncio.timeout(seconds):
-                try:
-                    predictions = await self._engine.predict(given)
-                except ServiceError:
-                    answered = True
-                    raise
-            answered = True
-            return predictions
+                return await self._engine.predict(given)
         except TimeoutError:
+            self._process.kill()
             raise ServiceError(
                 504, "timeout", f"the {self._name} gave no answer within {seconds:g} seconds"
             ) from None
-        finally:
-            if not answered:
-                self._process.kill()
+        except asyncio.CancelledError:
+            self._process.kill()
+            raise
 
     async def _end_when_silent(self) -> None:
         """End a process that says nothing any more, as one that is stopped or stuck in a load."""

@@ -32,6 +32,8 @@ V2_VERSION_PATH = f"{V2_MODEL_PATH}/versions/{{version}}"
 MODEL = "model"
 LOAD = "load"
 REGISTRY = "registry"
+# By quantity, how far it is from the profile. Every worker says so of the whole pod.
+DRIFT = "drift"
 _MOST_TEXT = 600
 # The model process says something every second, however busy its model is.
 _SILENT_SECONDS = 5.0
@@ -152,12 +154,6 @@ class InferenceState(ServiceState):
         labels=("quantity", "bucket"),
         values=[*product(QUANTITIES, map(str, range(MOST_BUCKETS)))],
     )
-    # The drift of each quantity plus 1, 0 while it is not known; see `drift_is`.
-    drift_of_class = Gauge(across="max")
-    drift_of_confidence = Gauge(across="max")
-    drift_of_brightness = Gauge(across="max")
-    drift_of_contrast = Gauge(across="max")
-    drift_of_sharpness = Gauge(across="max")
     queue_depth = Gauge("{prefix}_queue_depth", "Inputs waiting for the model.")
     queue_capacity = Gauge(
         "{prefix}_queue_capacity", "Inputs that may wait before requests get 429."
@@ -276,13 +272,8 @@ class InferenceState(ServiceState):
     )
     def drift_psi(self) -> Samples:
         """A sample for each quantity of which enough is known."""
-        known = {name: getattr(self, f"drift_of_{name}").value for name in QUANTITIES}
-        return [((name,), value - 1) for name, value in known.items() if value]
-
-    def drift_is(self, quantity: str, drift: float | None) -> None:
-        """Note how far a quantity is from the profile, None while that is not known."""
-        gauge: Gauge = getattr(self, f"drift_of_{quantity}")
-        gauge.set(0.0 if drift is None else 1 + drift)
+        known: dict[str, float] = self.text(DRIFT) or {}
+        return [((name,), drift) for name, drift in known.items()]
 
     @property
     def served_versions(self) -> list[int]:

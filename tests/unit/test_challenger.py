@@ -23,15 +23,10 @@ class Side(SideModel):
         self.says = says
         self.fails = error
         self.asked: list[Input] = []
-        self.occupied = False
 
     @property
     def model(self) -> ServedModel | None:
         return self.says[0].model
-
-    @property
-    def busy(self) -> bool:
-        return self.occupied
 
     async def predict(self, given: Input, *, seconds: float) -> list[Prediction]:
         self.asked.append(given)
@@ -103,18 +98,6 @@ def test_it_is_left_out_while_an_input_waits_for_the_served_model() -> None:
         assert (side.asked, asked.told) == ([], [None])
         bench.free()
         await first
-
-    run(test)
-
-
-def test_it_is_left_out_while_it_is_busy_itself() -> None:
-    async def test(bench: Bench) -> None:
-        said = await served(bench)
-        side = Side(said)
-        side.occupied = True
-        asked = Asked(bench, side)
-        asked.offer(said)
-        assert await asked.outcome() == "skipped"
 
     run(test)
 
