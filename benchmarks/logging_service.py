@@ -24,9 +24,8 @@ from msgspec import Raw
 from benchmarks.probing import Probed, probe, summarize
 from bentos.health.probes import READY_PATH
 from bentos.logging.state import LOG_PATH, PREDICTIONS_PATH, STATS_PATH
-from bentos.logging.store.database import PredictionDatabase
-from bentos.logging.store.files import DatabaseFiles
 from bentos.logging.store.schema import StoredPrediction
+from bentos.logging.store.sqlite import SqliteDatabase
 from loadtests.samples import percentile
 from local.process import Server, StepError, clean_environment, free_port
 
@@ -173,7 +172,8 @@ def _read(url: str, path: str, *, times: int = 100) -> str:
 def _fill(path: Path, rows: int, *, devices: int) -> tuple[float, int]:
     """Write so many predictions, a second apart, and return the time it took and the bytes."""
     started = time.perf_counter()
-    database = PredictionDatabase(DatabaseFiles(path), busy_timeout_seconds=5.0)
+    database = SqliteDatabase(path, busy_timeout_seconds=5.0)
+    database.open()
     for first in range(0, rows, _FILL_BATCH):
         numbers = range(first, min(first + _FILL_BATCH, rows))
         database.write([[_row(number, devices) for number in numbers]])

@@ -29,16 +29,16 @@ from psycopg import sql
 
 from bentos.logging.state import LoggingState
 from bentos.logging.store import (
-    Backend,
     PageQuery,
-    SqliteBackend,
     StatsQuery,
     Store,
     StoredPrediction,
 )
-from bentos.logging.store.postgres import PostgresBackend, PostgresDatabase
+from bentos.logging.store.database import Database
+from bentos.logging.store.postgres import PostgresDatabase
 from bentos.logging.store.postgres_schema import month_of, partition_name
 from bentos.logging.store.schema import COLUMNS
+from bentos.logging.store.sqlite import SqliteDatabase
 
 CLIENTS = 16
 BATCH = 100
@@ -150,17 +150,22 @@ async def _read(where: str, folder: Path) -> list[float]:
 
 
 async def _opened(where: str, folder: Path) -> Store:
-    store = Store(_backend(where), LoggingState(folder, worker=1, workers=1), queue_rows=100_000)
+    store = Store(
+        _database(where),
+        LoggingState(folder, worker=1, workers=1),
+        queue_rows=100_000,
+        query_timeout_seconds=60.0,
+    )
     store.start()
     while store.unavailable() is not None:  # noqa: ASYNC110 - the store has no event for it
         await asyncio.sleep(0.02)
     return store
 
 
-def _backend(where: str) -> Backend:
+def _database(where: str) -> Database:
     if _is_file(where):
-        return SqliteBackend(Path(where), busy_timeout_seconds=10.0, query_timeout_seconds=60.0)
-    return PostgresBackend(where, busy_timeout_seconds=10.0, query_timeout_seconds=60.0)
+        return SqliteDatabase(Path(where), busy_timeout_seconds=10.0)
+    return PostgresDatabase(where, busy_timeout_seconds=10.0)
 
 
 def _row(prediction_id: str) -> StoredPrediction:
@@ -220,7 +225,9 @@ def _fill_sqlite(path: Path, rows: int) -> int:
 
 
 def _fill_postgres(url: str, rows: int) -> int:
-    PostgresDatabase(url, busy_timeout_seconds=10.0).close()
+    database = PostgresDatabase(url, busy_timeout_seconds=10.0)
+    database.open()
+    database.close()
     names, values = _filled(defect="n % 10 = 0", json="({})::json")
     month = partition_name(month_of(time.time()))
     with psycopg.connect(url, autocommit=True) as connection:

@@ -32,7 +32,7 @@ from bentos.logging.store import (
     Store,
     StoredPrediction,
     StoreError,
-    make_backend,
+    make_database,
 )
 from bentos.process.probe_process import ProbePlan
 
@@ -58,9 +58,10 @@ class LoggingApp:
         self.kit = Kit(plan, settings, worker=worker)
         self.state: LoggingState = self.kit.state
         self._store = Store(
-            make_backend(settings, plan.arguments["directory"] if settings.workers > 1 else None),
+            make_database(settings, plan.arguments["directory"] if settings.workers > 1 else None),
             self.state,
             queue_rows=settings.write_queue_rows,
+            query_timeout_seconds=settings.query_timeout_seconds,
             retention=Retention(settings.retention_days, settings.max_database_bytes),
         )
         self._page = StatusPage(

@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
-from bentos.logging.store.database import PredictionDatabase
 from bentos.logging.store.errors import StoreError
-from bentos.logging.store.files import DatabaseFiles
+from bentos.logging.store.sqlite import SqliteDatabase
 from tests.crash.predictions_workload import DATABASE
 
 
@@ -18,9 +17,9 @@ def broken_promise(directory: Path, said: Iterable[str]) -> str | None:
     What was answered is stored, once.
     """
     path = directory / DATABASE
-    files = DatabaseFiles(path)
+    database = SqliteDatabase(path, busy_timeout_seconds=5.0)
     try:
-        database = PredictionDatabase(files, busy_timeout_seconds=5.0)
+        database.open()
     except StoreError as failure:
         return f"it does not open: {failure.message}"
     try:
@@ -31,7 +30,6 @@ def broken_promise(directory: Path, said: Iterable[str]) -> str | None:
         return f"it cannot be read: {error}"
     finally:
         database.close()
-        files.close()
     if check != [("ok",)]:
         return f"integrity_check: {check}"
     twice = [one for one, count in Counter(ids).items() if count > 1]

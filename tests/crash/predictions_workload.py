@@ -15,7 +15,8 @@ from pathlib import Path
 from unittest import mock
 
 from bentos.logging.state import LoggingState
-from bentos.logging.store import SqliteBackend, Store, StoredPrediction, schema
+from bentos.logging.store import Store, StoredPrediction, schema
+from bentos.logging.store.sqlite import SqliteDatabase
 from tests.crash.outbox_workload import Markers
 from tests.support.logging_store import row
 from tests.support.servers import wait_until
@@ -32,7 +33,7 @@ def main(databases: Path, others: Path, *, fsync: bool) -> None:
         # A small log comes into the database again and again.
         stack.enter_context(mock.patch.object(schema, "_CHECKPOINT_PAGES", 30))
         if not fsync:
-            module = "bentos.logging.store.database.configure"
+            module = "bentos.logging.store.sqlite.configure"
             stack.enter_context(mock.patch(module, _configure_without_fsync))
         for seed in (1, 2):
             asyncio.run(_flow(databases / DATABASE, others, markers, seed))
@@ -41,9 +42,10 @@ def main(databases: Path, others: Path, *, fsync: bool) -> None:
 async def _flow(path: Path, others: Path, markers: Markers, seed: int) -> None:
     chance = random.Random(seed)
     store = Store(
-        SqliteBackend(path, busy_timeout_seconds=5.0, query_timeout_seconds=2.0),
+        SqliteDatabase(path, busy_timeout_seconds=5.0),
         LoggingState(others, worker=1, workers=1),
         queue_rows=10_000,
+        query_timeout_seconds=2.0,
         check_seconds=0.1,
     )
     store.start()

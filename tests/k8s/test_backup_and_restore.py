@@ -21,8 +21,7 @@ from typing import Any
 import pytest
 
 from bentos.logging.review.store import ReviewStore
-from bentos.logging.store.database import PredictionDatabase
-from bentos.logging.store.files import DatabaseFiles
+from bentos.logging.store.sqlite import SqliteDatabase
 from tests.k8s.manifests import command, environment, named, rendered, workload
 from tests.support.evidence import evidence
 from tests.support.logging_store import row
@@ -380,7 +379,8 @@ def test_pictures_and_labels_are_backed_up_and_restored_by_name(cluster: Cluster
 
 def test_totals_that_are_not_those_of_the_predictions_are_found(cluster: Cluster) -> None:
     """Of the service's own tables, the totals are compared with the rows."""
-    database = PredictionDatabase(DatabaseFiles(cluster.database), busy_timeout_seconds=1)
+    database = SqliteDatabase(cluster.database, busy_timeout_seconds=1)
+    database.open()
     database.write([[row(defect_detected=number == 0) for number in range(5)]])
     database.close()
     assert cluster.run(BACKUP).returncode == 0

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bentos.inference.state import InferenceState
-from bentos.logging.store.database import PredictionDatabase
-from bentos.logging.store.files import DatabaseFiles
+from bentos.logging.store.sqlite import SqliteDatabase
 from tests.simulation.world import PromiseBroken, World
 
 _MEMORY = Path("/dev/shm")
@@ -61,7 +60,7 @@ def run(seeds: Iterable[int], *, stop_at_first: bool = False) -> Result:
 
 
 def _empty_database(path: Path) -> Path:
-    files = DatabaseFiles(path)
-    PredictionDatabase(files, busy_timeout_seconds=1.0).close()
-    files.close()
+    database = SqliteDatabase(path, busy_timeout_seconds=1.0)
+    database.open()
+    database.close()
     return path

@@ -37,9 +37,8 @@ from bentos.inference.delivery.sender import Reply, Sender
 from bentos.inference.delivery.writer import Limits, OutboxWriter
 from bentos.inference.state import InferenceState
 from bentos.logging.request import BatchParser
-from bentos.logging.store.batches import Conflict
-from bentos.logging.store.database import PredictionDatabase
-from bentos.logging.store.files import DatabaseFiles
+from bentos.logging.store.database import Conflict
+from bentos.logging.store.sqlite import SqliteDatabase
 
 TODAY = 1_760_000_000.0
 # For so long faults happen, and for so long after them everything has to be delivered.
@@ -281,14 +280,13 @@ class LoggingHost:
         self.path = directory / "predictions-0.db"
         shutil.copyfile(template, self.path)
         self._parser = BatchParser(max_predictions=10_000)
-        self._files: DatabaseFiles | None = None
-        self._database: PredictionDatabase | None = None
+        self._database: SqliteDatabase | None = None
         self.manner: Manner = ""
 
     def start(self) -> None:
         """Open the database that is there."""
-        self._files = DatabaseFiles(self.path)
-        self._database = PredictionDatabase(self._files, busy_timeout_seconds=1.0)
+        self._database = SqliteDatabase(self.path, busy_timeout_seconds=1.0)
+        self._database.open()
 
     def receive(self, body: bytes) -> Reply:
         """Return the answer to a request; status 0 where the process is gone, or goes now."""
@@ -346,9 +344,8 @@ class LoggingHost:
 
     def close(self) -> None:
         """Forget the process that runs."""
-        if self._database is not None and self._files is not None:
+        if self._database is not None:
             self._database.close()
-            self._files.close()
             self._database = None
 
     def stored(self) -> list[tuple[str, str]]:

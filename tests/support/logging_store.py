@@ -18,14 +18,14 @@ from msgspec.structs import replace
 
 from bentos.logging.state import LoggingState
 from bentos.logging.store import (
-    Backend,
     PageQuery,
-    SqliteBackend,
     StatsQuery,
     Store,
     Stored,
     StoredPrediction,
 )
+from bentos.logging.store.database import Database
+from bentos.logging.store.sqlite import SqliteDatabase
 from tests.support.postgres import locked_tables, query
 from tests.support.servers import wait_until
 
@@ -69,12 +69,9 @@ class RunningStore:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        bounds: dict[str, Any] = {
-            "busy_timeout_seconds": options.pop("busy_timeout_seconds", 0.2),
-            "query_timeout_seconds": options.pop("query_timeout_seconds", 2.0),
-        }
-        settings = {"queue_rows": 1_000, "check_seconds": 0.05}
-        self.store = Store(_backend(where, bounds), self.state, **(settings | options))
+        database = make_database(where, options.pop("busy_timeout_seconds", 0.2))
+        settings = {"queue_rows": 1_000, "check_seconds": 0.05, "query_timeout_seconds": 2.0}
+        self.store = Store(database, self.state, **(settings | options))
         self._call(self._start())
         self._stopped = False
 
@@ -169,12 +166,24 @@ class RunningStore:
                 yield
 
 
-def _backend(where: Path | str, bounds: dict[str, Any]) -> Backend:
+def make_database(where: Path | str, busy_timeout_seconds: float = 5.0) -> Database:
+    """Return a database that is to be opened."""
     if isinstance(where, str):
-        from bentos.logging.store.postgres import PostgresBackend
+        from bentos.logging.store.postgres import PostgresDatabase
 
-        return PostgresBackend(where, **bounds)
-    return SqliteBackend(where, **bounds)
+        return PostgresDatabase(where, busy_timeout_seconds=busy_timeout_seconds)
+    return SqliteDatabase(where, busy_timeout_seconds=busy_timeout_seconds)
+
+
+@contextmanager
+def opened(where: Path | str) -> Iterator[Database]:
+    """Open a database without a store for the block; close it in order."""
+    database = make_database(where)
+    database.open()
+    try:
+        yield database
+    finally:
+        database.close()
 
 
 def stored_ids(path: Path) -> set[str]:

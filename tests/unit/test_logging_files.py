@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from bentos.logging.store.database import PredictionDatabase
 from bentos.logging.store.errors import StoreError, classify
 from bentos.logging.store.files import DatabaseFiles
+from tests.support.logging_store import opened
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> DatabaseFiles:
-    opened = DatabaseFiles(tmp_path / "data" / "predictions.db")
-    for path in (opened.path, opened.log_path):
+    watched = DatabaseFiles(tmp_path / "data" / "predictions.db")
+    for path in (watched.path, watched.log_path):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"")
-    return opened
+    return watched
 
 
 def reason(files: DatabaseFiles) -> str:
@@ -66,8 +66,7 @@ def test_a_database_that_a_power_cut_left_half_made_is_made_anew(tmp_path: Path)
     # in sectors of 512 (https://www.sqlite.org/fileformat2.html#the_rollback_journal).
     header = bytes.fromhex("d9d505f920a163d7") + struct.pack(">5I", 0, 1, 0, 512, 4_096)
     (tmp_path / "predictions.db-journal").write_bytes(header.ljust(512, b"\0"))
-    files = DatabaseFiles(path)
-    PredictionDatabase(files, busy_timeout_seconds=1.0).close()
-    files.close()
+    with opened(path):
+        pass
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT count(*) FROM predictions").fetchone() == (0,)

@@ -7,9 +7,7 @@ from pathlib import Path
 from msgspec import Raw
 
 from bentos.logging.store import Retention, StatsQuery
-from bentos.logging.store.database import PredictionDatabase
-from bentos.logging.store.files import DatabaseFiles
-from tests.support.logging_store import RunningStore, row
+from tests.support.logging_store import RunningStore, opened, row
 
 DAY = 86_400.0
 SCORES = Raw(b"[" + b"0.1234567," * 300 + b"0.5]")
@@ -95,33 +93,25 @@ def test_an_older_database_uses_freed_pages_again_though_its_file_keeps_its_size
     connection.execute("PRAGMA auto_vacuum = NONE")
     connection.execute("VACUUM")
     connection.close()
-    database = PredictionDatabase(DatabaseFiles(path), busy_timeout_seconds=1)
-    rows = [row(received_at=1.0, confidence_scores=SCORES) for _ in range(3_000)]
-    database.write([rows])
-    while database.prune(Retention(days=1), now=time.time()):
-        pass
-    assert database.give_space_back() is False
-    database.close()
+    with opened(path) as database:
+        database.write([[row(received_at=1.0, confidence_scores=SCORES) for _ in range(3_000)]])
+        assert sum(database.retain(Retention(days=1))) == 3_000
     size = path.stat().st_size
     assert count(path) == 0
     assert used_bytes(path) < size / 2
-    database = PredictionDatabase(DatabaseFiles(path), busy_timeout_seconds=1)
-    database.write([[row(confidence_scores=SCORES) for _ in range(2_000)]])
-    database.close()
+    with opened(path) as database:
+        database.write([[row(confidence_scores=SCORES) for _ in range(2_000)]])
 
     assert path.stat().st_size == size
 
 
 def test_a_new_database_gives_free_pages_back_in_steps(tmp_path: Path) -> None:
     path = tmp_path / "predictions.db"
-    database = PredictionDatabase(DatabaseFiles(path), busy_timeout_seconds=1)
-    database.write([[row(received_at=1.0, confidence_scores=SCORES) for _ in range(6_000)]])
-    while database.prune(Retention(days=1), now=time.time()):
-        pass
-    steps = 0
-    while database.give_space_back():
-        steps += 1
-    database.close()
+    with opened(path) as database:
+        database.write([[row(received_at=1.0, confidence_scores=SCORES) for _ in range(6_000)]])
+        steps = list(database.retain(Retention(days=1)))
 
-    assert steps > 2
+    # The last that deleted, the checkpoint after it, and two more for each that gave space back.
+    last = max(number for number, deleted in enumerate(steps) if deleted)
+    assert len(steps) - last > 2 + 2 * 2
     assert path.stat().st_size < 5 << 20

@@ -8,13 +8,12 @@ import sqlite_utils
 from msgspec import Raw
 from msgspec.structs import replace
 
-from bentos.logging.store.batches import Conflict, Stored
-from bentos.logging.store.database import PredictionDatabase
+from bentos.logging.store.database import Conflict, Stored
 from bentos.logging.store.errors import StoreError
-from bentos.logging.store.files import DatabaseFiles
 from bentos.logging.store.queries import PageQuery, StatsQuery, read_page, read_stats
 from bentos.logging.store.schema import VERSION, configure, migrate, migrations
-from tests.support.logging_store import row
+from bentos.logging.store.sqlite import SqliteSession
+from tests.support.logging_store import opened, row
 
 VERSION_1 = Path(__file__).parents[1] / "fixtures" / "predictions_v1.sql"
 
@@ -56,10 +55,9 @@ def schema_of(connection: sqlite3.Connection) -> set[tuple[str, str]]:
 
 
 def test_an_old_database_keeps_its_predictions_and_gets_their_totals(old_database: Path) -> None:
-    database = PredictionDatabase(DatabaseFiles(old_database), busy_timeout_seconds=1)
     new = row("new", edge_device_id="edge-2", inference_time_ms=9.0, timestamp=1760000000.0)
-    (outcome,) = database.write([[A1, new]])
-    database.close()
+    with opened(old_database) as database:
+        (outcome,) = database.write([[A1, new]])
     connection = connect(old_database)
     devices = connection.execute(
         "SELECT edge_device_id, predictions, defects, inference_time_ms, first_timestamp"
@@ -84,32 +82,32 @@ def test_in_an_old_database_ids_become_unique_for_a_device(old_database: Path) -
     Another device's prediction may have a known id; the same device's, with other content, is a
     conflict.
     """
-    database = PredictionDatabase(DatabaseFiles(old_database), busy_timeout_seconds=1)
     of_another = replace(A1, edge_device_id="edge-9")
     changed = replace(A1, defect_detected=False)
-    outcomes = database.write([[of_another], [changed]])
-    database.close()
+    with opened(old_database) as database:
+        outcomes = database.write([[of_another], [changed]])
 
     assert outcomes == [Stored(predictions=1, duplicates=0, defects=1), Conflict(0)]
 
 
 def test_an_old_database_answers_the_queries_of_today(old_database: Path) -> None:
-    PredictionDatabase(DatabaseFiles(old_database), busy_timeout_seconds=1).close()
+    with opened(old_database):
+        pass
     connection = connect(old_database)
+    session = SqliteSession(connection)
 
-    assert b'"total_predictions":5' in read_stats(connection, StatsQuery())
-    assert b'"count":2' in read_page(connection, PageQuery(edge_device_id="edge-2"))
+    assert b'"total_predictions":5' in read_stats(session, StatsQuery())
+    assert b'"count":2' in read_page(session, PageQuery(edge_device_id="edge-2"))
     connection.close()
 
 
 def test_an_old_database_ends_with_the_schema_of_a_new_one(
     old_database: Path, tmp_path: Path
 ) -> None:
-    PredictionDatabase(DatabaseFiles(old_database), busy_timeout_seconds=1).close()
-    new = tmp_path / "new.db"
-    PredictionDatabase(DatabaseFiles(new), busy_timeout_seconds=1).close()
     schemas = []
-    for path in (old_database, new):
+    for path in (old_database, tmp_path / "new.db"):
+        with opened(path):
+            pass
         connection = connect(path)
         schemas.append(schema_of(connection))
         assert connection.execute("PRAGMA user_version").fetchone()[0] == VERSION
@@ -179,7 +177,7 @@ def test_every_page_is_read_along_an_index_without_sorting(
     )
     statements: list[str] = []
     connection.set_trace_callback(statements.append)
-    read_page(connection, query)
+    read_page(SqliteSession(connection), query)
     connection.set_trace_callback(None)
     plan = " ".join(
         str(line[3]) for line in connection.execute(f"EXPLAIN QUERY PLAN {statements[-1]}")

@@ -146,8 +146,8 @@ def test_without_a_database_url_psycopg_is_not_imported() -> None:
     program = (
         "import sys, bentos.logging.app\n"
         "from bentos.logging.settings import LoggingSettings\n"
-        "from bentos.logging.store import make_backend\n"
-        "make_backend(LoggingSettings())\n"
+        "from bentos.logging.store import make_database\n"
+        "make_database(LoggingSettings())\n"
         "assert not any(name.startswith('psycopg') for name in sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from bentos.logging.store import StoredPrediction, __main__, export
 from bentos.logging.store.export import ExportError, export_parquet
 from bentos.logging.store.postgres import PostgresDatabase
-from bentos.logging.store.source import SqliteSource
+from bentos.logging.store.source import sqlite_source
 from bentos.logging.store.transfer import Progress, transfer, verify
 from tests.support.logging_store import RunningStore, row
 from tests.support.postgres import PASSWORD, PostgresServer, postgres_server, query
@@ -60,6 +60,7 @@ def fill(store: RunningStore, count: int) -> None:
 def connected(url: str) -> Iterator[PostgresDatabase]:
     """Open the target of a transfer for the block."""
     database = PostgresDatabase(url, busy_timeout_seconds=5)
+    database.open()
     try:
         yield database
     finally:
@@ -224,7 +225,7 @@ def test_an_export_since_a_day_leaves_earlier_ones_out_and_replaces_files(
 ) -> None:
     fill(file, 30)
     folder = tmp_path / "out"
-    with contextlib.closing(SqliteSource(file.path)) as source:
+    with sqlite_source(file.path) as source:
         for _ in range(2):
             exported: list[export.Exported] = []
             since = datetime(2026, 11, 4, tzinfo=UTC).timestamp()
@@ -240,7 +241,7 @@ def test_an_export_that_fails_leaves_no_part_of_a_file(
 ) -> None:
     fill(file, 3)
     monkeypatch.setattr(export, "_columns", None)
-    with contextlib.closing(SqliteSource(file.path)) as source, pytest.raises(TypeError):
+    with sqlite_source(file.path) as source, pytest.raises(TypeError):
         export_parquet(source, tmp_path / "out", report=lambda _: None)
 
     assert list((tmp_path / "out").iterdir()) == []
@@ -258,7 +259,7 @@ def test_without_pyarrow_an_export_says_what_to_install(
 
     monkeypatch.setattr(builtins, "__import__", without_pyarrow)
     with (
-        contextlib.closing(SqliteSource(file.path)) as source,
+        sqlite_source(file.path) as source,
         pytest.raises(ExportError, match="pip install pyarrow"),
     ):
         export_parquet(source, tmp_path / "out", report=lambda _: None)
@@ -272,7 +273,7 @@ def test_a_file_of_an_older_version_is_read_without_the_fields_it_lacks(
     connection = sqlite3.connect(file.path)
     connection.execute("ALTER TABLE predictions DROP COLUMN traceparent")
     connection.close()
-    with contextlib.closing(SqliteSource(file.path)) as source:
+    with sqlite_source(file.path) as source:
         _, (read,) = source.after(0)
 
     assert (read.prediction_id, read.traceparent) == ("a", None)

@@ -15,7 +15,7 @@ from bentos.edge.http import ServiceError
 from bentos.logging.store import PageQuery, Retention, StatsQuery, StoreError
 from bentos.logging.store.postgres import PostgresDatabase
 from bentos.logging.store.postgres_connection import classify
-from tests.support.logging_store import RunningStore, row
+from tests.support.logging_store import RunningStore, opened, row
 from tests.support.postgres import (
     PASSWORD,
     PostgresServer,
@@ -210,11 +210,10 @@ def test_a_database_of_a_newer_version_is_left_alone(url: str, tmp_path: Path) -
 
 
 def test_a_field_that_the_table_lacks_is_added_to_it(url: str) -> None:
-    PostgresDatabase(url, busy_timeout_seconds=1).close()
-    query(url, "ALTER TABLE predictions DROP COLUMN processing_notes")
-    database = PostgresDatabase(url, busy_timeout_seconds=1)
-    database.write([[row(processing_notes="dim")]])
-    database.close()
+    with opened(url):
+        query(url, "ALTER TABLE predictions DROP COLUMN processing_notes")
+    with opened(url) as database:
+        database.write([[row(processing_notes="dim")]])
 
     assert query(url, "SELECT processing_notes FROM predictions") == [("dim",)]
 
@@ -222,7 +221,7 @@ def test_a_field_that_the_table_lacks_is_added_to_it(url: str) -> None:
 def test_an_encoding_that_cannot_hold_every_text_is_refused(server: PostgresServer) -> None:
     query(server.url(), "CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0")
     with pytest.raises(StoreError, match=r"LATIN1.*ENCODING 'UTF8'"):
-        PostgresDatabase(server.url("latin"), busy_timeout_seconds=1)
+        PostgresDatabase(server.url("latin"), busy_timeout_seconds=1).open()
 
 
 def test_a_commit_is_on_disk_though_the_database_is_set_to_answer_first(
@@ -231,6 +230,7 @@ def test_a_commit_is_on_disk_though_the_database_is_set_to_answer_first(
     name = url.rpartition("/")[2]
     query(url, f"ALTER DATABASE {name} SET synchronous_commit = off")
     database = PostgresDatabase(url, busy_timeout_seconds=1)
+    database.open()
     setting = database._connection.execute("SHOW synchronous_commit").fetchone()
     database.close()
 
@@ -246,7 +246,7 @@ def test_a_missing_database_or_a_wrong_password_is_no_end_and_names_no_secret(
         query(server.url(), f"CREATE DATABASE {name}")
         store.wait_until_accessible()
     with pytest.raises(StoreError) as failure:
-        PostgresDatabase(server.url().replace("ecret@", "ecret2@"), busy_timeout_seconds=1)
+        PostgresDatabase(server.url().replace("ecret@", "ecret2@"), busy_timeout_seconds=1).open()
     assert PASSWORD not in str(failure.value)
     assert "password authentication failed" in failure.value.message
 

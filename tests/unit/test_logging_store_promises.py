@@ -392,6 +392,15 @@ def test_pages_are_bounded_in_bytes(tmp_path: Path, where: Where) -> None:
     assert all(len(json.dumps(page, separators=(",", ":"))) < PAGE_BYTES + 200 for page in found)
 
 
+@pytest.mark.case(10)
+def test_a_prediction_larger_than_a_page_has_one_of_its_own(store: RunningStore) -> None:
+    """Predictions of two megabytes each: one a page."""
+    scores = Raw(b"[" + b"0.1234567890123456789012345678," * 65_535 + b"0.5]")
+    store.put(*[row(confidence_scores=scores) for _ in range(3)])
+
+    assert [page["count"] for page in pages(store)] == [1, 1, 1]
+
+
 def test_what_was_sent_comes_back_as_it_was(store: RunningStore) -> None:
     sent = row(
         "Gr\u00fc\u00dfe \U0001f600 \\N \t \n '\";--",

@@ -7,22 +7,22 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import astuple
 
-from bentos.logging.store.database import PredictionDatabase
-from bentos.logging.store.files import DatabaseFiles
 from bentos.logging.store.queries import PageQuery, read_page
 from bentos.logging.store.schema import INSERT
+from bentos.logging.store.sqlite import SqliteSession
 from bentos.messages import Batch, Prediction
-from tests.support.logging_store import row
+from tests.support.logging_store import opened, row
 from tests.support.predictions import batch, prediction
 
 
 def test_every_field_of_a_prediction_is_a_column_and_stands_in_a_page(tmp_path: Path) -> None:
     path = tmp_path / "predictions.db"
-    PredictionDatabase(DatabaseFiles(path), busy_timeout_seconds=1).close()
+    with opened(path):
+        pass
     connection = sqlite3.connect(path)
     connection.execute(INSERT, astuple(row()))
     columns = {name for (_, name, *_) in connection.execute("PRAGMA table_info(predictions)")}
-    (shown,) = json.loads(read_page(connection, PageQuery()))["predictions"]
+    (shown,) = json.loads(read_page(SqliteSession(connection), PageQuery()))["predictions"]
     connection.close()
 
     fields = set(Prediction.__struct_fields__)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from bentos.logging.store.errors import StoreError
 from bentos.logging.store.export import Exported, ExportError, export_parquet
-from bentos.logging.store.source import Source, SqliteSource
+from bentos.logging.store.source import sqlite_source
 from bentos.process.secrets import redact
 
 _BUSY_TIMEOUT_SECONDS = 30.0
@@ -55,9 +55,9 @@ def _migrate(options: argparse.Namespace) -> int:
             _say(f"{progress.handled} of {progress.total} ({share:.1f}%), {rate:.0f}/s")
 
     path = _sqlite(options.source)
-    with contextlib.closing(
-        PostgresDatabase(options.target, busy_timeout_seconds=_BUSY_TIMEOUT_SECONDS)
-    ) as target:
+    target = PostgresDatabase(options.target, busy_timeout_seconds=_BUSY_TIMEOUT_SECONDS)
+    with contextlib.closing(target):
+        target.open()
         done = transfer(path, target, report=report)
         _say(f"{done.handled} predictions handled, {done.there_before} were there before")
         if done.conflicts:
@@ -76,14 +76,13 @@ def _export(options: argparse.Namespace) -> int:
     def report(file: Exported) -> None:
         _say(f"{file.path}: {file.predictions} predictions")
 
-    source: Source
     if options.source.startswith("postgres"):
-        from bentos.logging.store.postgres_reader import PostgresSource
+        from bentos.logging.store.postgres_connection import postgres_source
 
-        source = PostgresSource(options.source)
+        opened = postgres_source(options.source)
     else:
-        source = SqliteSource(_sqlite(options.source))
-    with contextlib.closing(source):
+        opened = sqlite_source(_sqlite(options.source))
+    with opened as source:
         total = export_parquet(
             source, options.parquet, since=options.since, until=options.until, report=report
         )

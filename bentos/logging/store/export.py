@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import Raw
 
 from bentos.logging.store.schema import COLUMNS, StoredPrediction
-from bentos.logging.store.source import Source, days
+from bentos.logging.store.source import Source
 
 
 class ExportError(Exception):
@@ -55,7 +55,7 @@ def export_parquet(
     )
     folder.mkdir(parents=True, exist_ok=True)
     total = 0
-    for day, start, end in days(source, since, until or time.time() + 86_400):
+    for day, start, end in source.days(since, until or time.time() + 86_400):
         path = folder / f"{day:%Y-%m-%d}.parquet"
         unfinished = path.with_suffix(f".{os.getpid()}.part")
         count = 0

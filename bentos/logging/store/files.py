@@ -12,7 +12,6 @@ import os
 import sqlite3
 import struct
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from bentos.logging.store.errors import StoreError, classify
@@ -32,25 +31,6 @@ _NO_LOCKS = (errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _logger = get_logger("store")
 
 
-@dataclass(frozen=True)
-class _Inodes:
-    """The inode numbers of the database, its log and its shared memory; None for no file."""
-
-    database: int | None
-    log: int | None
-    shared_memory: int | None
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Bytes of the database and its log, and of the disk that they are on; 0 where unknown."""
-
-    database: int = 0
-    log: int = 0
-    disk_free: int = 0
-    disk_size: int = 0
-
-
 class DatabaseFiles:
     """Watches the files of the database at `path` for one writer.
 
@@ -66,7 +46,8 @@ class DatabaseFiles:
         self.shared_memory_path = path.with_name(f"{path.name}-shm")
         self.rollback_path = path.with_name(f"{path.name}-journal")
         self._descriptor: int | None = None
-        self._known: _Inodes | None = None
+        # The inode numbers of the open files, None for one that there was not.
+        self._known: dict[Path, int | None] = {}
         self._side_descriptors: dict[Path, int] = {}
         self._lost = False
         # Of a database that may be damaged: the state in which it was found so, and whether a
@@ -151,16 +132,12 @@ class DatabaseFiles:
 
         It costs three stat calls and one read, so it runs before and after every transaction.
         """
-        known, descriptor = self._known, self._descriptor
-        if known is None or descriptor is None or _inode(self.path) != known.database:
-            raise StoreError("missing", f"{self.path}: was deleted or replaced while open")
-        for path, inode in (
-            (self.log_path, known.log),
-            (self.shared_memory_path, known.shared_memory),
-        ):
+        for path, inode in self._known.items():
             if _inode(path) != inode:
                 raise StoreError("missing", f"{path}: was deleted or replaced while open")
-        if os.pread(descriptor, len(_MAGIC), 0) != _MAGIC:
+        if self._descriptor is None or not self._known:
+            raise StoreError("missing", f"{self.path}: is not open")
+        if os.pread(self._descriptor, len(_MAGIC), 0) != _MAGIC:
             raise StoreError("corrupt", f"{self.path}: its first bytes are not a database's")
 
     def require_writable(self) -> None:
@@ -181,25 +158,12 @@ class DatabaseFiles:
         if disk.f_bavail * disk.f_frsize < _FREE_BYTES:
             raise StoreError("full", f"{self.path.parent}: less than {_FREE_BYTES} bytes free")
 
-    def sizes(self) -> Sizes:
-        """Return the sizes of the files, 0 for one that is not there, and of the disk.
-
-        Raises OSError where the directory is not there.
-        """
-        disk = os.statvfs(self.path.parent)
-        return Sizes(
-            database=_size(self.path),
-            log=_size(self.log_path),
-            disk_free=disk.f_bavail * disk.f_frsize,
-            disk_size=disk.f_blocks * disk.f_frsize,
-        )
-
     def _remember(self, descriptor: int) -> None:
-        self._known = _Inodes(
-            database=os.fstat(descriptor).st_ino,
-            log=self._hold_open(self.log_path),
-            shared_memory=self._hold_open(self.shared_memory_path),
-        )
+        self._known = {
+            self.path: os.fstat(descriptor).st_ino,
+            self.log_path: self._hold_open(self.log_path),
+            self.shared_memory_path: self._hold_open(self.shared_memory_path),
+        }
 
     def _hold_open(self, path: Path) -> int | None:
         """Return a side file's inode, with a descriptor that keeps the number from being reused."""
@@ -217,7 +181,7 @@ class DatabaseFiles:
     def _forget(self) -> None:
         for descriptor in self._side_descriptors.values():
             os.close(descriptor)
-        self._side_descriptors, self._known = {}, None
+        self._side_descriptors, self._known = {}, {}
 
     def _require_sound(self, descriptor: int) -> None:
         """Raise StoreError for a corrupt file until it was changed.
@@ -241,7 +205,7 @@ class DatabaseFiles:
         fault = self._find_fault(descriptor)
         if fault:
             self._suspected_version, self._confirmed = version, True
-            if self._known is None:
+            if not self._known:
                 self._remember(descriptor)
             raise StoreError("corrupt", f"{self.path}: {fault}; put a good database there")
         self._clear_suspicion()
@@ -292,10 +256,7 @@ class DatabaseFiles:
 
     def _rename_log(self) -> None:
         """Rename the lost database's log, and delete its shared memory, where they still stand."""
-        known = self._known
-        if known is None:
-            return
-        if known.log is not None and _inode(self.log_path) == known.log:
+        if self._still_stands(self.log_path):
             aside = self.log_path.with_name(f"{self.log_path.name}.lost-{time.time_ns()}")
             self.log_path.rename(aside)
             event(
@@ -304,10 +265,12 @@ class DatabaseFiles:
                 "the write-ahead log of the lost database was renamed",
                 {"path": str(aside)},
             )
-        if known.shared_memory is not None and (
-            _inode(self.shared_memory_path) == known.shared_memory
-        ):
+        if self._still_stands(self.shared_memory_path):
             self.shared_memory_path.unlink()
+
+    def _still_stands(self, path: Path) -> bool:
+        known = self._known.get(path)
+        return known is not None and _inode(path) == known
 
 
 def read_only_uri(path: Path) -> str:
@@ -341,13 +304,6 @@ def _inode(path: Path) -> int | None:
         return os.stat(path).st_ino  # noqa: PTH116 - Path.stat takes twice as long, on the hot path
     except (FileNotFoundError, NotADirectoryError):
         return None
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
 
 
 def _version(descriptor: int) -> tuple[int, ...]:

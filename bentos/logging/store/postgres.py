@@ -9,38 +9,39 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias
 
 import psycopg
 from msgspec.structs import astuple
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
 
-from bentos.logging.store.batches import (
+from bentos.logging.store.database import (
     Changes,
     Groups,
     Key,
     Outcome,
     Retention,
+    Sizes,
     Totals,
-    TotalsByKey,
+    adding_statement,
+    asked_keys,
     sort_batches,
     totals_by_table,
 )
 from bentos.logging.store.errors import StoreError
-from bentos.logging.store.files import Sizes
 from bentos.logging.store.postgres_connection import (
+    PostgresReader,
     classify,
     connect,
     describe,
     is_of_a_row,
     milliseconds,
+    password,
+    to_psycopg,
 )
-from bentos.logging.store.postgres_reader import PostgresReader
 from bentos.logging.store.postgres_schema import (
     LOCKS,
     PRUNE_LOCK,
-    TOTAL_COLUMNS,
     add_partition,
     column_type,
     migrate,
@@ -48,13 +49,9 @@ from bentos.logging.store.postgres_schema import (
     partition_name,
     partitions,
 )
-from bentos.logging.store.schema import COLUMNS, TOTALS, StoredPrediction, from_row
+from bentos.logging.store.schema import COLUMNS, NAMES, TOTALS, StoredPrediction, from_row
 
-ResultT = TypeVar("ResultT")
-_Rows: TypeAlias = list[tuple[Any, ...]]
-
-_NAMES = ", ".join(one.name for one in COLUMNS)
-_COPY = f"COPY staging (position, {_NAMES}) FROM STDIN (FORMAT BINARY)".encode()
+_COPY = f"COPY staging (position, {NAMES}) FROM STDIN (FORMAT BINARY)".encode()
 _COPY_TYPES = ["int4", *[column_type(one).partition(" COLLATE")[0] for one in COLUMNS]]
 # Ids first, in the order of the index: replicas that store the same ones wait for each other
 # instead of ending in a deadlock. Only where all of them are new are the rows stored.
@@ -64,7 +61,7 @@ _INSERT_IDS = (
     " WHERE prediction_id IS NOT NULL ORDER BY edge_device_id, prediction_id"
     " ON CONFLICT DO NOTHING"
 )
-_INSERT_ROWS = f"INSERT INTO predictions (id, {_NAMES}) SELECT id, {_NAMES} FROM staging"  # noqa: S608
+_INSERT_ROWS = f"INSERT INTO predictions (id, {NAMES}) SELECT id, {NAMES} FROM staging"  # noqa: S608
 _INSERT = (
     f"WITH ids AS ({_INSERT_IDS} RETURNING id)"  # noqa: S608 - own names
     f" {_INSERT_ROWS} WHERE (SELECT count(*) FROM ids) = %s"
@@ -83,7 +80,7 @@ _NOT_OWNED = (
     b" AND ids.prediction_id = staging.prediction_id AND ids.id = staging.id"
     b" WHERE staging.prediction_id IS NOT NULL AND ids.id IS NULL"
 )
-_NAMELESS = f"SELECT {_NAMES} FROM predictions WHERE prediction_id IS NULL".encode()  # noqa: S608
+_NAMELESS = f"SELECT {NAMES} FROM predictions WHERE prediction_id IS NULL".encode()  # noqa: S608
 _TRANSFERRED = (
     b"INSERT INTO transfers (source, last_id) VALUES (%s, %s)"
     b" ON CONFLICT (source) DO UPDATE SET last_id = excluded.last_id"
@@ -137,34 +134,46 @@ class _OverlapError(Exception):
 
 
 class PostgresDatabase:
-    """A connection that writes.
+    """The PostgreSQL database at a URL, or another form that libpq takes.
 
-    All methods but the constructor raise StoreError, after which nothing of the transaction is
-    acknowledged. Where the connection broke during a commit it may yet be stored: a sender that
+    Where the connection breaks during a commit, what it brought may yet be stored: a sender that
     sends its batch again then gets duplicates.
     """
 
+    _connection: psycopg.Connection
+
     def __init__(self, url: str, *, busy_timeout_seconds: float) -> None:
-        """Connect, and bring the schema up to date where that is needed."""
-        self._secret = conninfo_to_dict(url).get("password")
+        self._url = url
+        self._busy_timeout_seconds = busy_timeout_seconds
+        self._secret = password(url)
+        self._is_open = False
         self._proved_at = 0.0
         self._size = 0
-        self._expired = float("-inf")
         self._deleted = False
         self._months: set[datetime] = set()
+
+    @property
+    def name(self) -> str:
+        """Its host, port and name."""
+        return describe(self._url)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the writing connection is open."""
+        return self._is_open
+
+    def open(self) -> None:
+        """Connect, the schema brought up to date where that is needed; raises StoreError."""
+        self._months.clear()
         with self._failures():
-            self._connection = connect(url)
+            self._connection = connect(self._url, target_session_attrs="read-write")
         try:
             with self._failures():
-                self._set_up(busy_timeout_seconds)
+                self._set_up()
         except BaseException:
             self._connection.close()
             raise
-
-    @property
-    def size(self) -> int:
-        """Bytes of the database when it was last written to for a check."""
-        return self._size
+        self._is_open = True
 
     def write(
         self,
@@ -172,12 +181,11 @@ class PostgresDatabase:
         *,
         transferred: tuple[str, int] | None = None,
     ) -> list[Outcome]:
-        """Store batches in one transaction and return what became of each, in their order.
+        """Store batches in one transaction; see `Database.write`.
 
-        A prediction whose device has stored the same before, or in this very call, is a
-        duplicate. Returns only after the commit is on the server's disk, and on that of its
-        synchronous standby where it has one. `transferred` is a source, and how far these batches
-        bring its transfer.
+        Returns only after the commit is on the server's disk, and on that of its synchronous
+        standby where it has one. `transferred` is a source, and how far these batches bring its
+        transfer.
         """
         known: dict[Key, StoredPrediction] = {}
         with self._failures():
@@ -231,22 +239,48 @@ class PostgresDatabase:
             for row in cursor:
                 yield StoredPrediction(*from_row(row))
 
-    def prune(self, retention: Retention, *, now: float) -> int:
-        """Delete what need not be kept, oldest arrivals first, in one short transaction.
-
-        Returns how many rows it deleted, 0 where there is nothing to delete, or where another
-        replica is at it.
-        """
+    def retain(self, retention: Retention) -> Iterator[int]:
+        """Delete what need not be kept, and drop emptied partitions; see `Database.retain`."""
         if retention.days is None:
-            return 0
-        self._expired = now - retention.days * 86_400
+            return
+        expired = time.time() - retention.days * 86_400
+        while deleted := self._prune(expired):
+            yield deleted
+        while self._drop_emptied(expired):
+            yield 0
+
+    def abandon(self, _failure: StoreError) -> None:
+        """Close the connection."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._is_open:
+            self._connection.close()
+        self._is_open = False
+
+    def reader(
+        self, *, timeout_seconds: float, on_failure: Callable[[StoreError], None]
+    ) -> PostgresReader:
+        """Return what answers questions."""
+        return PostgresReader(self._url, timeout_seconds=timeout_seconds, on_failure=on_failure)
+
+    def sizes(self) -> Sizes:
+        """Return the size of the database as the last check found it; disks are the server's."""
+        return Sizes(database=self._size)
+
+    def _prune(self, expired: float) -> int:
+        """Delete the oldest of what has expired in one short transaction; return how many rows.
+
+        It is 0 where there is nothing to delete, or where another replica is at it.
+        """
         groups: Groups = {}
         deleted = 0
         with self._failures(), self._connection.transaction():
             if not self._locked_alone():
                 return 0
             for device, model, version, count, defects, milliseconds in self._connection.execute(
-                _DELETE, (self._expired, _PRUNE_ROWS)
+                _DELETE, (expired, _PRUNE_ROWS)
             ):
                 groups[device, model, version] = Totals(-count, -defects, -milliseconds)
                 deleted += count
@@ -254,27 +288,26 @@ class PostgresDatabase:
         self._deleted = self._deleted or deleted > 0
         return deleted
 
-    def give_space_back(self) -> bool:
+    def _drop_emptied(self, expired: float) -> bool:
         """Drop a partition that retention has emptied; return whether it did."""
         try:
             with self._failures(), self._connection.transaction():
                 # Whoever writes waits behind what waits for a lock here.
                 self._connection.execute(b"SET LOCAL lock_timeout = '200ms'")
-                return self._drop_oldest()
+                return self._drop_oldest(expired)
         except StoreError as failure:
             if failure.reason == "busy":
                 return False  # the next round tries again
             raise
 
-    def _drop_oldest(self) -> bool:
+    def _drop_oldest(self, expired: float) -> bool:
         if not self._locked_alone():
             return False
         if self._deleted:
             self._forget_emptied()
             self._deleted = False
         oldest = next(iter(partitions(self._connection)), None)
-        end = partition_name(month_of(self._expired)) if self._expired > 0 else ""
-        if oldest is None or oldest >= end:
+        if oldest is None or expired <= 0 or oldest >= partition_name(month_of(expired)):
             return False
         table = sql.Identifier(oldest)
         self._connection.execute(sql.SQL("LOCK TABLE {} IN EXCLUSIVE MODE").format(table))
@@ -284,18 +317,7 @@ class PostgresDatabase:
         self._months.clear()
         return True
 
-    def checkpoint(self) -> None:
-        """Do nothing: the server does it."""
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
-
-    def abandon(self, _failure: StoreError) -> None:
-        """Close the connection."""
-        self._connection.close()
-
-    def _set_up(self, busy_timeout_seconds: float) -> None:
+    def _set_up(self) -> None:
         execute = self._connection.execute
         # What another replica has committed is seen by the next statement; `write` relies on it.
         self._connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
@@ -304,7 +326,8 @@ class PostgresDatabase:
         # commit would look as if it were on the standby's disk too.
         execute(b"SET idle_in_transaction_session_timeout = '10s'")
         execute(
-            b"SELECT set_config('lock_timeout', %s, false)", (milliseconds(busy_timeout_seconds),)
+            b"SELECT set_config('lock_timeout', %s, false)",
+            (milliseconds(self._busy_timeout_seconds),),
         )
         # What is acknowledged is on disk, whatever the database's or the role's setting is.
         execute(
@@ -374,9 +397,7 @@ class PostgresDatabase:
 
     def find(self, rows: Sequence[StoredPrediction]) -> dict[Key, StoredPrediction]:
         """Return what is stored under the ids of predictions."""
-        asked = [
-            (row.edge_device_id, row.prediction_id) for row in rows if row.prediction_id is not None
-        ]
+        asked = asked_keys(rows)
         keys = ([device for device, _ in asked], [prediction for _, prediction in asked])
         self._connection.execute(_FREE, keys)
         found = (StoredPrediction(*from_row(row)) for row in self._connection.execute(_FIND, keys))
@@ -385,32 +406,11 @@ class PostgresDatabase:
     def _add_to_totals(self, groups: Groups) -> None:
         with self._connection.pipeline():
             for table, keys, changes in totals_by_table(groups):
-                self._update_totals(table, keys, changes)
-
-    def _update_totals(self, table: str, keys: Sequence[str], changes: TotalsByKey) -> None:
-        columns = (*keys, "shard", *TOTAL_COLUMNS)
-        sums = ", ".join(f"{one} = old.{one} + excluded.{one}" for one in TOTAL_COLUMNS[:3])
-        statement = (
-            f"INSERT INTO {table} AS old ({', '.join(columns)})"  # noqa: S608 - own names
-            f" VALUES ({', '.join(['%s'] * len(columns))})"
-            f" ON CONFLICT ({', '.join(keys)}, shard) DO UPDATE SET {sums},"
-            " first_timestamp = least(old.first_timestamp, excluded.first_timestamp),"
-            " last_timestamp = greatest(old.last_timestamp, excluded.last_timestamp)"
-        ).encode()
-        # Always in the same order, or two writers that share a shard would lock each other out.
-        for key, total in sorted(changes.items(), key=lambda item: repr(item[0])):
-            self._connection.execute(
-                statement,
-                (
-                    *key,
-                    self._shard,
-                    total.predictions,
-                    total.defects,
-                    float(total.inference_time_ms),
-                    total.first_timestamp,
-                    total.last_timestamp,
-                ),
-            )
+                statement = to_psycopg(adding_statement(table, (*keys, "shard")))
+                # Always in the same order, or two writers that share a shard would lock each other
+                # out.
+                for key, totals in sorted(changes.items(), key=lambda item: repr(item[0])):
+                    self._connection.execute(statement, (*key, self._shard, *astuple(totals)))
 
     def _forget_emptied(self) -> None:
         """Delete the totals of devices and models of which retention has left nothing."""
@@ -447,40 +447,3 @@ class PostgresDatabase:
             if is_of_a_row(error):
                 raise
             raise classify(error, self._secret) from error
-
-
-class PostgresBackend:
-    """The PostgreSQL database at a URL, or another form that libpq takes."""
-
-    def __init__(
-        self, url: str, *, busy_timeout_seconds: float, query_timeout_seconds: float
-    ) -> None:
-        self._url = url
-        self._busy_timeout_seconds = busy_timeout_seconds
-        self._query_timeout_seconds = query_timeout_seconds
-        self._database: PostgresDatabase | None = None
-
-    @property
-    def name(self) -> str:
-        """Its host, port and name."""
-        return describe(self._url)
-
-    def open(self) -> PostgresDatabase:
-        """Connect, the schema brought up to date where that is needed; raises StoreError."""
-        self._database = PostgresDatabase(
-            self._url, busy_timeout_seconds=self._busy_timeout_seconds
-        )
-        return self._database
-
-    def reader(self, on_failure: Callable[[StoreError], None]) -> PostgresReader:
-        """Return what answers questions; `on_failure` is called with each failure it meets."""
-        return PostgresReader(
-            self._url, timeout_seconds=self._query_timeout_seconds, on_failure=on_failure
-        )
-
-    def sizes(self) -> Sizes:
-        """Return the size of the database as the last check found it; disks are the server's."""
-        return Sizes(database=self._database.size if self._database else 0)
-
-    def close(self) -> None:
-        """Do nothing: nothing outlives a connection."""

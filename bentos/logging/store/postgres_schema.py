@@ -19,11 +19,6 @@ from bentos.logging.store.schema import COLUMNS, TOTALS, Column
 # Any number that no other application uses on this database: what advisory locks are named by.
 LOCKS = 0x70726564
 MIGRATION_LOCK, PRUNE_LOCK, PARTITION_LOCK = 1_000_001, 1_000_002, 1_000_003
-TOTAL_COLUMNS = ("predictions", "defects", "inference_time_ms", "first_timestamp", "last_timestamp")
-TOTAL_SUMS = (
-    "sum(predictions)::bigint, sum(defects)::bigint, sum(inference_time_ms),"
-    " min(first_timestamp), max(last_timestamp)"
-)
 
 _KINDS: Mapping[type, str] = {str: 'text COLLATE "C"', float: "double precision"}
 _Migration: TypeAlias = Callable[[Connection], None]

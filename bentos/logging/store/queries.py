@@ -1,15 +1,16 @@
-"""What `/predictions` and `/stats` read of the database. Each answer is bounded in bytes."""
+"""What `/predictions` and `/stats` read of a database. Each answer is bounded in bytes."""
 
-import sqlite3
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, TypeAlias
 
 import msgspec
 from msgspec import Raw
 
 from bentos.edge.http import ServiceError
-from bentos.logging.store.schema import SELECTED, PredictionInPage, from_row
+from bentos.logging.store.schema import NAMES, TOTAL_COLUMNS, PredictionInPage, from_row
 
 MAX_LIMIT = 1_000
 DEFAULT_LIMIT = 100
@@ -20,7 +21,32 @@ PAGE_BYTES = 1_048_576
 STATS_ROWS = 1_000
 MAX_ID = 2**63 - 1
 
-_TOTALS = "predictions, defects, inference_time_ms, first_timestamp, last_timestamp"
+_TOTALS = ", ".join(TOTAL_COLUMNS)
+# Rows fetched at once for a page: all of them may be a thousand times as large as it.
+_PORTION = 16
+
+Row: TypeAlias = Sequence[Any]
+
+
+class Session(ABC):
+    """A transaction that reads; a query has `?` for each of its values.
+
+    `true` is what a flag that is set is compared with. `totals` has what each table of totals is
+    selected from.
+    """
+
+    true: ClassVar[str]
+    totals: ClassVar[Mapping[str, str]]
+
+    @abstractmethod
+    def fetch(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """Return all rows of a query."""
+
+    @abstractmethod
+    def stream(
+        self, query: str, *values: object, portion: int
+    ) -> AbstractContextManager[Iterable[tuple[Any, ...]]]:
+        """Return the rows of a query, of which `portion` at most are in memory."""
 
 
 @dataclass(frozen=True)
@@ -43,132 +69,101 @@ class StatsQuery:
     after: str = ""
 
 
-def read_page(connection: sqlite3.Connection, query: PageQuery) -> bytes:
-    """Return a page of `/predictions` of an SQLite database; see `page_json`.
+def read_page(session: Session, query: PageQuery) -> bytes:
+    """Return a page of `/predictions` as JSON, newest first.
 
-    Raises ServiceError 404 for a device of which no prediction is stored.
+    It has fewer predictions than the limit where they would be more than PAGE_BYTES. `next` is
+    where the next page begins, null on the last one. Raises ServiceError 404 for a device of which
+    no prediction is stored.
     """
-    if query.edge_device_id is not None:
-        known = connection.execute(
-            "SELECT 1 FROM edge_device_totals WHERE edge_device_id = ?", (query.edge_device_id,)
-        )
-        require_known(query.edge_device_id, known.fetchone())
-    where, values = page_conditions(query, "?", "1")
-    rows = connection.execute(
-        f"SELECT {SELECTED}, id FROM predictions{where}"  # noqa: S608 - own names
-        " ORDER BY timestamp DESC, id DESC LIMIT ?",
-        (*values, query.limit + 1),
-    )
-    return page_json(rows, query.limit)
-
-
-def page_conditions(query: PageQuery, placeholder: str, true: str) -> tuple[str, list[object]]:
-    """Return the WHERE clause of a page, and its values."""
     conditions: list[str] = []
     values: list[object] = []
     if query.edge_device_id is not None:
-        conditions.append(f"edge_device_id = {placeholder}")
+        _require_known(session, query.edge_device_id)
+        conditions.append("edge_device_id = ?")
         values.append(query.edge_device_id)
     if query.defect_only:
-        conditions.append(f"defect_detected = {true}")
+        conditions.append(f"defect_detected = {session.true}")
     if query.before is not None:
-        conditions.append(f"(timestamp, id) < ({placeholder}, {placeholder})")
+        conditions.append("(timestamp, id) < (?, ?)")
         values.extend(query.before)
-    return (f" WHERE {' AND '.join(conditions)}" if conditions else ""), values
-
-
-def page_json(rows: Iterable[Sequence[Any]], limit: int) -> bytes:
-    """Return a page as JSON, of rows that are newest first, and of one row more where there is.
-
-    It has fewer predictions than `limit` where they would be more than PAGE_BYTES. `next` is where
-    the next page begins, null on the last one.
-    """
+    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+    statement = (
+        f"SELECT {NAMES}, id FROM predictions{where}"  # noqa: S608 - own names
+        " ORDER BY timestamp DESC, id DESC LIMIT ?"
+    )
     page: list[Raw] = []
     size = 0
     following = None
     last = None
-    for *row, row_id in rows:
-        prediction = PredictionInPage(*[*from_row(row), row_id])
-        encoded = msgspec.json.encode(prediction)
-        size += len(encoded)
-        if last is not None and (len(page) == limit or size > PAGE_BYTES):
-            following = f"{last.timestamp!r}_{last.id}"
-            break
-        page.append(Raw(encoded))
-        last = prediction
+    with session.stream(statement, *values, query.limit + 1, portion=_PORTION) as rows:
+        for *row, row_id in rows:
+            prediction = PredictionInPage(*[*from_row(row), row_id])
+            encoded = msgspec.json.encode(prediction)
+            size += len(encoded)
+            if last is not None and (len(page) == query.limit or size > PAGE_BYTES):
+                following = f"{last.timestamp!r}_{last.id}"
+                break
+            page.append(Raw(encoded))
+            last = prediction
     return msgspec.json.encode({"predictions": page, "count": len(page), "next": following})
 
 
-def read_stats(connection: sqlite3.Connection, query: StatsQuery) -> bytes:
-    """Return `/stats` of an SQLite database; see `stats_json`."""
-    everything = connection.execute(
-        f"SELECT {_TOTALS} FROM all_totals"  # noqa: S608 - own names
-    ).fetchone()
-    devices = connection.execute(
-        f"SELECT edge_device_id, {_TOTALS} FROM edge_device_totals"  # noqa: S608 - own names
-        " WHERE edge_device_id > ? ORDER BY edge_device_id LIMIT ?",
-        (query.after, STATS_ROWS + 1),
-    ).fetchall()
-    models = connection.execute(
-        f"SELECT model_name, model_version, {_TOTALS} FROM model_totals"  # noqa: S608 - own names
-        " ORDER BY model_name, model_version LIMIT ?",
-        (STATS_ROWS,),
-    ).fetchall()
-    by_model = connection.execute(
-        "SELECT model_name, sum(predictions) FROM model_totals GROUP BY model_name"
-        " ORDER BY model_name LIMIT ?",
-        (STATS_ROWS,),
-    ).fetchall()
-    return stats_json(
-        everything=everything,
-        devices=devices,
-        devices_total=_count(connection, "edge_device_totals"),
-        models=models,
-        models_total=_count(connection, "model_totals"),
-        by_model=by_model,
-    )
-
-
-def stats_json(
-    *,
-    everything: Sequence[Any] | None,
-    devices: Sequence[Sequence[Any]],
-    devices_total: int,
-    models: Sequence[Sequence[Any]],
-    models_total: int,
-    by_model: Sequence[tuple[str, int]],
-) -> bytes:
+def read_stats(session: Session, query: StatsQuery) -> bytes:
     """Return `/stats` as JSON, from the totals: no prediction is read.
 
     The totals are of the predictions that are stored now, those that were deleted for their age or
     for the database's size are not in them; only first and last timestamps are of all there were.
     Lists hold at most STATS_ROWS entries, in the order of their ids; `edge_devices_total` and
     `models_total` count all. `edge_devices_next` is the `after` of the devices that follow, null
-    after the last: `devices` has one more than are shown where there are more.
+    after the last.
     """
-    totals = _totals(everything or (0, 0, 0.0, None, None))
+    totals = session.totals
+
+    def count(table: str) -> int:
+        ((found,),) = session.fetch(f"SELECT count(*) FROM {totals[table]}")  # noqa: S608
+        return int(found)
+
+    everything = session.fetch(f"SELECT {_TOTALS} FROM {totals['all_totals']}")  # noqa: S608
+    overall = everything[0] if everything else (0, 0, 0.0, None, None)
+    of_all = _totals(overall)
+    devices = session.fetch(
+        f"SELECT edge_device_id, {_TOTALS} FROM {totals['edge_device_totals']}"  # noqa: S608
+        " WHERE edge_device_id > ? ORDER BY edge_device_id LIMIT ?",
+        *(query.after, STATS_ROWS + 1),
+    )
     shown = devices[:STATS_ROWS]
+    models = session.fetch(
+        f"SELECT model_name, model_version, {_TOTALS} FROM {totals['model_totals']}"  # noqa: S608
+        " ORDER BY model_name, model_version LIMIT ?",
+        STATS_ROWS,
+    )
+    by_model = session.fetch(
+        f"SELECT model_name, CAST(sum(predictions) AS bigint) FROM {totals['model_totals']}"  # noqa: S608
+        " GROUP BY model_name ORDER BY model_name LIMIT ?",
+        STATS_ROWS,
+    )
     return msgspec.json.encode(
         {
-            "total_predictions": totals["predictions"],
-            "defects_detected": totals["defects"],
-            "normal_detections": everything[0] - everything[1] if everything else 0,
-            "average_inference_time_ms": totals["average_inference_time_ms"],
+            "total_predictions": of_all["predictions"],
+            "defects_detected": of_all["defects"],
+            "normal_detections": overall[0] - overall[1],
+            "average_inference_time_ms": of_all["average_inference_time_ms"],
             "by_edge_device": {device: predictions for device, predictions, *_ in shown},
             "by_model": dict(by_model),
             "edge_devices": [{"edge_device_id": row[0], **_totals(row[1:])} for row in shown],
-            "edge_devices_total": devices_total,
+            "edge_devices_total": count("edge_device_totals"),
             "edge_devices_next": shown[-1][0] if len(devices) > STATS_ROWS else None,
             "models": [
                 {"model_name": row[0], "model_version": row[1], **_totals(row[2:])}
                 for row in models
             ],
-            "models_total": models_total,
+            "models_total": count("model_totals"),
         }
     )
 
 
-def _totals(row: Sequence[Any]) -> dict[str, object]:
+def _totals(row: Row) -> dict[str, object]:
     predictions, defects, milliseconds, first, last = row
     return {
         "predictions": predictions,
@@ -180,13 +175,9 @@ def _totals(row: Sequence[Any]) -> dict[str, object]:
     }
 
 
-def _count(connection: sqlite3.Connection, table: str) -> int:
-    return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608
-
-
-def require_known(device: str, found: object) -> None:
-    """Raise the 404 for a device of which nothing was found."""
-    if found is None:
+def _require_known(session: Session, device: str) -> None:
+    totals = session.totals["edge_device_totals"]
+    if not session.fetch(f"SELECT 1 FROM {totals} WHERE edge_device_id = ?", device):  # noqa: S608
         raise ServiceError(
             404,
             "unknown_edge_device",

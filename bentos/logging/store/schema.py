@@ -94,10 +94,10 @@ _SQL_KINDS: Mapping[type, type] = {
 _FILLED_IN = ("edge_device_id",)
 COLUMNS = tuple(_columns())
 
-# As JSON is selected and bound: bytes, without a copy as text.
-SELECTED = ", ".join(f"CAST({one.name} AS BLOB)" if one.is_json else one.name for one in COLUMNS)
+NAMES = ", ".join(one.name for one in COLUMNS)
+# JSON is bound as bytes, without a copy as text.
 INSERT = (
-    f"INSERT INTO predictions ({', '.join(one.name for one in COLUMNS)})"  # noqa: S608 - own names
+    f"INSERT INTO predictions ({NAMES})"  # noqa: S608 - own names
     f" VALUES ({', '.join('CAST(? AS TEXT)' if one.is_json else '?' for one in COLUMNS)})"
 )
 # What a device sends again when it sends a prediction again; request and trace are other ones. The
@@ -111,7 +111,7 @@ _HELD = {field.name: held_type(field.type) for field in _fields(Prediction)}
 
 
 def from_row(row: Sequence[Any]) -> list[Any]:
-    """Return the values of a row, selected as SELECTED, as they stand in a StoredPrediction."""
+    """Return the values of a row, selected as NAMES, as they stand in a StoredPrediction."""
     return [
         Raw(value) if column.is_json else bool(value) if column.is_bool else value
         for column, value in zip(COLUMNS, row, strict=True)
@@ -151,6 +151,7 @@ _TOTALS_OF: Mapping[str, tuple[type, str]] = {
     "first_timestamp": (float, "min(timestamp)"),
     "last_timestamp": (float, "max(timestamp)"),
 }
+TOTAL_COLUMNS = tuple(_TOTALS_OF)
 
 
 @migrations()
@@ -168,17 +169,11 @@ def m001_predictions(database: Database) -> None:
 def m002_totals(database: Database) -> None:
     """Add totals a device and a model, so that nobody has to count the rows."""
     for table in ("edge_device_totals", "model_totals"):
-        keys = TOTALS[table]
-        database.table(table).create(
-            {**dict.fromkeys(keys, str), **{name: kind for name, (kind, _) in _TOTALS_OF.items()}},
-            pk=keys if len(keys) > 1 else keys[0],
-            not_null={*keys, *_TOTALS_OF},
-            strict=True,
-        )
-        columns = ", ".join(keys)
+        _create_totals(database, table, str)
+        columns = ", ".join(TOTALS[table])
         values = ", ".join(sql for _, sql in _TOTALS_OF.values())
         database.execute(
-            f"INSERT INTO {table} ({columns}, {', '.join(_TOTALS_OF)})"  # noqa: S608 - own names
+            f"INSERT INTO {table} ({columns}, {', '.join(TOTAL_COLUMNS)})"  # noqa: S608 - own names
             f" SELECT {columns}, {values} FROM predictions GROUP BY {columns}"
         )
 
@@ -202,12 +197,7 @@ def m004_device_ids_and_retention(database: Database) -> None:
         " ON predictions (edge_device_id, prediction_id) WHERE prediction_id IS NOT NULL"
     )
     database.execute("CREATE INDEX predictions_by_arrival ON predictions (received_at)")
-    database.table("all_totals").create(
-        {"id": int, **{name: kind for name, (kind, _) in _TOTALS_OF.items()}},
-        pk="id",
-        not_null=set(_TOTALS_OF),
-        strict=True,
-    )
+    _create_totals(database, "all_totals", int)
     database.execute(
         "INSERT INTO all_totals SELECT 1, sum(predictions), sum(defects), sum(inference_time_ms),"
         " min(first_timestamp), max(last_timestamp) FROM model_totals HAVING count(*) > 0"
@@ -215,6 +205,16 @@ def m004_device_ids_and_retention(database: Database) -> None:
 
 
 VERSION = 4
+
+
+def _create_totals(database: Database, table: str, key: type) -> None:
+    keys = TOTALS[table]
+    database.table(table).create(
+        {**dict.fromkeys(keys, key), **{name: kind for name, (kind, _) in _TOTALS_OF.items()}},
+        pk=keys if len(keys) > 1 else keys[0],
+        not_null={*keys, *TOTAL_COLUMNS},
+        strict=True,
+    )
 
 
 def configure(connection: sqlite3.Connection) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import msgspec
 
-from bentos.logging.store.batches import Conflict
+from bentos.logging.store.database import Conflict
 from bentos.logging.store.postgres import PostgresDatabase
 from bentos.logging.store.schema import CONTENT, StoredPrediction
-from bentos.logging.store.source import SqliteSource
+from bentos.logging.store.source import sqlite_source
 
 _MODULUS = 1 << 128
 
@@ -55,13 +55,12 @@ def transfer(
     it goes on behind the last of them, and stores nothing twice, predictions without an id
     included. `report` is called after each transaction. Raises StoreError and sqlite3.Error.
     """
-    source = SqliteSource(path)
     name = str(path.resolve())
     last = target.transferred(name)
-    total = source.count()
-    handled = total - source.count(last)
-    progress = Progress(handled, total, 0, 0)
-    try:
+    with sqlite_source(path) as source:
+        total = source.count()
+        handled = total - source.count(last)
+        progress = Progress(handled, total, 0, 0)
         while True:
             last, rows = source.after(last)
             if not rows:
@@ -78,8 +77,6 @@ def transfer(
                 progress.conflicts + conflicts,
             )
             report(progress)
-    finally:
-        source.close()
 
 
 def verify(path: Path, target: PostgresDatabase) -> Verified:
@@ -87,7 +84,6 @@ def verify(path: Path, target: PostgresDatabase) -> Verified:
 
     Predictions without an id are compared as a whole: with all of them that the target has.
     """
-    source = SqliteSource(path)
     counts, sums = [0, 0], [0, 0]
 
     def add(side: int, rows: Iterable[StoredPrediction]) -> None:
@@ -95,19 +91,17 @@ def verify(path: Path, target: PostgresDatabase) -> Verified:
             counts[side] += 1
             sums[side] = (sums[side] + _hash(row)) % _MODULUS
 
-    try:
-        last, rows = source.after(0)
+    with sqlite_source(path) as source:
         nameless = False
+        last, rows = source.after(0)
         while rows:
             named = [row for row in rows if row.prediction_id is not None]
             nameless = nameless or len(named) < len(rows)
             add(0, rows)
             add(1, target.find(named).values())
             last, rows = source.after(last)
-        if nameless:
-            add(1, target.nameless())
-    finally:
-        source.close()
+    if nameless:
+        add(1, target.nameless())
     return Verified(counts[0], counts[1], f"{sums[0]:032x}", f"{sums[1]:032x}")
 
 

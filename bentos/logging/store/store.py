@@ -1,10 +1,10 @@
-"""The one writer of a worker: a thread that commits the waiting batches and then answers them.
+"""The store of a worker: a thread commits the waiting batches and then answers them.
 
 Requests wait in a bounded queue. Each transaction takes all of them up to a limit, so a slow disk
 makes transactions larger instead of fewer (group commit). Between transactions the same thread
 makes the check behind `/ready` and deletes what need not be kept. When the database fails, the
 waiting batches are refused, the connection is closed, and opened again with growing pauses until
-the database works.
+the database works. Questions are answered beside it, by a reader.
 """
 
 import asyncio
@@ -16,14 +16,21 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from functools import partial
+from typing import TypeAlias
 
 from bentos.edge.http import RETRY_LATER, ServiceError
 from bentos.logging.state import LoggingState
-from bentos.logging.store.backend import Backend, Database
-from bentos.logging.store.batches import KEEP_ALL, Conflict, Outcome, Retention, Stored
+from bentos.logging.store.database import (
+    KEEP_ALL,
+    Conflict,
+    Database,
+    Outcome,
+    Retention,
+    Stored,
+)
 from bentos.logging.store.errors import StoreError
-from bentos.logging.store.reader import Reader
+from bentos.logging.store.queries import PageQuery, StatsQuery, read_page, read_stats
 from bentos.logging.store.schema import StoredPrediction
 from bentos.process.backoff import Backoff
 from bentos.process.logs import event, get_logger
@@ -87,26 +94,30 @@ class _Queue:
         return work
 
 
-class Writer:
-    """Takes batches on the event loop and answers each when it is on disk."""
+class Store:
+    """The predictions of one worker's requests, in a database.
+
+    Batches and questions come on the event loop. Each batch is answered when it is on disk.
+    """
 
     def __init__(
         self,
-        backend: Backend,
+        database: Database,
         state: LoggingState,
-        reader: Reader[Any],
         *,
         queue_rows: int,
-        retention: Retention,
+        query_timeout_seconds: float,
+        retention: Retention = KEEP_ALL,
         check_seconds: float = CHECK_SECONDS,
     ) -> None:
-        self._backend = backend
+        self._database = database
         self._state = state
-        self._reader = reader
+        self._reader = database.reader(
+            timeout_seconds=query_timeout_seconds, on_failure=self._read_failed
+        )
         self._queue_rows = queue_rows
         self._retention = retention
         self._check_seconds = check_seconds
-        self._database: Database | None = None
         self._failure: StoreError | None = None
         self._queue = _Queue()
         self._open_requests: set[_Request] = set()
@@ -114,7 +125,8 @@ class Writer:
         self._backoff = Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
         self._next_check = 0.0
         self._next_prune = 0.0
-        self._retention_steps: Iterator[bool] | None = None
+        self._retention_steps: Iterator[int] | None = None
+        self._pruned = 0
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
@@ -127,14 +139,19 @@ class Writer:
         self._thread.start()
 
     async def stop(self, seconds: float) -> None:
-        """Store what waits, close the database and end the thread, within `seconds`."""
+        """Store what waits, close the database and end the threads, within `seconds`."""
         self._stopping = True
         if self._thread.is_alive():
             self._queue.put(None)
             await asyncio.to_thread(self._thread.join, seconds)
+        self._reader.close()
 
     async def store(self, rows: Sequence[StoredPrediction]) -> Stored:
-        """Store a batch; see `Store.store`."""
+        """Store a batch, whole or not at all, and return when it is on disk.
+
+        Raises ServiceError 503 or 429 where it was not tried, 409 where an id of it belongs to
+        another prediction of the device, and StoreError where the database failed.
+        """
         self._require_room(len(rows))
         request = _Request(rows, asyncio.get_running_loop().create_future())
         self._open_requests.add(request)
@@ -143,12 +160,16 @@ class Writer:
         self._queue.put(request)
         return await request.result
 
-    def report_loss(self, failure: StoreError) -> None:
-        """Have the database checked and opened again: a reader found it lost. From any thread."""
-        self._queue.put(failure)
+    async def page(self, query: PageQuery) -> bytes:
+        """Return a page of `/predictions`; raises ServiceError as `Reader.read` does, and 404."""
+        return await self._reader.read(partial(read_page, query=query))
+
+    async def stats(self, query: StatsQuery) -> bytes:
+        """Return `/stats`; raises ServiceError as `Reader.read` does."""
+        return await self._reader.read(partial(read_stats, query=query))
 
     def unavailable(self) -> ServiceError | None:
-        """Return the 503 with which requests are refused now, None where they are not."""
+        """Return the 503 with which batches are refused now, None where they are not."""
         if self._stopping:
             return _refusal("shutting_down", "the service is shutting down")
         if not self._state.db_initialized.get():
@@ -157,6 +178,14 @@ class Writer:
         if failure is not None:
             return _refusal("database_not_accessible", f"the database fails: {failure.reason}")
         return None
+
+    def _read_failed(self, failure: StoreError) -> None:
+        # A read that fails says nothing of whether predictions can be stored: readiness does not
+        # count it, but a database that is lost is checked and opened again.
+        if failure.lost:
+            self._queue.put(failure)
+        else:
+            self._state.store_errors[failure.reason].add()
 
     def _require_room(self, count: int) -> None:
         refusal = self.unavailable()
@@ -198,7 +227,7 @@ class Writer:
             due = min(self._next_check, self._next_prune) if self._prunes else self._next_check
             work = self._queue.take(due - time.monotonic())
             try:
-                if work.loss is not None and self._database is not None:
+                if work.loss is not None and self._database.is_open:
                     self._fail(work.loss)
                 self._do(work.requests)
             except Exception as error:
@@ -208,13 +237,11 @@ class Writer:
             if work.stop:
                 break
         self._reader.shut()
-        if self._database is not None:
-            self._database.close()
-        self._backend.close()
+        self._database.close()
 
     @property
     def _prunes(self) -> bool:
-        return self._retention != KEEP_ALL and self._database is not None and not self._failure
+        return self._retention != KEEP_ALL and self._database.is_open and not self._failure
 
     def _do(self, requests: Sequence[_Request]) -> None:
         if requests:
@@ -222,58 +249,42 @@ class Writer:
         now = time.monotonic()
         with contextlib.suppress(StoreError):  # `_transaction` has noted it
             if now >= self._next_check:
-                if self._database is None:
-                    self._open()
+                if self._database.is_open:
+                    self._check()
                 else:
-                    self._check(self._database)
-            elif self._prunes and self._database is not None and now >= self._next_prune:
-                self._prune(self._database)
+                    self._open()
+            elif self._prunes and now >= self._next_prune:
+                self._prune()
 
-    def _check(self, database: Database) -> None:
+    def _check(self) -> None:
         with self._transaction():
-            database.check(proof_seconds=PROOF_SECONDS if self._failure is None else 0.0)
+            self._database.check(proof_seconds=PROOF_SECONDS if self._failure is None else 0.0)
 
     def _open(self) -> None:
         try:
-            database = self._backend.open()
+            self._database.open()
         except StoreError as failure:
             self._fail(failure)
             return
-        self._database = database
         self._reader.open()
-        event(_logger, logging.INFO, "the database is open", {"database": self._backend.name})
+        event(_logger, logging.INFO, "the database is open", {"database": self._database.name})
         # It only was opened: the pauses stay as long until something was written.
         self._note_success()
 
-    def _prune(self, database: Database) -> None:
+    def _prune(self) -> None:
         """Do one short step of the retention, after which waiting batches get their turn."""
         if self._retention_steps is None:
-            self._retention_steps = self._retain(database)
+            self._retention_steps = self._database.retain(self._retention)
         with self._transaction():
-            more = next(self._retention_steps, False)
-        if not more:
-            self._retention_steps = None
-            self._next_prune = time.monotonic() + self._check_seconds
-
-    def _retain(self, database: Database) -> Iterator[bool]:
-        """Delete what need not be kept and give its space back, yielding True after each step.
-
-        Each step is followed by a checkpoint of what it wrote: otherwise the commit of a waiting
-        batch would now and then have to copy many steps' worth into the database.
-        """
-        total = 0
-        while deleted := database.prune(self._retention, now=time.time()):
+            deleted = next(self._retention_steps, None)
+        if deleted is not None:
             self._state.pruned.add(deleted)
-            total += deleted
-            yield True
-            database.checkpoint()
-            yield True
-        while database.give_space_back():
-            yield True
-            database.checkpoint()
-            yield True
-        if total:
-            event(_logger, logging.INFO, "predictions deleted", {"predictions": total})
+            self._pruned += deleted
+            return
+        if self._pruned:
+            event(_logger, logging.INFO, "predictions deleted", {"predictions": self._pruned})
+        self._retention_steps, self._pruned = None, 0
+        self._next_prune = time.monotonic() + self._check_seconds
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -290,12 +301,12 @@ class Writer:
         self._backoff.reset()
 
     def _commit_or_refuse(self, requests: Sequence[_Request]) -> None:
-        if self._database is None or self._failure is not None:
+        if self._failure is not None or not self._database.is_open:
             self._refuse(requests, self._failure or StoreError("other", "it is not open"))
         else:
-            self._commit(self._database, requests)
+            self._commit(requests)
 
-    def _commit(self, database: Database, requests: Sequence[_Request]) -> None:
+    def _commit(self, requests: Sequence[_Request]) -> None:
         wanted: list[_Request] = []
         for one in requests:
             # A cancelled request's sender has no answer and sends the batch again.
@@ -308,7 +319,7 @@ class Writer:
         started = time.perf_counter()
         try:
             with self._transaction():
-                outcomes = database.write([one.rows for one in wanted])
+                outcomes = self._database.write([one.rows for one in wanted])
         except StoreError as failure:
             self._refuse(wanted, failure)
         except Exception as error:
@@ -347,10 +358,9 @@ class Writer:
         self._state.commit_predictions.observe(predictions)
 
     def _note_success(self) -> None:
-        if self._failure is not None and self._database is not None:
-            event(
-                _logger, logging.INFO, "the database works again", {"database": self._backend.name}
-            )
+        if self._failure is not None:
+            name = self._database.name
+            event(_logger, logging.INFO, "the database works again", {"database": name})
         self._failure = None
         self._state.database_works()
         self._note_sizes()
@@ -358,7 +368,7 @@ class Writer:
 
     def _note_sizes(self) -> None:
         with contextlib.suppress(OSError):
-            sizes = self._backend.sizes()
+            sizes = self._database.sizes()
             self._state.database_bytes.set(sizes.database)
             self._state.wal_bytes.set(sizes.log)
             self._state.disk_free_bytes.set(sizes.disk_free)
@@ -376,12 +386,10 @@ class Writer:
                 {"reason": failure.reason, "error": failure.message},
                 error=cause,
             )
-        database = self._database
-        if database is not None and failure.reason != "busy":
-            self._database = None
+        if self._database.is_open and failure.reason != "busy":
             self._retention_steps = None
             self._reader.shut()
-            database.abandon(failure) if failure.lost else database.close()
+            self._database.abandon(failure)
         self._next_check = time.monotonic() + self._backoff.next()
 
 
