@@ -22,7 +22,6 @@ def main() -> None:
         import bentos.inference.model.numbers
         import bentos.inference.request
         import bentos.logging.request
-        import bentos.logging.review.labels
         import bentos.logging.review.page.heat
         import bentos.logging.review.request  # noqa: F401
 

@@ -36,9 +36,8 @@ from bentos.inference.model.spec import Metadata, ModelSpec, picture_of
 from bentos.inference.request import inputs_of, upload_of
 from bentos.inference.v2.tensors import read_request
 from bentos.logging.request import BatchParser
-from bentos.logging.review.labels import parse_labels
 from bentos.logging.review.page.heat import HeatMap, read_map, svg
-from bentos.logging.review.request import parse_evidence
+from bentos.logging.review.request import parse_evidence, parse_labels
 from tests.support.evidence import evidence
 from tests.support.predictions import batch, prediction
 from tests.support.requests import chunk, request

@@ -126,8 +126,15 @@ def test_a_missing_field_is_named_with_what_was_there_instead() -> None:
     assert len(long) < 300
 
 
-@pytest.mark.parametrize("literal", [b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-1e999"])
-def test_numbers_that_are_none_are_refused_in_json(literal: bytes) -> None:
+@pytest.mark.parametrize("literal", [b"NaN", b"Infinity", b"-Infinity"])
+def test_numbers_that_are_none_are_named_in_json(literal: bytes) -> None:
+    error = refusal(b'{"data": [1, 2, ' + literal + b", 4]}")
+    assert error.details == {"field": "data[2]"}
+    assert "got NaN or infinity" in error.message
+
+
+@pytest.mark.parametrize("literal", [b"1e999", b"-1e999", b'4], "more": "\\ud800", "x": [NAN'])
+def test_what_is_no_json_for_another_reason_is_refused(literal: bytes) -> None:
     assert refusal(b'{"data": [1, 2, ' + literal + b", 4]}").reason == "bad_input"
 
 

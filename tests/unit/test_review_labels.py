@@ -12,14 +12,14 @@ import pytest
 from bentos.edge.http import ServiceError
 from bentos.evidence import ChallengerAnswer, Evidence
 from bentos.logging.review.labels import (
-    MAX_LABELS,
+    Filters,
     Label,
     Labelled,
     add_labels,
-    parse_labels,
     read_labels,
+    read_queue,
 )
-from bentos.logging.review.queue import Filters, read_queue
+from bentos.logging.review.request import MAX_LABELS, parse_labels
 from bentos.logging.review.store import ReviewStore
 from tests.support.evidence import evidence
 

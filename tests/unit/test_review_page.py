@@ -280,7 +280,7 @@ def test_text_from_outside_is_shown_as_it_is(house: House) -> None:
             challenger=ChallengerAnswer(HOSTILE, HOSTILE, 0.4),
         )
     )
-    query = f"skip=0&verdict=%3Cscript%3E&id={_quoted(HOSTILE)}&device={_quoted(HOSTILE)}"
+    query = f"skip=0&model_version=%3Cscript%3E&id={_quoted(HOSTILE)}&device={_quoted(HOSTILE)}"
     page = house.html(query)
     assert "<script>" not in page
     assert page.count("<script ") == 1
@@ -330,6 +330,8 @@ def test_a_picture_comes_with_its_type_and_may_do_nothing_in_a_browser(house: Ho
         ("id=%ff", 400),
         ("id=one&skip=-1", 400),
         ("id=one&skip=99999999999999999999", 400),
+        ("id=one&verdict=maybe", 400),
+        ("id=one&size=3", 400),
     ],
 )
 def test_a_picture_that_is_not_there_or_is_named_badly_is_a_clear_4xx(

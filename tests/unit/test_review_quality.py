@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bentos.evidence import decide
-from bentos.logging.review.labels import Label, add_labels
+from bentos.logging.review.labels import Filters, Label, add_labels, waiting_keys
 from bentos.logging.review.quality import (
     QualityQuery,
     VersionFigures,
@@ -18,7 +18,6 @@ from bentos.logging.review.quality import (
     quality_answer,
     read_versions,
 )
-from bentos.logging.review.queue import Filters, waiting_keys
 from bentos.logging.review.schema import configure
 
 NOW = 1_795_600_000.0

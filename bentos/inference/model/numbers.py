@@ -1,5 +1,6 @@
 """The numbers of a request, as the model takes them, or a clear 400."""
 
+import json
 from itertools import islice
 from math import isfinite
 from typing import Any
@@ -126,7 +127,7 @@ def _check_rows(array: Any, rows: int, spec: ModelSpec) -> None:
 
 def _slowly(body: bytes, spec: ModelSpec) -> NDArray[np.float64]:
     """Read a body that may be wrong and say exactly what is."""
-    content = parse_json(body)
+    content = _parse(body)
     if not isinstance(content, dict):
         raise ServiceError(
             400, "bad_input", f'the body is {_kind(content)}; send {{"data": [numbers]}}'
@@ -146,6 +147,29 @@ def _slowly(body: bytes, spec: ModelSpec) -> NDArray[np.float64]:
         return np.array(data, dtype=np.float64)
     except OverflowError:
         raise _wrong("data", spec, "an integer beyond the range of float64") from None
+
+
+def _parse(body: bytes) -> Any:
+    """Return the JSON of a body, with the NaN and infinities that JSON has not: they have a place.
+
+    Raises ServiceError 400 for what is no JSON for another reason.
+    """
+    try:
+        return parse_json(body)
+    except ServiceError as refused:
+        found: list[float] = []
+
+        def note(constant: str) -> float:
+            found.append(float(constant))
+            return found[-1]
+
+        try:
+            content = json.loads(body, parse_constant=note)
+        except (ValueError, RecursionError):
+            raise refused from None
+        if not found:
+            raise
+        return content
 
 
 def _kind(value: object) -> str:

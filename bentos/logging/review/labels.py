@@ -1,10 +1,11 @@
-"""Labels, that is what people say kept pictures show: from a request, into the store, and out.
+"""What people say of kept pictures, and which pictures wait for it, in the store.
 
-All labels are kept; the last one of a picture counts.
+All labels are kept; the last one of a picture counts. Of the pictures that wait, two orders take
+turns: those outside the slice, the least confident first, and the slice in the order of a random
+key. A picture of the slice comes only by its key, however doubtful it is: so the labelled ones are
+a random part of the slice, on which all figures stand.
 """
 
-import csv
-import io
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +14,10 @@ from typing import Annotated, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from bentos.edge.http import ServiceError
-from bentos.logging.request import bad_field, decode_part, refuse_nul
+from bentos.logging.request import bad_field
 from bentos.messages import MAX_NAME_CHARACTERS, Flag, Identifier, Notes
 
-# Of one request. Storing them takes seconds, and pictures wait meanwhile.
-MAX_LABELS = 100_000
+Key: TypeAlias = tuple[str, str]
 
 ClassName: TypeAlias = Annotated[
     str,
@@ -66,15 +65,26 @@ class Labelled:
     new_classes: Sequence[str]
 
 
-_FIELDS = Label.__struct_fields__
-_REQUIRED = _FIELDS[:3]
-_FLAGS = {"true": True, "1": True, "false": False, "0": False, "": False}
-_MOST_NEW_CLASSES = 20
-_BYTE_ORDER_MARK = "\ufeff"
-_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_one = msgspec.json.Decoder(Label)
-_several = msgspec.json.Decoder(Labels)
+@dataclass(frozen=True)
+class Filters:
+    """Which pictures are asked for, empty for all; `differ`: those where a challenger differs."""
 
+    model_version: str = ""
+    edge_device_id: str = ""
+    verdict: str = ""
+    differ: bool = False
+
+    def where(self) -> tuple[str, list[str]]:
+        """Return a condition on `evidence` and its values."""
+        columns = ("model_version", "edge_device_id", "verdict")
+        chosen = {name: getattr(self, name) for name in columns if getattr(self, name)}
+        parts = ["picture_kept = 1", *(f"evidence.{name} = ?" for name in chosen)]
+        if self.differ:
+            parts.append("json_extract(challenger, '$.class_name') <> evidence.class_name")
+        return " AND ".join(parts), list(chosen.values())
+
+
+_MOST_NEW_CLASSES = 20
 _INSERT = (
     "INSERT INTO labels"
     " (prediction_id, edge_device_id, true_class, labelled_by, note, reported, labelled_at)"
@@ -109,22 +119,15 @@ _PAGE = (
     " AND evidence.edge_device_id = coalesce(labels.edge_device_id, evidence.edge_device_id)"
     " WHERE labels.id > ? ORDER BY labels.id LIMIT ?"
 )
-
-
-def parse_labels(body: bytes, content_type: bytes) -> list[Label]:
-    """Return the labels of a body: one as a JSON object, several in `labels`, or CSV.
-
-    Raises ServiceError 400 for the first fault found, and 413 for too many labels.
-    """
-    if content_type == b"text/csv":
-        return _parse_csv(body)
-    if not body:
-        raise ServiceError(
-            400, "bad_input", 'the body is empty; send a JSON object {"labels": [...]}, or CSV'
-        )
-    if not _has_several(body):
-        return _checked([decode_part(_one, body, Label)], body, one=True)
-    return _checked(decode_part(_several, body, Labels).labels, body)
+_SHOWN = (
+    *("prediction_id", "edge_device_id", "timestamp", "image_id", "model_name", "model_version"),
+    *("class_name", "confidence", "verdict", "scores", "challenger", "sampled"),
+    *("sample_probability", "keep_probability", "true_class", "bytes", "media_type", "received_at"),
+)
+_FIND = (
+    f"SELECT {', '.join(_SHOWN)} FROM evidence"  # noqa: S608 - own names
+    " WHERE prediction_id = ? AND edge_device_id = ?"
+)
 
 
 def add_labels(connection: sqlite3.Connection, labels: Sequence[Label], *, at: float) -> Labelled:
@@ -174,87 +177,53 @@ def read_labels(connection: sqlite3.Connection, *, after: int, limit: int) -> di
 
 
 def _shown(row: sqlite3.Row) -> dict[str, object]:
+    """Return a row as an answer has it: flags, and JSON, which is null where no picture is kept."""
     shown: dict[str, object] = dict(row)
-    for name in ("reported", "last", "sampled", "picture_kept"):
+    for name in shown.keys() & {"reported", "last", "sampled", "picture_kept"}:
         shown[name] = None if row[name] is None else bool(row[name])
-    shown["true_class"] = row["true_class"] or None
     for name in ("scores", "challenger"):
         shown[name] = None if row[name] is None else msgspec.json.decode(row[name])
-    return shown
+    return {**shown, "true_class": row["true_class"] or None}
 
 
-def _has_several(body: bytes) -> bool:
-    try:
-        return "labels" in _fields.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False  # decoding the label says what is wrong
+def count_waiting(connection: sqlite3.Connection, filters: Filters) -> int:
+    """Return how many pictures wait for a label."""
+    where, values = filters.where()
+    query = f"SELECT count(*) FROM evidence WHERE labelled = 0 AND {where}"  # noqa: S608 - own names
+    return int(connection.execute(query, values).fetchone()[0])
 
 
-def _checked(labels: list[Label], body: bytes, *, one: bool = False) -> list[Label]:
-    if not labels:
-        raise bad_field("labels", "at least one label", [])
-    if len(labels) > MAX_LABELS:
-        raise ServiceError(
-            413,
-            "too_large",
-            f"labels: expected at most {MAX_LABELS}, got {len(labels)}; send several requests",
+def waiting_keys(
+    connection: sqlite3.Connection, filters: Filters, *, skip: int, limit: int
+) -> list[Key]:
+    """Return the prediction and device of the pictures that wait, in order, without the first."""
+    where, values = filters.where()
+    arms: list[list[Key]] = []
+    for sampled, order in ((0, "confidence"), (1, "random_key")):
+        rows = connection.execute(
+            "SELECT prediction_id, edge_device_id FROM evidence"  # noqa: S608 - own names
+            f" WHERE labelled = 0 AND sampled = {sampled} AND {where} ORDER BY {order}, id LIMIT ?",
+            (*values, skip + limit),
         )
-    if b"\\u0000" in body or b"\0" in body:
-        for index, label in enumerate(labels):
-            refuse_nul(label, "" if one else f"labels[{index}]")
-    return labels
+        arms.append([(row["prediction_id"], row["edge_device_id"]) for row in rows])
+    return _alternating(*arms)[skip : skip + limit]
 
 
-def _parse_csv(body: bytes) -> list[Label]:
-    """Return the labels of a CSV file with a header row (RFC 4180), commas or semicolons."""
-    try:
-        text = body.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ServiceError(
-            400, "bad_input", f"the file is not UTF-8 at byte {error.start}; save it as UTF-8"
-        ) from None
-    header = text.partition("\n")[0]
-    delimiter = ";" if ";" in header and "," not in header else ","
-    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        labels = _read_csv(rows, delimiter)
-    except csv.Error as error:
-        raise ServiceError(
-            400, "bad_input", f"line {rows.line_num + 1} of the file is no CSV: {error}"
-        ) from None
-    content = msgspec.json.encode({"labels": labels})
-    return _checked(decode_part(_several, content, Labels).labels, content)
+def read_queue(
+    connection: sqlite3.Connection, filters: Filters, *, skip: int, limit: int
+) -> dict[str, object]:
+    """Return what `GET /review` answers: pictures that wait, and how many there are."""
+    waiting = count_waiting(connection, filters)
+    keys = waiting_keys(connection, filters, skip=skip, limit=limit)
+    following = skip + len(keys)
+    return {
+        "waiting": waiting,
+        "pictures": [_shown(connection.execute(_FIND, key).fetchone()) for key in keys],
+        "next": following if keys and following < waiting else None,
+    }
 
 
-def _read_csv(rows: "csv.DictReader[str]", delimiter: str) -> list[dict[str, object]]:
-    """Return the rows below the header, one more than a request may bring at most."""
-    columns = list(rows.fieldnames or ())
-    missing = [name for name in _REQUIRED if name not in columns]
-    strange = [name for name in columns if name not in _FIELDS]
-    if missing or strange or len(set(columns)) < len(columns):
-        raise bad_field(
-            "header",
-            f"a first row with {', '.join(_REQUIRED)} and, where needed, {', '.join(_FIELDS[3:])}",
-            delimiter.join(columns),
-        )
-    labels: list[dict[str, object]] = []
-    for row in rows:
-        labels.append(_from_csv(row, len(labels)))
-        if len(labels) > MAX_LABELS:
-            break
-    return labels
-
-
-def _from_csv(row: dict[str, str], index: int) -> dict[str, object]:
-    path = f"labels[{index}]"
-    if None in row or None in row.values():
-        raise bad_field(path, "as many columns as the header has")
-    label: dict[str, object] = {name: value for name, value in row.items() if value}
-    if "true_class" not in label:
-        raise bad_field(f"{path}.true_class", "a text of 1 to 512 characters", "")
-    if "reported" in row:
-        flag = row["reported"].strip().lower()
-        if flag not in _FLAGS:
-            raise bad_field(f"{path}.reported", "true or false", row["reported"])
-        label["reported"] = _FLAGS[flag]
-    return label
+def _alternating(first: Sequence[Key], second: Sequence[Key]) -> list[Key]:
+    both = min(len(first), len(second))
+    pairs = [key for pair in zip(first, second, strict=False) for key in pair]
+    return [*pairs, *first[both:], *second[both:]]

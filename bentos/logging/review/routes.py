@@ -1,4 +1,4 @@
-"""The routes of the part that keeps pictures and labels, and what it does in the background.
+"""The routes of kept pictures, labels and figures, and what goes on in the background.
 
 Whatever fails here is counted in metrics of its own: the service's readiness, which is that of
 storing predictions, does not depend on it.
@@ -8,17 +8,37 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable
-from dataclasses import replace
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from dataclasses import asdict, replace
 from typing import TypeVar
 
 from bentos.edge.door import Handler, Route
 from bentos.edge.http import RETRY_LATER, Request, Response, ServiceError, json_response
 from bentos.edge.tokens import Tokens
 from bentos.logging.page.access import as_bearer, require_own_page
-from bentos.logging.review.labelling import Labelling
+from bentos.logging.review.labels import (
+    Filters,
+    add_labels,
+    count_waiting,
+    read_labels,
+    read_queue,
+)
 from bentos.logging.review.page import HEAT_PATH, PICTURE_PATH, SCRIPT_PATH, ReviewPage
-from bentos.logging.review.request import parse_evidence
+from bentos.logging.review.quality import (
+    QualityQuery,
+    VersionFigures,
+    estimate_versions,
+    exposed,
+    quality_answer,
+    read_versions,
+)
+from bentos.logging.review.request import (
+    parse_evidence,
+    parse_labels,
+    parse_labels_query,
+    parse_quality_query,
+    parse_queue_query,
+)
 from bentos.logging.review.store import ReviewStore
 from bentos.logging.state import (
     EVIDENCE_PATH,
@@ -30,8 +50,13 @@ from bentos.logging.state import (
 from bentos.logging.store.errors import StoreError
 from bentos.process.logs import event, get_logger
 
-# Bodies are in memory while they wait for the disk.
-_MOST_WAITING = 4
+# Requests that may wait for the disk; their bodies are in memory meanwhile.
+_MOST_EVIDENCE = 4
+_MOST_LABELS = 16
+_LABEL_TYPES = (b"application/json", b"text/csv")
+# Figures are computed anew once something was stored, and after this time in any case: pictures
+# leave the window by age alone.
+_FIGURES_SECONDS = 600.0
 _UPKEEP_SECONDS = 10.0
 _MEASURE_SECONDS = 15.0
 _RETRY_SECONDS = "5"
@@ -41,7 +66,10 @@ ResultT = TypeVar("ResultT")
 
 
 class Review:
-    """Takes kept pictures; `start` and `stop` are for the event loop."""
+    """Takes pictures and labels, and tells what they come to; `start` and `stop` on the event loop.
+
+    `quality_days` are those of figures for which a request names none, and of the metrics.
+    """
 
     def __init__(
         self,
@@ -56,7 +84,6 @@ class Review:
         max_escape_rate: float,
         upkeep_seconds: float = _UPKEEP_SECONDS,
     ) -> None:
-        self._labelling = Labelling(store, state, max_body_bytes=max_body_bytes, days=quality_days)
         self._page = page
         self._protect_reads = protect_reads
         self._store = store
@@ -64,7 +91,13 @@ class Review:
         self._tokens = tokens
         self._max_body_bytes = max_body_bytes
         self._upkeep_seconds = upkeep_seconds
-        self._waiting = 0
+        self._days = quality_days
+        self._evidence_slots = asyncio.Semaphore(_MOST_EVIDENCE)
+        self._label_slots = asyncio.Semaphore(_MOST_LABELS)
+        # A processor is busy for a second with the figures of 100,000 pictures.
+        self._estimating = asyncio.Lock()
+        self._seen: tuple[object, ...] = ()
+        self._estimated_at = float("-inf")
         self._background: list[asyncio.Task[None]] = []
         # Why the store fails, None while it works.
         self.failure: str | None = None
@@ -74,7 +107,10 @@ class Review:
     def start(self) -> None:
         """Begin to look after age and size, and to measure."""
         loop = asyncio.get_running_loop()
-        self._background = [loop.create_task(self._keep_up()), loop.create_task(self._measure())]
+        self._background = [
+            loop.create_task(self._keep_up()),
+            loop.create_task(self._keep_measuring()),
+        ]
 
     async def stop(self) -> None:
         """Finish what was begun."""
@@ -87,12 +123,11 @@ class Review:
 
     def routes(self) -> list[Route]:
         """Return the routes: writes are guarded as `/log` is, reads as `/predictions` is."""
-        labelling = self._labelling
         return [
-            self._route(EVIDENCE_PATH, post=self._evidence),
-            self._route(LABELS_PATH, post=labelling.add, get=labelling.labels),
+            self._route(EVIDENCE_PATH, post=self._add_evidence),
+            self._route(LABELS_PATH, post=self._add_labels, get=self._labels),
             self._queue_route(),
-            self._route(QUALITY_PATH, get=labelling.quality),
+            self._route(QUALITY_PATH, get=self._quality),
             self._page_route(PICTURE_PATH, self._page.picture),
             self._page_route(HEAT_PATH, self._page.heat),
             self._page_route(SCRIPT_PATH, self._page.script),
@@ -100,7 +135,7 @@ class Review:
 
     def _queue_route(self) -> Route:
         """Return the route of the queue, which is a page for browsers."""
-        queue = self._route(REVIEW_PATH, get=self._labelling.queue)
+        queue = self._route(REVIEW_PATH, get=self._queue)
         page = self._page_route(REVIEW_PATH, self._page.page)
 
         async def answer(request: Request) -> Response:
@@ -158,26 +193,66 @@ class Review:
 
         return guarded
 
-    async def _evidence(self, request: Request) -> Response:
+    async def _add_evidence(self, request: Request) -> Response:
+        """Store the pictures of a body, all or none."""
         body = await request.body(self._max_body_bytes)
-        if self._waiting >= _MOST_WAITING:
-            raise ServiceError(
-                429,
-                "queue_full",
-                f"{self._waiting} requests with pictures wait to be stored; try again later",
-                headers=RETRY_LATER,
-            )
-        self._waiting += 1
-        try:
+        async with _one_of(self._evidence_slots, "pictures"):
             # A thread: the digests, and what explains a fault, take longer than others may wait.
             evidence = await asyncio.to_thread(parse_evidence, body)
             added = await self._store.add(evidence)
-        finally:
-            self._waiting -= 1
         self._state.review_stored.add(added.stored)
         self._state.review_pruned.add(added.pruned)
         answer = {"status": "success", "stored": added.stored, "duplicates": added.duplicates}
         return json_response(answer, log=answer)
+
+    async def _add_labels(self, request: Request) -> Response:
+        """Store the labels of a body, all or none."""
+        if request.content_type not in _LABEL_TYPES:
+            # A page of another site can make a browser send any other type.
+            raise ServiceError(
+                415, "bad_input", "set Content-Type to application/json, or to text/csv for a file"
+            )
+        body = await request.body(self._max_body_bytes)
+        async with _one_of(self._label_slots, "labels"):
+            # A thread: a large file takes as long as thousands of predictions.
+            labels = await asyncio.to_thread(parse_labels, body, request.content_type)
+            at = time.time()
+            added = await self._store.write(
+                lambda connection: add_labels(connection, labels, at=at)
+            )
+        self._state.labels_stored.add(added.labels)
+        answer = {"status": "success", **asdict(added)}
+        return json_response(answer, log=answer)
+
+    async def _labels(self, request: Request) -> Response:
+        """Return a page of labels, oldest first."""
+        after, limit = parse_labels_query(request.query)
+        return json_response(
+            await self._store.read(
+                lambda connection: read_labels(connection, after=after, limit=limit)
+            )
+        )
+
+    async def _queue(self, request: Request) -> Response:
+        """Return pictures that wait for a label, in the order in which to look at them."""
+        filters, skip, limit = parse_queue_query(request.query)
+        return json_response(
+            await self._store.read(
+                lambda connection: read_queue(connection, filters, skip=skip, limit=limit)
+            )
+        )
+
+    async def _quality(self, request: Request) -> Response:
+        """Return the figures by model version."""
+        query = parse_quality_query(request.query, days=self._days)
+        return json_response(quality_answer(query, await self._figures(query)))
+
+    async def _figures(self, query: QualityQuery) -> Sequence[VersionFigures]:
+        async with self._estimating:
+            versions = await self._store.read(
+                lambda connection: read_versions(connection, query, now=time.time())
+            )
+            return await asyncio.to_thread(estimate_versions, versions)
 
     async def _tried(self, work: Awaitable[ResultT]) -> ResultT:
         """Return what the store returns; raises ServiceError 503 where it fails."""
@@ -203,17 +278,34 @@ class Review:
                 self._state.review_bytes.set(kept.bytes)
             await asyncio.sleep(self._upkeep_seconds)
 
-    async def _measure(self) -> None:
+    async def _keep_measuring(self) -> None:
         while True:
             try:
                 if self._store.exists():
-                    await self._tried(self._labelling.measure())
+                    await self._tried(self._measure())
             except ServiceError:
                 pass  # counted and logged
             except Exception as error:
                 # The metrics stay as they were; the next attempt may succeed.
                 event(_logger, logging.ERROR, "the figures cannot be computed", error=error)
             await asyncio.sleep(_MEASURE_SECONDS)
+
+    async def _measure(self) -> None:
+        """Set the metrics: how many pictures wait, and the figures where there is news."""
+        waiting, seen = await self._store.read(
+            lambda connection: (
+                count_waiting(connection, Filters()),
+                tuple(
+                    connection.execute(f"SELECT max(id) FROM {table}").fetchone()[0]  # noqa: S608
+                    for table in ("labels", "evidence")
+                ),
+            )
+        )
+        self._state.review_waiting.set(waiting)
+        late = time.monotonic() - self._estimated_at > _FIGURES_SECONDS
+        if seen != self._seen or late:
+            self._state.tell_figures(exposed(await self._figures(QualityQuery(self._days))))
+            self._seen, self._estimated_at = seen, time.monotonic()
 
     def _failed(self, failure: StoreError) -> None:
         self._state.review_errors[failure.reason].add()
@@ -225,3 +317,17 @@ class Review:
         if self.failure is not None:
             event(_logger, logging.INFO, "pictures can be stored again")
         self.failure = None
+
+
+@contextlib.asynccontextmanager
+async def _one_of(slots: asyncio.Semaphore, what: str) -> AsyncIterator[None]:
+    """Hold one of the places of requests that wait for the disk; ServiceError 429 for none."""
+    if slots.locked():
+        raise ServiceError(
+            429,
+            "queue_full",
+            f"too many requests with {what} wait to be stored; try again later",
+            headers=RETRY_LATER,
+        )
+    async with slots:
+        yield

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -21,6 +21,8 @@ from bentos.edge.http import Request, Response, ServiceError
 from bentos.logging.page.access import as_bearer, sign_in
 from bentos.logging.page.html import HtmlPage
 from bentos.logging.page.words import shorten
+from bentos.logging.request import parse_parameters
+from bentos.logging.review.labels import Filters, Key, count_waiting, waiting_keys
 from bentos.logging.review.page.heat import HeatMaps, picture_or_error, svg
 from bentos.logging.review.page.pictures import (
     Choices,
@@ -30,7 +32,7 @@ from bentos.logging.review.page.pictures import (
     find_key,
     shown_picture,
 )
-from bentos.logging.review.queue import Filters, count_waiting, waiting_keys
+from bentos.logging.review.request import parse_queue_part
 from bentos.logging.review.store import ReviewStore
 from bentos.logging.state import REVIEW_PATH
 
@@ -43,8 +45,11 @@ _FOLDER = Path(__file__).parent
 _PICTURE_SECONDS = 600
 # All rows are read for the filters' values, a quarter of a second for 100,000 of them.
 _CHOICES_SECONDS = 30.0
-_MOST_SKIPPED = 1_000_000
 _MOST_CHARACTERS = 60
+_PARAMETERS = (
+    *("skip", "model_version", "edge_device_id", "verdict", "differ"),
+    *("id", "device", "sign-in"),
+)
 # What a picture from outside may do in a browser: nothing but be seen.
 _HARMLESS = (
     (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; sandbox"),
@@ -53,8 +58,6 @@ _HARMLESS = (
     (b"referrer-policy", b"no-referrer"),
     (b"vary", b"accept, authorization"),
 )
-
-Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -266,27 +269,12 @@ def _find(connection: sqlite3.Connection, asked: _Asked, *, now: float) -> _Foun
 
 def _asked(request: Request) -> _Asked:
     """Return what a request asks for; raises ServiceError 400 for a wrong parameter."""
-    try:
-        text = request.query.decode("ascii")
-        query = dict(parse_qsl(text, keep_blank_values=True, errors="strict"))
-    except (UnicodeDecodeError, ValueError):
-        raise ServiceError(400, "bad_input", "the query is not percent-encoded UTF-8") from None
-    skip = query.get("skip") or "0"
-    if not (skip.isascii() and skip.isdigit() and int(skip[:9]) <= _MOST_SKIPPED):
-        raise ServiceError(
-            400, "bad_input", f"skip: expected a number from 0 to {_MOST_SKIPPED}", field="skip"
-        )
-    return _Asked(
-        filters=Filters(
-            query.get("model_version", ""),
-            query.get("edge_device_id", ""),
-            query.get("verdict", ""),
-            differ=query.get("differ", "") == "true",
-        ),
-        skip=int(skip[:9]),
-        key=(query["id"], query.get("device")) if query.get("id") else None,
-        sign_in="sign-in" in query,
-    )
+    given = parse_parameters(request.query, *_PARAMETERS)
+    # The form sends the filters that are not chosen as empty.
+    values = {name: value for name, value in given.items() if value}
+    filters, skip = parse_queue_part(values)
+    key = (values["id"], values.get("device")) if "id" in values else None
+    return _Asked(filters, skip, key, sign_in="sign-in" in given)
 
 
 def _key_query(key: Key) -> dict[str, str]:

@@ -9,7 +9,7 @@ import msgspec
 from bentos.edge.http import ServiceError
 from bentos.evidence import ChallengerAnswer
 from bentos.logging.page.words import moment, shorten
-from bentos.logging.review.queue import Filters
+from bentos.logging.review.labels import Filters
 
 # Letters that do something else on the page: heat map and undo.
 _KEYS = "123456789abcdefgijklmnopqrstvwxyz"
