@@ -22,10 +22,8 @@ FOREGROUND = {
 }
 # make ends with 2, with 130 or with the signal, by its version.
 ENDED = (0, 2, 130, -signal.SIGINT)
-# Two minutes of patience before the alert, 15 s between scrapes and 200 pictures of each class are
-# too long for a test.
+# Two minutes of patience before the alert, and 15 s between scrapes, are too long for a test.
 SHORTENED = {
-    "examples/demo_model.py": (r"IMAGES_PER_CLASS = 200", "IMAGES_PER_CLASS = 40"),
     "monitoring/prometheus/rules/inference-mlflow.yml": (r"for: 2m", "for: 2s"),
     "monitoring/prometheus/prometheus.yml": (
         r"(scrape_interval|scrape_timeout|evaluation_interval): \w+",
