@@ -16,11 +16,10 @@ from pathlib import Path
 from benchmarks.chart import draw
 from benchmarks.environment import DEFAULT, EnvironmentBroken, peers_python, versions
 from benchmarks.generator import GeneratorFailed, GeneratorMissing, check_generator
-from benchmarks.measure import Bench, Round, measure
+from benchmarks.measure import FULL, QUICK, Bench, Plan, Round, measure
 from benchmarks.model import ModelMismatch, pictures, prepare_model, reference, register_again
 from benchmarks.peers import all_peers
 from benchmarks.peers.peer import Peer
-from benchmarks.plan import FULL, QUICK, Plan
 from benchmarks.results import (
     FOLDER,
     PeerResult,

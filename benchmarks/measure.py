@@ -9,12 +9,10 @@ from pathlib import Path
 import httpx
 
 from benchmarks.apps.shared import MODEL_VARIABLE
-from benchmarks.bare import bare_server
 from benchmarks.generator import Driven, Generator, drive
 from benchmarks.model import Picture, ServedModel, large_png, point_alias
 from benchmarks.peers.peer import PORTS, Call, Peer, Site
-from benchmarks.plan import Plan
-from benchmarks.probing import probe_all, probe_idle
+from benchmarks.probing import bare_server, probe_all, probe_idle
 from bentos.health.probes import METRICS_PATH
 from local.prober import Answer
 from local.process import ROOT, Memory, Server, StepError, clean_environment, free_ports
@@ -23,6 +21,23 @@ _LOADS_EVERY_SECONDS = 2.0
 _WORTH_NAMING = 0.05
 # Servers compute in another order of additions; a class may not differ for that, nor this much.
 _SAME_CONFIDENCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Times in seconds. Every round starts every server anew, one after the other."""
+
+    rounds: int
+    clients: tuple[int, ...]
+    warm_up: float
+    rate: float
+    idle_probes: float
+    loaded_probes: float
+    saturating_clients: int = 16
+
+
+FULL = Plan(rounds=3, clients=(1, 8, 16, 64), warm_up=3, rate=6, idle_probes=5, loaded_probes=20)
+QUICK = Plan(rounds=1, clients=(1, 8, 16, 64), warm_up=1, rate=2, idle_probes=2, loaded_probes=4)
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,13 @@ from urllib.parse import urlsplit
 import httpx
 
 from benchmarks import hostile
-from benchmarks.bare import bare_server
 from benchmarks.generator import Generator, check_generator
 from benchmarks.logging_service import serve
 from benchmarks.measure import Loads, start
 from benchmarks.model import ServedModel, large_png, pictures, prepare_model, register_again
 from benchmarks.peers.peer import PORTS, Call, Site
 from benchmarks.peers.this_project import ThisProject, probe_url
-from benchmarks.probing import Probed, probe_all, summarize
+from benchmarks.probing import Probed, bare_server, probe_all, summarize
 from bentos.health.probes import METRICS_PATH, READY_PATH
 from bentos.inference.state import PREDICT_IMAGE_PATH, PREDICT_PATH
 from bentos.logging.state import LOG_PATH

@@ -1,14 +1,18 @@
 """Probes of a server from a process of their own, each over a new connection."""
 
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from loadtests.samples import percentile
 from local.prober import MISSED, Answer, Schedule, probing
+from local.process import Server, free_port
 
 _INTERVAL_SECONDS = 0.02
 _TIMEOUT_SECONDS = 5.0
+_START_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -73,3 +77,16 @@ def summarize(answers: Sequence[Answer]) -> Probed:
         max_ms=max(latencies),
         late_p99_ms=percentile([answer.delay * 1000 for answer in answers], 0.99),
     )
+
+
+@contextmanager
+def bare_server() -> Iterator[str]:
+    """Run the bare socket that is probed beside a loaded server and give its URL.
+
+    Raises StepError where it does not start.
+    """
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.apps.bare", str(port)]
+    with Server(command, port=port, name="the bare socket") as server:
+        server.wait_until_answers("/", seconds=_START_SECONDS)
+        yield f"{server.url}/"

@@ -1,7 +1,8 @@
 """What this project set out to reach, and whether a run reached it."""
 
-from collections.abc import Callable
+import re
 from dataclasses import dataclass
+from typing import Literal
 
 from benchmarks.results import PeerResult, Results
 
@@ -33,79 +34,47 @@ class Target:
 def targets(results: Results) -> list[Target]:
     """Return every target with the number of this run."""
     many = str(results.plan.saturating_clients)
-    ours = results.peer(ONE_WORKER)
-    workers = [
-        peer
-        for peer in results.peers
-        if peer.key.startswith("this-project-") and peer.key.removeprefix("this-project-").isdigit()
-    ]
-    all_cores = workers[-1] if workers and not workers[-1].failure else None
-    fastapi = results.peer("fastapi")
+    ours, fastapi = results.peer(ONE_WORKER), results.peer("fastapi")
+    workers = [peer for peer in results.peers if re.fullmatch(r"this-project-\d+", peer.key)]
+    all_cores = results.peer(workers[-1].key) if workers else None
 
-    def ratio(
-        peer: PeerResult | None,
-        rate: Callable[[PeerResult], float | None],
-        base: PeerResult | None,
-    ) -> float | None:
-        if peer is None or base is None:
-            return None
-        found = rate(peer)
-        return None if found is None else found / base.json[many].requests_per_second
+    def rate(peer: PeerResult | None, kind: Literal["json", "binary", "image"]) -> float | None:
+        found = peer and (peer.json[many] if kind == "json" else getattr(peer, kind))
+        return found.requests_per_second if found else None
 
-    def json_rate(peer: PeerResult) -> float | None:
-        return peer.json[many].requests_per_second
+    def times(rate: float | None, base: PeerResult | None) -> float | None:
+        return rate / base.json[many].requests_per_second if rate and base else None
 
-    def raw_rate(peer: PeerResult) -> float | None:
-        return peer.binary.requests_per_second if peer.binary else None
-
-    def image_rate(peer: PeerResult) -> float | None:
-        return peer.image.requests_per_second if peer.image else None
-
-    mlserver, triton = results.peer("mlserver"), results.peer("triton")
     found = [
-        Target(
-            "JSON, one worker against MLServer",
-            ratio(ours, json_rate, mlserver),
-            _TIMES_MLSERVER,
-            " times",
-        ),
-        Target(
-            "JSON, as many workers as cores against Triton",
-            ratio(all_cores, json_rate, triton),
-            1.0,
-            " times",
-        ),
-        Target(
-            "raw tensors, one worker, against the JSON of FastAPI",
-            ratio(ours, raw_rate, fastapi),
-            _TIMES_FASTAPI,
-            " times",
-        ),
-        Target(
-            "PNG images, one worker, against the JSON of FastAPI",
-            ratio(ours, image_rate, fastapi),
-            _TIMES_FASTAPI,
-            " times",
-        ),
+        Target(what, value, bound, " times")
+        for what, value, bound in (
+            (
+                "JSON, one worker against MLServer",
+                times(rate(ours, "json"), results.peer("mlserver")),
+                _TIMES_MLSERVER,
+            ),
+            (
+                "JSON, as many workers as cores against Triton",
+                times(rate(all_cores, "json"), results.peer("triton")),
+                1.0,
+            ),
+            (
+                "raw tensors, one worker, against the JSON of FastAPI",
+                times(rate(ours, "binary"), fastapi),
+                _TIMES_FASTAPI,
+            ),
+            (
+                "PNG images, one worker, against the JSON of FastAPI",
+                times(rate(ours, "image"), fastapi),
+                _TIMES_FASTAPI,
+            ),
+        )
     ]
     for meanwhile in ("saturated", "images of 500 kB", "model loads"):
         probed = ours.probes.get(meanwhile) if ours else None
-        found.append(
-            Target(
-                f"probe p99, {meanwhile}",
-                probed.p99_ms if probed else None,
-                PROBE_P99_MS,
-                " ms",
-                most=True,
-            )
-        )
-        found.append(
-            Target(
-                f"probe p99.9, {meanwhile}",
-                probed.p999_ms if probed else None,
-                PROBE_P999_MS,
-                " ms",
-                most=True,
-            )
-        )
+        p99, p999 = (probed.p99_ms, probed.p999_ms) if probed else (None, None)
+        found += [
+            Target(f"probe p99, {meanwhile}", p99, PROBE_P99_MS, " ms", most=True),
+            Target(f"probe p99.9, {meanwhile}", p999, PROBE_P999_MS, " ms", most=True),
+        ]
     return found

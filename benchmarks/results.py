@@ -12,8 +12,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.generator import Driven
-from benchmarks.measure import Round
-from benchmarks.plan import Plan
+from benchmarks.measure import Plan, Round
 from benchmarks.probing import Probed, summarize
 from local.prober import Answer
 from local.process import ROOT
@@ -166,32 +165,3 @@ def store(results: Results, path: Path) -> None:
     """Write the results."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(asdict(results)) + "\n")
-
-
-def load(path: Path) -> Results:
-    """Read what `store` wrote."""
-    content = json.loads(path.read_text())
-    plan = content["plan"]
-    return Results(
-        **{
-            **content,
-            "machine": Machine(**content["machine"]),
-            "plan": Plan(**{**plan, "clients": tuple(plan["clients"])}),
-            "peers": [_peer(one) for one in content["peers"]],
-        }
-    )
-
-
-def _peer(content: dict[str, Any]) -> PeerResult:
-    def driven(found: dict[str, Any] | None) -> Driven | None:
-        return Driven(**found) if found else None
-
-    return PeerResult(
-        **{
-            **content,
-            "json": {number: Driven(**found) for number, found in content["json"].items()},
-            "binary": driven(content["binary"]),
-            "image": driven(content["image"]),
-            "probes": {name: Probed(**found) for name, found in content["probes"].items()},
-        }
-    )

@@ -75,7 +75,6 @@ def soak(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "soak.json"
     path.write_text(json.dumps(content) + "\n")
-    draw(samples, folder / "soak.png")
     report(f"{driven.requests_per_second:,.0f} requests/s, {driven.errors} failed")
     if growth is not None:
         report(f"PSS grows by {growth / _MIB:.1f} MiB an hour after the first minute")
@@ -89,20 +88,3 @@ def growth_per_hour(samples: Sequence[Sample]) -> float | None:
         return None
     seconds = [one.seconds for one in samples]
     return float(np.polyfit(seconds, [one.pss for one in samples], 1)[0]) * 3600
-
-
-def draw(samples: Sequence[Sample], path: Path) -> None:
-    """Draw memory over time to a PNG file."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    axes = figure.subplots()
-    minutes = [one.seconds / 60 for one in samples]
-    axes.plot(minutes, [one.pss / _MIB for one in samples], label="PSS")
-    axes.plot(minutes, [one.rss / _MIB for one in samples], label="RSS")
-    axes.set(
-        xlabel="minutes", ylabel="MiB", ylim=(0, None), title=f"Memory under {_CLIENTS} clients"
-    )
-    axes.grid(visible=True, alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=110)

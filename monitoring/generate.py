@@ -50,7 +50,7 @@ def generated() -> dict[Path, str]:
     return {
         **{RULES / f"{file.name}.yml": HEADER + to_yaml(file.document()) for file in RULE_FILES},
         **{
-            DASHBOARDS / f"{name}.json": compact_json(build().to_json(), width=140, leaf_width=320)
+            DASHBOARDS / f"{name}.json": compact_json(build().to_json(), width=160, leaf_width=400)
             + "\n"
             for name, build in BUILDERS.items()
         },

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from benchmarks import hostile
-from benchmarks.bare import bare_server
+from benchmarks.probing import bare_server
 from local import fetch
 from local.prober import MISSED, Answer, Schedule, probing
 from tests.support.inference import start_inference

@@ -14,18 +14,16 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import chosen
-from benchmarks.bare import bare_server
 from benchmarks.chart import draw
 from benchmarks.generator import Driven, GeneratorFailed, drive
-from benchmarks.measure import Round
+from benchmarks.measure import FULL, QUICK, Round
 from benchmarks.peers import all_peers
 from benchmarks.peers.peer import Call, found_in_logits, nested
 from benchmarks.peers.this_project import ThisProject
 from benchmarks.peers.triton import Triton
-from benchmarks.plan import FULL, QUICK
-from benchmarks.probing import probe_all, summarize
+from benchmarks.probing import bare_server, probe_all, summarize
 from benchmarks.reach import targets
-from benchmarks.results import BARE, Machine, PeerResult, Results, joined, load, store
+from benchmarks.results import BARE, Machine, PeerResult, Results, joined
 from benchmarks.soak import Sample, growth_per_hour
 from benchmarks.table import BEGIN, END, MarkersMissing, tables, write_page
 from local import fetch
@@ -173,15 +171,6 @@ def results() -> Results:
             PeerResult("this-project-cuda", "this project, cuda", failure="no GPU"),
         ],
     )
-
-
-def test_stored_results_are_read_again_as_they_were(tmp_path: Path) -> None:
-    store(results(), tmp_path / "new" / "full.json")
-    stored = load(tmp_path / "new" / "full.json")
-    store(stored, tmp_path / "again.json")
-    assert stored.peer("triton") == results().peer("triton")
-    first, again = tmp_path / "new" / "full.json", tmp_path / "again.json"
-    assert json.loads(first.read_text()) == json.loads(again.read_text())
 
 
 def test_the_tables_say_what_was_measured_and_why_the_rest_was_not() -> None:
