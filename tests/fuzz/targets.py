@@ -234,20 +234,15 @@ def _cut(reader: "Reader[object]", content: bytes) -> object:
     """Cut a stream into messages, as it comes in small pieces."""
     messages: list[object] = []
     for at in range(0, len(content), 37):
-        piece = content[at : at + 37]
-        room = reader.room()
-        if len(room) < len(piece):
-            raise FoundError(f"room for {len(room)} bytes")
-        room[: len(piece)] = piece
-        reader.received(len(piece))
+        reader.received(content[at : at + 37])
         messages += reader
     return messages
 
 
 def _stream(*messages: ToModel | ToWorker) -> Sequence[bytes]:
-    written: list[bytes] = []
-    Writer(written.append).write(*messages)
-    return [b"".join(written)]
+    written = bytearray()
+    Writer(written.extend).write(*messages)
+    return [bytes(written)]
 
 
 _INPUTS = (Input(InputKind.JSON, b'{"data": [1, 2]}', 1), Input(InputKind.TENSOR, bytes(16), 2))
