@@ -44,6 +44,13 @@ def test_a_model_is_read_without_what_traces_and_compiles_models(tmp_path: Path)
     assert not loaded_by(_READ, str(export(tmp_path / "model.pt2"))) & unwanted
 
 
+@pytest.mark.slow
+def test_a_registry_is_asked_without_what_mlflow_has_for_language_models() -> None:
+    imported = loaded_by(_ASK)
+    assert "mlflow.tracking.client" in imported
+    assert not imported & {"fastapi", "mlflow.genai.judges", "mlflow.gateway.utils", "pandas.core"}
+
+
 class _Primitive(torch.nn.Module):  # type: ignore[misc]
     def forward(self, numbers: torch.Tensor) -> torch.Tensor:
         return torch.ops.prims.mul(numbers, numbers)
@@ -58,13 +65,20 @@ def test_a_model_gets_the_operators_that_are_only_imported_where_one_calls_them(
     assert "torch._prims" in loaded_by(_READ, str(path))
 
 
-# In a process as a model's is; the model is called, with two inputs.
-_READ = """
-from pathlib import Path
+# In a process as a model's is.
+_AS_A_MODELS = """
 from bentos.inference.model.__main__ import leave_out_what_only_other_loaders_need
 leave_out_what_only_other_loaders_need()
+"""
+# The model is called, with two inputs.
+_READ = f"""{_AS_A_MODELS}
+from pathlib import Path
 import torch
 from bentos.inference.model.loading import read_program
 program = read_program(Path(sys.argv[1]))
 assert len(program(torch.full([2, *program.shape], 3.0))) == 2
+"""
+_ASK = f"""{_AS_A_MODELS}
+from bentos.inference.model.registry import Registry
+Registry(tracking_uri="http://127.0.0.1:1", name="model", stage="production").connect()
 """

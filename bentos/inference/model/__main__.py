@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -109,8 +110,20 @@ def leave_out_what_only_other_loaders_need() -> None:
     # MLflow imports it wherever it is: 40 MiB.
     sys.modules["pandas"] = None  # type: ignore[assignment]
     # PyTorch imports it always, for tensors without content, as tracing and compiling use: 18 MiB.
-    name = "torch._meta_registrations"
-    sys.modules[name] = ModuleType(name)
+    _leave_empty("torch._meta_registrations")
+    # MLflow's packages for language models, which bring FastAPI: 12 MiB, and half a second.
+    _leave_empty("mlflow.genai")
+    _leave_empty("mlflow.gateway")
+
+
+def _leave_empty(name: str) -> None:
+    """Let a module be imported without running it; what lies in a package can be imported still."""
+    package, _, last = name.partition(".")
+    found = find_spec(package)
+    folders = found.submodule_search_locations if found is not None else None
+    module = ModuleType(name)
+    module.__path__ = [f"{folder}/{last}" for folder in folders or ()]
+    sys.modules[name] = module
 
 
 def _bound_memory(size: int) -> None:
