@@ -18,7 +18,6 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
-from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 from bentos.health.state import ServiceState
@@ -40,23 +39,19 @@ def exposition(
 
     `more` are families that the state does not hold, with their samples.
     """
-    registry = CollectorRegistry()
-    registry.register(_StateCollector(state, more))
+    registry = _StateRegistry(state, more)
     if openmetrics:
         return generate_openmetrics(registry), OPENMETRICS  # type: ignore[no-untyped-call]
     return generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4
 
 
-class _StateCollector(Collector):
+class _StateRegistry(CollectorRegistry):
     """Families of a state, read when they are asked for."""
 
     def __init__(self, state: ServiceState, more: Iterable[tuple[Family, Samples]]) -> None:
+        super().__init__()
         self._state = state
         self._more = more
-
-    def describe(self) -> Iterable[Metric]:
-        """Return nothing: registering reads no sample."""
-        return []
 
     def collect(self) -> Iterator[Metric]:
         """Yield each family with its present samples."""
