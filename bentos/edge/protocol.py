@@ -14,7 +14,6 @@ from typing import Any, cast
 
 import httptools
 import uvicorn
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_BYTES = 65_536
@@ -69,43 +68,11 @@ class Connections:
         self._waiting.pop(connection, None)
 
 
-class _Flow(FlowControl):
-    """Reading that two may pause: uvicorn while an app is behind, and the protocol by `hold`."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        super().__init__(transport)
-        self.held = False
-
-    def pause_reading(self) -> None:
-        """Pause for uvicorn."""
-        self._change(self.held, paused=True)
-
-    def resume_reading(self) -> None:
-        """Resume for uvicorn."""
-        self._change(self.held, paused=False)
-
-    def hold(self) -> None:
-        """Pause until `release`."""
-        self._change(held=True, paused=self.read_paused)
-
-    def release(self) -> None:
-        """End the hold."""
-        self._change(held=False, paused=self.read_paused)
-
-    def _change(self, held: bool, *, paused: bool) -> None:
-        before = self.held or self.read_paused
-        self.held, self.read_paused = held, paused
-        if before != (held or paused):
-            (self._transport.resume_reading if before else self._transport.pause_reading)()
-
-
 class BoundedProtocol(HttpToolsProtocol):
     """Collects a request's head, parses one request at a time, cuts off clients that do not read.
 
     `_parse_more` does the work: it takes from `_unparsed` what may be parsed now.
     """
-
-    flow: _Flow
 
     def __init__(self, *arguments: Any, open_connections: Connections, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -124,9 +91,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a new connection."""
-        self._joined = JoinedWrites(transport, self.loop)
-        super().connection_made(cast("asyncio.Transport", self._joined))
-        self.flow = _Flow(transport)
+        self._shared = SharedTransport(transport, self.loop)
+        super().connection_made(cast("asyncio.Transport", self._shared))
         self._wait_for_head()
         self._open.opened(self)
 
@@ -147,7 +113,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """End an answer, and begin with a request that was sent ahead."""
-        self._joined.flush()
+        self._shared.flush()
         super().on_response_complete()
         self._open.waiting(self)
         if self._unparsed and not self.transport.is_closing():
@@ -186,9 +152,9 @@ class BoundedProtocol(HttpToolsProtocol):
         # What is sent ahead waits, unparsed, until its predecessor is answered.
         ahead = bool(self._unparsed) and not self._body_left and not self._is_answered()
         if ahead or self._scheduled:
-            self.flow.hold()
-        elif self.flow.held:
-            self.flow.release()
+            self._shared.pause_reading("protocol")
+        else:
+            self._shared.resume_reading("protocol")
 
     def _parse_head(self) -> bool:
         """Parse the next head once it is whole; return whether it was."""
@@ -288,7 +254,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _schedule(self) -> None:
         """Parse more once the event loop has served other connections; read nothing until then."""
-        self.flow.hold()
+        self._shared.pause_reading("protocol")
         if not self._scheduled:
             self._scheduled = True
             self.loop.call_soon(self._resume)
@@ -339,20 +305,36 @@ class BoundedProtocol(HttpToolsProtocol):
             self._read_timer = None
 
 
-class JoinedWrites:
-    """A transport that sends the head of an answer together with a body that follows at once.
+class SharedTransport:
+    """A connection's transport, for uvicorn and the protocol above.
 
-    Uvicorn writes the two one after the other. Each of two system calls wakes the client, and a
-    client on the same core then takes turns with the worker, twice for each answer.
+    Either may pause reading: uvicorn while an app is behind. And the head of an answer is sent
+    together with a body that follows at once, which uvicorn writes one after the other: each of two
+    system calls wakes the client, and a client on the same core then takes turns with the worker,
+    twice for each answer.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
         self._head = b""
+        self._paused_by: set[str] = set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+    def pause_reading(self, who: str = "uvicorn") -> None:
+        """Read nothing until those who paused have resumed."""
+        if not self._paused_by:
+            self._transport.pause_reading()
+        self._paused_by.add(who)
+
+    def resume_reading(self, who: str = "uvicorn") -> None:
+        """Read again, unless another has paused as well; nothing where one has not paused."""
+        if who in self._paused_by:
+            self._paused_by.remove(who)
+            if not self._paused_by:
+                self._transport.resume_reading()
 
     def write(self, data: bytes) -> None:
         """Send data, or keep it where it is a final answer's head."""

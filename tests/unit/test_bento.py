@@ -19,7 +19,6 @@ from _bentoml_sdk import Service
 from bentoml._internal.context import server_context
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
@@ -63,7 +62,7 @@ class TestUvicorn:
             "uvicorn", f"HttpToolsProtocol.{callback}", "bentos/edge/protocol.py"
         )
 
-    @pytest.mark.parametrize("name", ["parser", "cycle", "flow", "transport", "loop"])
+    @pytest.mark.parametrize("name", ["parser", "cycle", "transport", "loop"])
     def test_the_protocol_has_the_attributes_that_are_used(
         self, protocol: HttpToolsProtocol, name: str
     ) -> None:
@@ -76,13 +75,6 @@ class TestUvicorn:
         for name in ("response_started", "response_complete"):
             assert f"self.{name} = False" in source, changed(
                 "uvicorn", f"RequestResponseCycle.{name}", "bentos/edge/protocol.py"
-            )
-
-    def test_flow_control_pauses_reading_as_it_is_overridden(self) -> None:
-        source = inspect.getsource(FlowControl)
-        for what in ("self._transport", "self.read_paused", "def pause_reading", "def resume_read"):
-            assert what in source, changed(
-                "uvicorn", f"FlowControl's {what}", "bentos/edge/protocol.py"
             )
 
     def test_a_new_connection_asks_the_configuration_for_its_protocol(self) -> None:
