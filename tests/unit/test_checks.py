@@ -1,6 +1,5 @@
 """Readiness and liveness checks."""
 
-import pickle
 import time
 from functools import partial
 from pathlib import Path
@@ -158,13 +157,6 @@ def test_a_dead_worker_fails_liveness_only_after_its_grace(tmp_path: Path) -> No
     assert float(str(failure["dead_for_seconds"])) >= 7_200
 
 
-def test_a_worker_that_does_not_take_connections_yet_is_not_serving(state: BakeryState) -> None:
-    check = required("worker_not_serving", "serving")
-    assert check.failing(state) == {}
-    state.serving.set(1)
-    assert check.failing(state) is None
-
-
 def test_an_event_loop_that_does_not_beat_has_stalled(state: BakeryState) -> None:
     check = checks.stuck("event_loop_stalled", "heartbeat", stall_seconds=30)
     assert check.failing(state) is None
@@ -203,19 +195,3 @@ def test_what_a_dead_probe_process_last_saw_of_the_port_says_nothing(tmp_path: P
     with child(probe_process, tmp_path) as dead:
         dead.kill()
     assert checks.port_not_answering(0, pair(tmp_path)) is None
-
-
-def test_every_check_of_the_kit_can_be_handed_to_another_process(state: BakeryState) -> None:
-    all_of_them = [
-        Check("shutting_down", checks.shutting_down),
-        Check("high_error_rate", checks.high_error_rate),
-        Check("worker_missing", checks.worker_missing),
-        required("worker_not_serving", "serving"),
-        Check("worker_dead", partial(checks.worker_dead, 1)),
-        checks.stuck("event_loop_stalled", "heartbeat", stall_seconds=1),
-        checks.stuck("a", "baking_since", stall_seconds=1),
-        Check("port_not_answering", partial(checks.port_not_answering, 1)),
-        required("a", "warm"),
-    ]
-    copies = pickle.loads(pickle.dumps(all_of_them))
-    assert judge(copies, state) == judge(all_of_them, state)

@@ -30,6 +30,7 @@ def loaded_by(code: str, *arguments: str) -> set[str]:
     [
         ("bentos.inference.service", {"bentos.inference.app", "numpy", "mlflow", "torch"}),
         ("bentos.inference.app", {"PIL", "simdjson", "mlflow", "torch"}),
+        ("bentos.kit", {"torch", "mlflow", "sqlite3", "sqlite_utils", "PIL", "bentoml", "numpy"}),
         ("bentos.inference.state", {"bentos.kit", "pydantic", "numpy", "bentoml", "sqlite3"}),
     ],
 )

@@ -321,20 +321,6 @@ Kit.alone(MyState, "my-service")
     assert "MyState stands in the program that was started" in ended.stderr
 
 
-def test_the_kit_imports_none_of_what_is_large() -> None:
-    program = (
-        "import pkgutil, sys, importlib, bentos.health as health, bentos.kit\n"
-        "for one in pkgutil.iter_modules(health.__path__):\n"
-        "    importlib.import_module(f'bentos.health.{one.name}')\n"
-        "large = {'torch', 'mlflow', 'sqlite3', 'sqlite_utils', 'PIL', 'bentoml', 'numpy'}\n"
-        "print(sorted(large & set(sys.modules)))\n"
-    )
-    found = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert found.stdout.strip() == "[]"
-
-
 def test_reasons_come_in_their_order_of_weight(tmp_path: Path) -> None:
     from bentos.kit import probe_plan
 
