@@ -9,9 +9,10 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from time import perf_counter
+from typing import TypeAlias
 
 from bentos.edge.http import (
     CLOSE,
@@ -28,39 +29,43 @@ from bentos.edge.http import (
 from bentos.health.metrics import wants_openmetrics
 from bentos.health.probes import METRICS_PATH, Answer, Probes
 from bentos.health.state import ServiceState
-from bentos.health.values import OTHER
+from bentos.health.values import OTHER, Histogram
 from bentos.process.logs import event, get_logger
 
-Handler = Callable[[Request], Awaitable[Response]]
+Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
+Guard: TypeAlias = Callable[[Request], None]
+Routes: TypeAlias = Mapping[str, Mapping[str, "Route"]]
 
 _logger = get_logger("http")
 
 _MAX_SHOWN = 60
 _PARAMETER = re.compile(r"\\{\w+\\}")
+_ANY_METHOD = "*"
+
+
+def admit(_: Request) -> None:
+    """Guard a route that is open to everybody."""
 
 
 @dataclass(frozen=True)
 class Route:
-    """A path, its method and what answers it; `more` answers further methods of the path.
+    """A path, a method of it and what answers it.
 
     A name in braces stands for any one segment of the path: `/v2/models/{model}`. `probe` names a
-    route that Kubernetes or Prometheus asks: it is timed as a probe and logged at debug.
+    route that Kubernetes or Prometheus asks: it is timed as a probe and logged at debug. `guard`
+    raises ServiceError for a request that may not be answered, before anything of it is read.
     `on_failure` gets the reason when the service failed, `on_refusal` when it turned a request
-    away.
+    away. `duration` observes how long answers take.
     """
 
     method: str
     path: str
     handler: Handler
     probe: str = ""
+    guard: Guard = admit
     on_failure: Callable[[str], None] = lambda _reason: None
     on_refusal: Callable[[str], None] = lambda _reason: None
-    more: Mapping[str, Handler] = field(default_factory=dict)
-
-    def handler_of(self, method: str) -> Handler | None:
-        """Return what answers a method, None where nothing does. HEAD is answered as GET is."""
-        handlers = {self.method: self.handler, **self.more}
-        return handlers.get(method, handlers.get("GET") if method == "HEAD" else None)
+    duration: Histogram | None = None
 
 
 @dataclass(frozen=True)
@@ -68,22 +73,25 @@ class Door:
     """The routes of a running service, its time-out, its counts and its memory for bodies."""
 
     state: ServiceState
-    routes: Mapping[str, Route]
+    routes: Routes
     timeout_seconds: float
     memory: BodyMemory | None = None
 
-    def find(self, path: str) -> Route | None:
-        """Return the route of a path, None where there is none."""
-        route = self.routes.get(path)
-        if route is not None:
-            return route
-        return next((one for pattern, one in self._patterns if pattern.fullmatch(path)), None)
+    def find(self, method: str, path: str) -> Route | None:
+        """Return what answers a request, with a 405 where it must; None where there is no path."""
+        methods = self.routes.get(path)
+        if methods is None:
+            found = (one for pattern, one in self._patterns if pattern.fullmatch(path))
+            methods = next(found, None)
+            if methods is None:
+                return None
+        return methods.get(method) or methods[_ANY_METHOD]
 
     @cached_property
-    def _patterns(self) -> Sequence[tuple[re.Pattern[str], Route]]:
+    def _patterns(self) -> Sequence[tuple[re.Pattern[str], Mapping[str, Route]]]:
         return [
-            (re.compile(_PARAMETER.sub("[^/]+", re.escape(path))), route)
-            for path, route in self.routes.items()
+            (re.compile(_PARAMETER.sub("[^/]+", re.escape(path))), methods)
+            for path, methods in self.routes.items()
             if "{" in path
         ]
 
@@ -99,14 +107,12 @@ class Door:
         failure: BaseException | None = None
         response: Response
         try:
-            handler = route.handler_of(request.method)
-            if handler is None:
-                raise _wrong_method(route, request.method)
+            route.guard(request)
             if route.probe:
-                response = await handler(request)
+                response = await route.handler(request)
             else:
                 async with asyncio.timeout(self.timeout_seconds):
-                    response = await handler(request)
+                    response = await route.handler(request)
         except ClientDisconnected:
             return None
         except ServiceError as error:
@@ -156,6 +162,8 @@ class Door:
     ) -> None:
         status = str(response.status)
         self.state.count_request(route.path, status)
+        if route.duration is not None:
+            route.duration.observe(seconds)
         if route.probe and response.status in (200, 500, 503):
             self.state.probe_duration[route.probe, status].observe(seconds)
         level = _level(route, response.status)
@@ -169,16 +177,6 @@ class Door:
                 **response.log,
             }
             event(_logger, level, "request", fields, error=failure)
-
-
-def _wrong_method(route: Route, method: str) -> ServiceError:
-    methods = (route.method, *route.more)
-    return ServiceError(
-        405,
-        "method_not_allowed",
-        f"{route.path} takes {' and '.join(methods)}, not {method}",
-        headers={"Allow": ", ".join(methods)},
-    )
 
 
 def _too_slow(seconds: float) -> ServiceError:
@@ -200,12 +198,32 @@ def _level(route: Route, status: int) -> int:
     return logging.WARNING
 
 
-def route_table(routes: Sequence[Route]) -> dict[str, Route]:
-    """Return the routes by path; ValueError where two share one."""
-    table = {route.path: route for route in routes}
-    if len(table) != len(routes):
-        raise ValueError("two routes share a path")
+def route_table(routes: Sequence[Route]) -> Routes:
+    """Return the routes by path and method; ValueError where two share both.
+
+    HEAD is answered as GET is, and any other method with a 405.
+    """
+    table: dict[str, dict[str, Route]] = {}
+    for route in routes:
+        if route.method in table.setdefault(route.path, {}):
+            raise ValueError(f"two routes share a path and a method: {route.method} {route.path}")
+        table[route.path][route.method] = route
+    for path, methods in table.items():
+        refuse = partial(_refuse_method, path, tuple(methods))
+        first = next(iter(methods.values()))
+        methods[_ANY_METHOD] = replace(first, handler=refuse, guard=admit, duration=None)
+        if "GET" in methods:
+            methods["HEAD"] = methods["GET"]
     return table
+
+
+async def _refuse_method(path: str, methods: Sequence[str], request: Request) -> Response:
+    raise ServiceError(
+        405,
+        "method_not_allowed",
+        f"{path} takes {' and '.join(methods)}, not {request.method}",
+        headers={"Allow": ", ".join(methods)},
+    )
 
 
 class SharedScrape:
@@ -277,7 +295,7 @@ class FrontDoor:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one of the service's own routes or hand the request on."""
         door = self._door() if scope["type"] == "http" else None
-        route = door.find(scope["path"]) if door is not None else None
+        route = door.find(scope["method"], scope["path"]) if door is not None else None
         if door is None or (route is None and self._passes(scope["path"])):
             await self._app(scope, receive, send)
             return

@@ -10,7 +10,7 @@ from typing import Annotated, TypeAlias
 
 from pydantic import AfterValidator
 
-from bentos.edge.http import ServiceError
+from bentos.edge.http import Request, ServiceError
 from bentos.process.logs import event, get_logger
 
 # How often a request may cause a look at the file: a stat call, which takes microseconds.
@@ -61,6 +61,10 @@ class Tokens:
     def required(self) -> bool:
         """Whether requests need a token at all."""
         return bool(self._own) or self._file is not None
+
+    def check(self, request: Request) -> None:
+        """Raise ServiceError 401 for a request without one of the tokens: a route's guard."""
+        self.require(request.header(b"authorization"))
 
     def require(self, authorization: bytes | None) -> None:
         """Raise ServiceError 401 unless the header is `Bearer ` and one of the tokens."""

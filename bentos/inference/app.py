@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from bentos.edge.door import Route
@@ -112,6 +112,7 @@ class InferenceApp:
         make = partial(
             Route,
             "POST",
+            guard=self._tokens.check,
             on_failure=self.state.record_error,
             on_refusal=self.state.record_refusal,
         )
@@ -123,7 +124,7 @@ class InferenceApp:
                 self._engine,
                 self.state,
                 self.kit.probes,
-                self._tokens,
+                self._tokens.check,
                 self._predict_all,
                 max_body_bytes=self._settings.max_body_bytes,
             ).routes(),
@@ -133,29 +134,25 @@ class InferenceApp:
         if self._explainer is None:
             return []
         # Its failures are none of the service's, by which a pod is judged.
-        return [Route("POST", EXPLAIN_PATH, partial(self._explain, self._explainer))]
-
-    def _body(self, request: Request) -> Awaitable[bytes]:
-        """Return what reads the body of a request that may be answered; 401 for any other."""
-        self._tokens.require(request.header(b"authorization"))
-        return request.body(self._settings.max_body_bytes)
+        explain = partial(self._explain, self._explainer)
+        return [Route("POST", EXPLAIN_PATH, explain, guard=self._tokens.check)]
 
     async def _predict(self, request: Request) -> Response:
-        body = await self._body(request)
+        body = await request.body(self._settings.max_body_bytes)
         started = time.perf_counter()
         engine = self._engine
         given = inputs_of(request.content_type, body, engine.spec, limit=engine.request_limit)
         return await self._respond(request, given, started)
 
     async def _predict_image(self, request: Request) -> Response:
-        body = await self._body(request)
+        body = await request.body(self._settings.max_body_bytes)
         started = time.perf_counter()
         upload = upload_of(request, body)
         given = input_of_image(upload.content, self._engine.spec)
         return await self._respond(request, given, started, image_id=upload.filename)
 
     async def _explain(self, explainer: Explainer, request: Request) -> Response:
-        upload = upload_of(request, await self._body(request))
+        upload = upload_of(request, await request.body(self._settings.max_body_bytes))
         outcome = "failed"
         try:
             heat_map = await explainer.explain(upload.content)

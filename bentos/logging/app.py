@@ -7,7 +7,7 @@ from itertools import islice
 
 from pydantic import AnyHttpUrl
 
-from bentos.edge.door import Handler, Route
+from bentos.edge.door import Guard, Handler, Route, admit
 from bentos.edge.http import Request, Response, ServiceError, json_response
 from bentos.edge.tokens import Tokens
 from bentos.edge.traces import record_span
@@ -127,22 +127,25 @@ class LoggingApp:
         }
 
     def _routes(self) -> list[Route]:
-        protected = bool(self._settings.protect_reads)
-        routes: tuple[tuple[str, str, Handler, bool, Callable[[str], None]], ...] = (
-            ("POST", LOG_PATH, self._log, True, self.state.record_error),
+        check = self._tokens.check
+        guard_reads = check if self._settings.protect_reads else admit
+        routes: tuple[tuple[str, str, Handler, Guard, Callable[[str], None]], ...] = (
+            ("POST", LOG_PATH, self._log, check, self.state.record_error),
             # A read that fails says nothing of whether predictions can be stored.
-            ("GET", STATS_PATH, self._stats, protected, self._read_failed),
-            ("GET", PREDICTIONS_PATH, self._predictions, protected, self._read_failed),
+            ("GET", STATS_PATH, self._stats, guard_reads, self._read_failed),
+            ("GET", PREDICTIONS_PATH, self._predictions, guard_reads, self._read_failed),
         )
         return [
             Route(
                 method,
                 path,
-                self._timed(path, self._guarded(handler) if guarded else handler),
+                handler,
+                guard=guard,
                 on_failure=on_failure,
                 on_refusal=self._refused,
+                duration=self.state.request_duration[path],
             )
-            for method, path, handler, guarded, on_failure in routes
+            for method, path, handler, guard, on_failure in routes
         ]
 
     def _make_review(self) -> Review:
@@ -179,23 +182,6 @@ class LoggingApp:
 
     def _read_failed(self, _reason: str) -> None:
         self.state.errors.add()
-
-    def _timed(self, path: str, handler: Handler) -> Handler:
-        async def timed(request: Request) -> Response:
-            started = time.perf_counter()
-            try:
-                return await handler(request)
-            finally:
-                self.state.request_duration[path].observe(time.perf_counter() - started)
-
-        return timed
-
-    def _guarded(self, handler: Handler) -> Handler:
-        async def guarded(request: Request) -> Response:
-            self._tokens.require(request.header(b"authorization"))
-            return await handler(request)
-
-        return guarded
 
     async def _log(self, request: Request) -> Response:
         body = await request.body(self._settings.max_body_bytes)

@@ -353,8 +353,8 @@ def test_a_path_may_take_several_methods(house: House) -> None:
         return Response(b"got")
 
     assert house.door is not None
-    both = Route("POST", "/both", _fine, more={"GET": answer_get})
-    house.door = replace(house.door, routes=route_table([both]))
+    both = [Route("POST", "/both", _fine), Route("GET", "/both", answer_get)]
+    house.door = replace(house.door, routes=route_table(both))
     assert house.ask("/both", method="GET").body == b"got"
     assert house.ask("/both", method="HEAD").status == 200
     assert house.ask("/both", chunk(b"abc")).json == {"got": 3}
@@ -363,7 +363,35 @@ def test_a_path_may_take_several_methods(house: House) -> None:
     assert refused.headers[b"allow"] == b"POST, GET"
 
 
-def test_two_routes_of_one_path_are_refused() -> None:
+def test_a_request_that_its_guard_refuses_reaches_no_handler_and_nothing_of_it_is_read(
+    house: House,
+) -> None:
+    def guard(_: Request) -> None:
+        raise ServiceError(401, "unauthorized", "who are you?")
+
+    async def fail(_: Request) -> Response:
+        raise AssertionError
+
+    assert house.door is not None
+    refused: list[str] = []
+    closed = Route("POST", "/task", fail, guard=guard, on_refusal=refused.append)
+    house.door = replace(house.door, routes=route_table([closed]))
+    assert house.ask("/task", DISCONNECT).status == 401
+    assert house.ask("/task", method="PUT").status == 405
+    assert refused == ["unauthorized", "method_not_allowed"]
+
+
+def test_the_answers_of_a_route_are_timed_where_it_asks_for_it(house: House) -> None:
+    assert house.door is not None
+    duration = house.state.event_loop_delay
+    timed = Route("POST", "/task", raising(ServiceError(429, "why", "because")), duration=duration)
+    house.door = replace(house.door, routes=route_table([timed]))
+    house.ask("/task")
+    house.ask("/task", method="GET")
+    assert [buckets[-1] for _, buckets, _ in duration.series()] == [("+Inf", 1)]
+
+
+def test_two_routes_of_one_path_and_method_are_refused() -> None:
     route = Route("GET", "/a", _fine)
-    with pytest.raises(ValueError, match="share a path"):
+    with pytest.raises(ValueError, match="share a path and a method: GET /a"):
         route_table([route, route])

@@ -4,9 +4,8 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from bentos.edge.door import Route
+from bentos.edge.door import Guard, Route
 from bentos.edge.http import Request, Response, ServiceError, json_response
-from bentos.edge.tokens import Tokens
 from bentos.health.checks import Verdict
 from bentos.health.probes import Probes
 from bentos.inference.channel import Input
@@ -30,7 +29,7 @@ class V2Routes:
 
     `predict` gets the inputs of a request, when its body was whole, its id, what its rows are
     called and what raises where a version should not answer; it returns the predictions once they
-    are kept.
+    are kept. `guard` is that of the routes that predict.
     """
 
     def __init__(
@@ -38,7 +37,7 @@ class V2Routes:
         engine: Engine,
         state: InferenceState,
         probes: Probes,
-        tokens: Tokens,
+        guard: Guard,
         predict: Callable[[Input, float, str, str, Callable[[str], None]], Awaitable[Predicted]],
         *,
         max_body_bytes: int,
@@ -47,7 +46,7 @@ class V2Routes:
         self._engine = engine
         self._state = state
         self._probes = probes
-        self._tokens = tokens
+        self._guard = guard
         self._predict = predict
         self._max_body_bytes = max_body_bytes
 
@@ -56,6 +55,7 @@ class V2Routes:
         infer = partial(
             Route,
             "POST",
+            guard=self._guard,
             on_failure=self._state.record_error,
             on_refusal=self._state.record_refusal,
         )
@@ -100,7 +100,6 @@ class V2Routes:
         return _judged({"name": self._name}, "ready", self._probes.is_ready(), status=503)
 
     async def _infer(self, request: Request) -> Response:
-        self._tokens.require(request.header(b"authorization"))
         check = partial(self._check_version, self._version_of(request))
         body = await request.body(self._max_body_bytes)
         started = time.perf_counter()

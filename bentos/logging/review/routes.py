@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import asdict, replace
 from typing import TypeVar
 
-from bentos.edge.door import Handler, Route
+from bentos.edge.door import Handler, Route, admit
 from bentos.edge.http import RETRY_LATER, Request, Response, ServiceError, json_response
 from bentos.edge.tokens import Tokens
 from bentos.logging.page.access import as_bearer, require_own_page
@@ -124,10 +124,11 @@ class Review:
     def routes(self) -> list[Route]:
         """Return the routes: writes are guarded as `/log` is, reads as `/predictions` is."""
         return [
-            self._route(EVIDENCE_PATH, post=self._add_evidence),
-            self._route(LABELS_PATH, post=self._add_labels, get=self._labels),
+            self._route("POST", EVIDENCE_PATH, self._add_evidence),
+            self._route("POST", LABELS_PATH, self._add_labels),
+            self._route("GET", LABELS_PATH, self._labels),
             self._queue_route(),
-            self._route(QUALITY_PATH, get=self._quality),
+            self._route("GET", QUALITY_PATH, self._quality),
             self._page_route(PICTURE_PATH, self._page.picture),
             self._page_route(HEAT_PATH, self._page.heat),
             self._page_route(SCRIPT_PATH, self._page.script),
@@ -135,14 +136,17 @@ class Review:
 
     def _queue_route(self) -> Route:
         """Return the route of the queue, which is a page for browsers."""
-        queue = self._route(REVIEW_PATH, get=self._queue)
+        queue = self._route("GET", REVIEW_PATH, self._queue)
         page = self._page_route(REVIEW_PATH, self._page.page)
 
-        async def answer(request: Request) -> Response:
+        def asked(request: Request) -> Route:
             for_people = b"text/html" in (request.header(b"accept") or b"").lower()
-            return await (page if for_people else queue).handler(request)
+            return page if for_people else queue
 
-        return replace(queue, handler=answer)
+        async def answer(request: Request) -> Response:
+            return await asked(request).handler(request)
+
+        return replace(queue, handler=answer, guard=lambda request: asked(request).guard(request))
 
     def _page_route(self, path: str, handler: Handler) -> Route:
         """Return a route that people look at: it asks browsers for the token by itself.
@@ -158,40 +162,24 @@ class Review:
 
         return Route("GET", path, answer)
 
-    def _route(
-        self, path: str, *, post: Handler | None = None, get: Handler | None = None
-    ) -> Route:
-        handlers = {
-            method: self._guarded(path, handler, needs_token=needs_token)
-            for method, handler, needs_token in (
-                ("POST", post, True),
-                ("GET", get, self._protect_reads),
-            )
-            if handler is not None
-        }
-        (method, handler), *more = handlers.items()
+    def _route(self, method: str, path: str, handler: Handler) -> Route:
+        async def answer(request: Request) -> Response:
+            return await self._tried(handler(request))
+
         return Route(
             method,
             path,
-            handler,
+            answer,
+            guard=self._check if method == "POST" or self._protect_reads else admit,
             on_failure=lambda _reason: self._state.review_errors["other"].add(),
             on_refusal=self._state.record_refusal,
-            more=dict(more),
+            duration=self._state.request_duration[path],
         )
 
-    def _guarded(self, path: str, handler: Handler, *, needs_token: bool) -> Handler:
-        async def guarded(request: Request) -> Response:
-            started = time.perf_counter()
-            try:
-                if needs_token:
-                    # Browsers that signed in to the page send their password.
-                    require_own_page(request)
-                    self._tokens.require(as_bearer(request.header(b"authorization")))
-                return await self._tried(handler(request))
-            finally:
-                self._state.request_duration[path].observe(time.perf_counter() - started)
-
-        return guarded
+    def _check(self, request: Request) -> None:
+        # Browsers that signed in to the page send their password.
+        require_own_page(request)
+        self._tokens.require(as_bearer(request.header(b"authorization")))
 
     async def _add_evidence(self, request: Request) -> Response:
         """Store the pictures of a body, all or none."""
