@@ -93,7 +93,7 @@ def colours(
         "REQUEST_TIMEOUT_SECONDS": "60",
         "LOGGING_URL": log_server.url,
         "KEEP_IMAGES": "true",
-        "KEEP_PASS_SHARE": "1e-9",
+        "KEEP_PASS_SHARE": "1e-6",
     }
     with start_inference(directory, colours_uri, env=env) as running:
         running.http.headers["Authorization"] = f"Bearer {TOKEN}"
