@@ -152,26 +152,24 @@ class ServiceState:
         """The service's name, as it stands in probes and metrics."""
         return self.labels["service"]
 
-    @computed("{prefix}_start_time_seconds", "When the pod started, Unix seconds.")
+    @computed("{prefix}_start_time_seconds")
     def started_at(self) -> float:
-        """Unix seconds at which the pod's first process came up."""
+        """When the pod started, Unix seconds."""
         return self.pod.started_at
 
-    @computed("{prefix}_workers", "Worker processes that the pod should have.")
+    @computed("{prefix}_workers")
     def workers(self) -> float:
         """Worker processes that the pod should have."""
         return float(len(self.pod.workers))
 
-    @computed("{prefix}_workers_alive", "Worker processes that run.")
+    @computed("{prefix}_workers_alive")
     def workers_alive(self) -> float:
         """Worker processes that run."""
         return float(len(self.pod.live_workers()))
 
-    @computed(
-        "{prefix}_error_ratio", "Errors over all outcomes in the sliding window that /ready judges."
-    )
+    @computed("{prefix}_error_ratio")
     def error_ratio(self) -> float:
-        """Errors over all outcomes in the window."""
+        """Errors over all outcomes in the sliding window that /ready judges."""
         return self.outcomes.error_rate
 
     @property

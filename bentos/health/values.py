@@ -273,10 +273,22 @@ class Computed(Generic[StateT]):
     """A metric whose samples a method of the state returns at each scrape; see `computed`."""
 
     def __init__(
-        self, method: Callable[[StateT], float | Samples], family: Callable[[Any], Family]
+        self,
+        method: Callable[[StateT], float | Samples],
+        metric: str,
+        kind: Kind,
+        labels: tuple[str, ...],
     ) -> None:
         self.method = method
-        self.family = family
+        self._metric = metric
+        self._kind = kind
+        self._labels = labels
+
+    def family(self, owner: "type[ServiceState]") -> Family:
+        """Return the metric that shows the value; its meaning is what the method says of itself."""
+        labels = _all_labels(owner, self._metric, self._labels)
+        name = self._metric.format(prefix=owner.prefix)
+        return Family(name, self._kind, " ".join((self.method.__doc__ or "").split()), labels)
 
     @overload
     def __get__(self, instance: None, owner: type) -> "Computed[StateT]": ...
@@ -287,15 +299,13 @@ class Computed(Generic[StateT]):
 
 
 def computed(
-    metric: str, help_text: str, *, kind: Kind = "gauge", labels: Sequence[str] = ()
+    metric: str, *, kind: Kind = "gauge", labels: Sequence[str] = ()
 ) -> Callable[[Callable[[Any], float | Samples]], Computed[Any]]:
-    """Make a property of a state also a metric: its number, or (label values, number) pairs."""
+    """Make a property of a state also a metric: its number, or (label values, number) pairs.
 
-    def family(owner: "type[ServiceState]") -> Family:
-        every = _all_labels(owner, metric, tuple(labels))
-        return Family(metric.format(prefix=owner.prefix), kind, help_text, every)
-
-    return lambda method: Computed(method, family)
+    The method's docstring is the metric's help.
+    """
+    return lambda method: Computed(method, metric, kind, tuple(labels))
 
 
 def _all_labels(

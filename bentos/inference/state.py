@@ -234,44 +234,32 @@ class InferenceState(ServiceState):
         values=(("answered",), ("refused",), ("failed",)),
     )
 
-    @computed(
-        "{prefix}_mlflow_check_age_seconds",
-        "Time since a check of the MLflow registry last ended, whatever its outcome.",
-    )
+    @computed("{prefix}_mlflow_check_age_seconds")
     def mlflow_check_age_seconds(self) -> float:
-        """Seconds since a check last ended in the worker where it is the longest ago."""
+        """Time since a check of the MLflow registry last ended, whatever its outcome."""
         return self.pod.age_of("mlflow_checked_at")
 
-    @computed("{prefix}_model_info", "The version served, constant 1.", labels=("version",))
+    @computed("{prefix}_model_info", labels=("version",))
     def model_info(self) -> Samples:
-        """A sample for each version that is served."""
+        """The version served, constant 1."""
         return [((str(version),), 1.0) for version in self.served_versions]
 
-    @computed(
-        "{prefix}_model_version",
-        "The version served, the lowest where workers differ, 0 without a model.",
-    )
+    @computed("{prefix}_model_version")
     def lowest_version(self) -> float:
-        """The lowest version that a worker serves."""
+        """The version served, the lowest where workers differ, 0 without a model."""
         return float(min(self.served_versions, default=0))
 
-    @computed(
-        "{prefix}_shadow_model_info",
-        "The challenger's version, constant 1; none while there is no challenger.",
-        labels=("version",),
-    )
+    @computed("{prefix}_shadow_model_info", labels=("version",))
     def shadow_model_info(self) -> Samples:
-        """A sample for the challenger, if it has a model."""
+        """The challenger's version, constant 1; none while there is no challenger."""
         return [((str(version),), 1.0) for version in self._versions("shadow_version")]
 
-    @computed(
-        "{prefix}_drift_psi",
-        "Population stability index of what was served within the window against the model's "
-        "profile, what chance explains taken off; 0.25 is much.",
-        labels=("quantity",),
-    )
+    @computed("{prefix}_drift_psi", labels=("quantity",))
     def drift_psi(self) -> Samples:
-        """A sample for each quantity of which enough is known."""
+        """Population stability index of what was served against the model's profile.
+
+        Within the window, what chance explains taken off; 0.25 is much.
+        """
         known: dict[str, float] = self.text(DRIFT) or {}
         return [((name,), drift) for name, drift in known.items()]
 

@@ -174,56 +174,37 @@ class LoggingState(ServiceState):
         values=[(reason,) for reason in STORE_ERROR_REASONS],
     )
 
-    @computed(
-        "{prefix}_quality_escape_rate",
-        "Share of the defects that got the verdict pass, estimated from labels, and its interval.",
-        labels=_OF_VERSION,
-    )
+    @computed("{prefix}_quality_escape_rate", labels=_OF_VERSION)
     def escape_rate(self) -> Samples:
-        """The estimate and the bounds of its 95% interval, by version."""
+        """Share of the defects that got the verdict pass, estimated from labels, with interval."""
         return self._rates("escape_rate")
 
-    @computed(
-        "{prefix}_quality_false_reject_rate",
-        "Share of the good ones that got the verdict fail, estimated as the escape rate is.",
-        labels=_OF_VERSION,
-    )
+    @computed("{prefix}_quality_false_reject_rate", labels=_OF_VERSION)
     def false_reject_rate(self) -> Samples:
-        """The estimate and the bounds of its 95% interval, by version."""
+        """Share of the good ones that got the verdict fail, estimated as the escape rate is."""
         return self._rates("false_reject_rate")
 
-    @computed(
-        "{prefix}_quality_precision",
-        "Share of the pictures said to show a class that do, estimated from labels.",
-        labels=_OF_CLASS,
-    )
+    @computed("{prefix}_quality_precision", labels=_OF_CLASS)
     def precision(self) -> Samples:
-        """The estimate and the bounds of its 95% interval, by version and class."""
+        """Share of the pictures said to show a class that do, estimated from labels."""
         return self._rates("precision")
 
-    @computed(
-        "{prefix}_quality_recall",
-        "Share of the pictures that show a class said to do so, estimated from labels.",
-        labels=_OF_CLASS,
-    )
+    @computed("{prefix}_quality_recall", labels=_OF_CLASS)
     def recall(self) -> Samples:
-        """The estimate and the bounds of its 95% interval, by version and class."""
+        """Share of the pictures that show a class said to do so, estimated from labels."""
         return self._rates("recall")
 
-    @computed("{prefix}_database_bytes", "Size of the database's files.", labels=("file",))
+    @computed("{prefix}_database_bytes", labels=("file",))
     def file_sizes(self) -> Samples:
-        """The sizes of the database and of its write-ahead log."""
+        """Size of the database's files."""
         return [
             (("database",), self.database_bytes.value),
             (("wal",), self.wal_bytes.value),
         ]
 
-    @computed(
-        "{prefix}_db_accessible",
-        "Whether the database's last check, or its last commit, succeeded, and did so just now.",
-    )
+    @computed("{prefix}_db_accessible")
     def db_accessible(self) -> float:
-        """1 where the database answers, 0 where a check of it failed or does not come to an end."""
+        """Whether the database's last check, or its last commit, succeeded, and did so just now."""
         proved = self.db_proof_age_seconds < _PROOF_AGE_SECONDS
         return float(bool(self.db_worked.value) and proved)
 

@@ -18,7 +18,7 @@ from bentos.health.values import computed
 class BrokenState(ServiceState):
     """A state of which one metric cannot be read."""
 
-    @computed("service_broken", "Fails.")
+    @computed("service_broken")
     def broken(self) -> float:
         """Fail, as what reads a disk may."""
         raise OSError("the disk is gone")

@@ -48,17 +48,17 @@ class Factory(ServiceState):
     size = Histogram("{prefix}_size_metres", "Size.", buckets=(1,), labels=("kind",), names=4)
     shared = Counter("shared_total", "Without a prefix.")
 
-    @computed("{prefix}_double", "Twice what waits.")
+    @computed("{prefix}_double")
     def double(self) -> float:
         """Twice what waits."""
         return 2 * self.waiting.value
 
-    @computed("{prefix}_version_info", "Versions.", labels=("version",))
+    @computed("{prefix}_version_info", labels=("version",))
     def versions(self) -> Samples:
         """A sample for each version."""
         return [(("1",), 1.0), (('a"b\\c\nd',), 1.0)]
 
-    @computed("shared_doubles_total", "Without a prefix.", kind="counter")
+    @computed("shared_doubles_total", kind="counter")
     def doubles(self) -> float:
         """A counter that is computed."""
         return 2 * self.made.value
@@ -234,6 +234,7 @@ class TestComputed:
     def test_it_is_a_property_and_a_metric(self, state: Factory) -> None:
         state.waiting.set(2)
         assert state.double == value(state, "factory_double") == 4
+        assert Factory.double.family(Factory).help == "Twice what waits."
 
     def test_it_may_have_a_sample_for_each_label_value(self, state: Factory) -> None:
         assert labels_of(state, "factory_version_info", "version") == {"1", 'a"b\\c\nd'}
