@@ -14,6 +14,7 @@ import pytest
 
 from local import fetch
 from tests.support.collector import Collector, bentoml_settings, collecting
+from tests.support.images import colour_file
 from tests.support.inference import channel, start_inference
 from tests.support.models import COLOUR_CLASSES, COLOURS, ModelStore
 from tests.support.servers import ROOT, Server, start_service
@@ -95,13 +96,16 @@ def test_bentomls_cors_setting_holds_for_the_services_own_routes(
 
 
 def test_bentomls_clients_ask_and_wait_longer_than_a_second(
-    inference: tuple[Server, Collector],
+    inference: tuple[Server, Collector], tmp_path: Path
 ) -> None:
     server, _ = inference
+    picture = tmp_path / "green.png"
+    picture.write_bytes(colour_file((0, 255, 0), size=(64, 64)))
     with bentoml.SyncHTTPClient(server.url) as client:
         answer = client.predict(data=channel(1))
+        of_picture = client.predict_image(image=picture)
         assert client.is_ready()
-    assert answer["class_name"] == COLOUR_CLASSES[1]
+    assert answer["class_name"] == of_picture["class_name"] == COLOUR_CLASSES[1]
 
     async def ask() -> Any:
         async with bentoml.AsyncHTTPClient(server.url) as client:

@@ -2,21 +2,17 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import bentoml
 import httpx
 import numpy as np
 import pytest
 
-from bentos.inference.state import InferenceState
 from local import fetch
 from tests.support.images import black_png, colour_file, form_of, noise_file
 from tests.support.inference import channel, metric, predict, ready, start_inference
 from tests.support.models import ALIAS, COLOUR_CLASSES, COLOUR_DEFECTS, COLOURS, ModelStore
 from tests.support.servers import Server
-from tests.support.tools import promtool_findings
 
 COLOUR_OF_CLASS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 SIZE = len(channel(0))
@@ -92,11 +88,6 @@ def test_health_tells_what_the_contract_promises(server: Server) -> None:
     assert content["timestamp"].endswith("+00:00")
     assert content["uptime_seconds"] > 0
     assert server.http.head("/health").status_code == 200
-
-
-def test_bentomls_own_probes_agree(server: Server) -> None:
-    assert server.get("/livez").status_code == 200
-    assert server.get("/readyz").status_code == 200
 
 
 def body_of(data: object) -> bytes:
@@ -207,14 +198,6 @@ def test_an_image_sent_to_predict_is_told_where_to_go(server: Server) -> None:
     check_refused(response, 415, "/predict_image")
 
 
-def test_the_wrong_method_is_a_405(server: Server) -> None:
-    response = server.get("/predict")
-    assert response.status_code == 405
-    assert response.headers["Allow"] == "POST"
-    assert response.json()["reason"] == "method_not_allowed"
-    assert server.post("/ready").status_code == 405
-
-
 def test_client_nonsense_never_makes_the_service_unready(server: Server) -> None:
     before = metric(server, "inference_rejected_total")
     for index in range(120):
@@ -249,28 +232,6 @@ def test_metrics_move_with_requests(server: Server) -> None:
     assert metric(server, "inference_mlflow_accessible") == 1
 
 
-def test_every_family_of_the_catalogue_is_exposed_and_promtool_finds_nothing(
-    server: Server,
-) -> None:
-    predict(server, channel(0))
-    response = server.get("/metrics")
-    assert response.headers["Content-Type"].startswith("text/plain")
-    exposed = {line.split()[2] for line in response.text.splitlines() if line.startswith("# TYPE")}
-    assert {family.name for family in InferenceState.families()} <= exposed
-    assert promtool_findings(response.content) == ""
-
-
-def test_a_scan_of_random_paths_makes_no_series_and_is_refused_in_the_one_shape(
-    server: Server,
-) -> None:
-    before = metric(server, "http_requests_total", route="other", status="404")
-    for index in range(20):
-        check_refused(server.get(f"/zzz-{index}"), 404, "/predict")
-    check_refused(server.post("/predict/", json={}), 404, "/predict")
-    assert "zzz" not in server.get("/metrics").text
-    assert metric(server, "http_requests_total", route="other", status="404") == before + 21
-
-
 def test_what_is_bentomls_own_is_still_there(server: Server) -> None:
     for path in ("/", "/docs.json", "/schema.json", "/livez", "/readyz", "/healthz"):
         assert server.get(path).status_code == 200, path
@@ -285,15 +246,6 @@ def test_what_bentoml_itself_refuses_has_the_one_shape_of_errors(server: Server)
         assert (answer.status_code, answer.json()["reason"]) == (404, "not_found")
     answer = server.post("/static_content/swagger-ui.css", content=b"x")
     assert (answer.status_code, answer.json()["reason"]) == (405, "method_not_allowed")
-
-
-def test_probes_are_counted_apart_from_requests(server: Server) -> None:
-    before = metric(server, "probe_duration_seconds_count", probe="ready", status="200")
-    predictions = metric(server, "inference_predictions_total")
-    for _ in range(3):
-        server.get("/ready")
-    assert metric(server, "probe_duration_seconds_count", probe="ready", status="200") == before + 3
-    assert metric(server, "inference_predictions_total") == predictions
 
 
 def events_of(server: Server, **fields: object) -> list[dict[str, Any]]:
@@ -313,27 +265,6 @@ def test_requests_are_logged_with_their_id_and_probes_are_not(server: Server) ->
     (refused,) = events_of(server, request_id="trace-me-2")
     assert (refused["level"], refused["reason"]) == ("warning", "bad_input")
     assert events_of(server, path="/ready") == []
-
-
-def test_the_openapi_page_lists_the_routes(server: Server) -> None:
-    paths = server.get("/docs.json").json()["paths"]
-    assert "post" in paths["/predict"]
-    assert "post" in paths["/predict_image"]
-
-
-def test_bentomls_own_client_predicts(server: Server, tmp_path: Path) -> None:
-    picture = tmp_path / "green.png"
-    picture.write_bytes(colour_file((0, 255, 0), size=(64, 64)))
-    with bentoml.SyncHTTPClient(server.url, server_ready_timeout=30) as client:
-        assert client.is_ready()
-        answer: Any = client.predict(data=channel(2))
-        assert _field(answer, "class_name") == "stain"
-        image_answer: Any = client.predict_image(image=picture)
-        assert _field(image_answer, "class_name") == "scratch"
-
-
-def _field(answer: Any, name: str) -> object:
-    return answer[name] if isinstance(answer, dict) else getattr(answer, name)
 
 
 def test_the_port_survives_clients_that_leave_in_the_middle(server: Server) -> None:

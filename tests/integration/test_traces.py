@@ -11,6 +11,7 @@ from prometheus_client.samples import Sample
 from tests.support.collector import Collector, bentoml_settings, collecting
 from tests.support.inference import channel, start_inference
 from tests.support.models import ModelStore
+from tests.support.predictions import batch, prediction
 from tests.support.servers import Server, start_service
 
 _LOGGING = "bentos.logging.service:LoggingService"
@@ -128,39 +129,15 @@ def test_a_request_that_is_not_sampled_leaves_no_trace(
 
 
 def test_a_device_that_sends_a_malformed_traceparent_loses_no_prediction(stack: Stack) -> None:
-    prediction = {
-        "image_id": "part-1.png",
-        "timestamp": 1_700_000_000.0,
-        "model_version": "1",
-        "model_name": "steel",
-        "inference_time_ms": 1.0,
-        "detections": [],
-        "defect_detected": False,
-        "confidence_scores": [],
-        "prediction_id": "of-a-device",
-        "traceparent": "nonsense",
-    }
-    body = {"edge_device_id": "press-1", "predictions": [prediction]}
+    body = batch(prediction(prediction_id="of-a-device", traceparent="nonsense"))
     assert stack.logging.post("/log", json=body).json()["predictions_stored"] == 1
     assert stack.stored()["of-a-device"] == "nonsense"
 
 
 def test_every_prediction_of_a_batch_may_be_sampled_and_a_hundred_get_a_span(stack: Stack) -> None:
-    trace = "c" * 32
-    prediction = {
-        "image_id": "part-1.png",
-        "timestamp": 1_700_000_000.0,
-        "model_version": "1",
-        "model_name": "steel",
-        "inference_time_ms": 1.0,
-        "detections": [],
-        "defect_detected": False,
-        "confidence_scores": [],
-        "traceparent": f"00-{trace}-{_CLIENT_SPAN}-01",
-    }
-    batch = {"edge_device_id": "press-2", "predictions": [prediction] * 500}
-    assert stack.logging.post("/log", json=batch).json()["predictions_stored"] == 500
-    last = {**prediction, "traceparent": f"00-{'d' * 32}-{_CLIENT_SPAN}-01"}
-    stack.logging.post("/log", json={"edge_device_id": "press-2", "predictions": [last]})
+    sampled, last = (f"00-{digit * 32}-{_CLIENT_SPAN}-01" for digit in "cd")
+    body = batch(*(prediction(traceparent=sampled) for _ in range(500)))
+    assert stack.logging.post("/log", json=body).json()["predictions_stored"] == 500
+    stack.logging.post("/log", json=batch(prediction(traceparent=last)))
     stack.collector.wait_for(lambda one: one.trace_id == "d" * 32)
-    assert sum(one.trace_id == trace for one in stack.collector.spans) == 100
+    assert sum(one.trace_id == "c" * 32 for one in stack.collector.spans) == 100

@@ -56,6 +56,7 @@ def serve(
         port=port,
         environment=environment,
         log_path=directory / "log",
+        probe_port=probe_port,
     )
 
 

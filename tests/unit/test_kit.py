@@ -36,23 +36,19 @@ def readme_example() -> str:
 class TestReadmeExample:
     @pytest.fixture(scope="class")
     @classmethod
-    def started(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str]]:
-        port = free_port()
-        with serve(readme_example(), tmp_path_factory.mktemp("kit"), probe_port=port) as server:
-            yield server, f"http://127.0.0.1:{port}"
+    def server(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+        directory = tmp_path_factory.mktemp("kit")
+        with serve(readme_example(), directory, probe_port=free_port()) as server:
+            yield server
 
     def test_it_takes_two_imports_and_at_most_twelve_lines(self) -> None:
         lines = [line for line in readme_example().splitlines() if line.strip()]
         assert len(lines) <= 12
         assert sum("import" in line for line in lines) == 2
 
-    def test_both_ports_tell_why_it_is_not_ready_and_then_that_it_is(
-        self, started: tuple[Server, str]
-    ) -> None:
-        server, probes = started
-
+    def test_both_ports_tell_why_it_is_not_ready_and_then_that_it_is(self, server: Server) -> None:
         def ready() -> list[dict[str, Any]]:
-            return [fetch.get(f"{url}/ready").json() for url in (server.url, probes)]
+            return [one.json() for one in (server.get("/ready"), server.probe("/ready"))]
 
         server.wait_until(
             lambda: [one["reasons"] for one in ready()] == [["cache_cold"]] * 2, "cache_cold"
@@ -62,29 +58,25 @@ class TestReadmeExample:
         )
         assert server.get("/").text == "mine"
         server.wait_until(lambda: [one["status"] for one in ready()] == ["ready"] * 2, "ready")
-        assert {fetch.get(f"{url}/ready").status_code for url in (server.url, probes)} == {200}
+        assert server.get("/ready").status_code == server.probe("/ready").status_code == 200
 
-    def test_both_ports_tell_the_same_apart_from_the_moment(
-        self, started: tuple[Server, str]
-    ) -> None:
-        server, probes = started
-        server.wait_until(lambda: fetch.get(f"{probes}/health").status_code == 200, "health")
+    def test_both_ports_tell_the_same_apart_from_the_moment(self, server: Server) -> None:
+        server.wait_until(lambda: server.probe("/health").status_code == 200, "health")
         for path in ("/health", "/ready"):
-            first, second = (fetch.get(f"{url}{path}") for url in (server.url, probes))
+            first, second = server.get(path), server.probe(path)
             assert first.status_code == second.status_code
             assert _timeless(first) == _timeless(second)
-        first, second = (fetch.get(f"{url}/metrics") for url in (server.url, probes))
+        first, second = server.get("/metrics"), server.probe("/metrics")
         assert first.headers["content-type"] == second.headers["content-type"]
         assert _names(first.text) == _names(second.text)
         assert 'http_requests_total{route="/health",service="my-service",status="200"}' in (
             second.text
         )
 
-    def test_only_the_three_probes_are_on_the_probe_port(self, started: tuple[Server, str]) -> None:
-        server, probes = started
-        server.wait_until(lambda: fetch.get(f"{probes}/health").status_code == 200, "health")
-        assert fetch.get(f"{probes}/").status_code == 404
-        assert fetch.post(f"{probes}/ready").status_code == 405
+    def test_only_the_three_probes_are_on_the_probe_port(self, server: Server) -> None:
+        server.wait_until(lambda: server.probe("/health").status_code == 200, "health")
+        assert server.probe("/").status_code == 404
+        assert fetch.post(f"{server.probe_url}/ready").status_code == 405
 
     def test_sigterm_ends_it_and_its_probe_process_and_leaves_no_file(self, tmp_path: Path) -> None:
         temporary = tmp_path / "temporary"
@@ -182,20 +174,19 @@ def test_more_connections_than_descriptors_keep_no_probe_out(
     tmp_path: Path, hard: int | None
 ) -> None:
     """400 idle connections with `ulimit -n 128`, and where that cannot be raised: answered."""
-    probe_port = free_port()
-    with serve(SLOW, tmp_path, probe_port=probe_port, env={"MAX_CONNECTIONS": "300"}) as server:
+    env = {"MAX_CONNECTIONS": "300"}
+    with serve(SLOW, tmp_path, probe_port=free_port(), env=env) as server:
         _, allowed = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
         limits = (128, allowed) if hard is None else (hard, hard)
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, limits)
         server.wait_until(lambda: server.get("/ready").status_code == 200, "ready")
-        ready = f"http://127.0.0.1:{probe_port}/ready"
-        server.wait_until(lambda: fetch.get(ready).status_code == 200, "ready on both ports")
+        server.wait_until(lambda: server.probe("/ready").status_code == 200, "on both ports")
         with ExitStack() as idle:
             for _ in range(400):
                 idle.enter_context(Connection(server.port))
-            for port in (server.port, probe_port):
-                for path in ("/health", "/ready", "/metrics"):
-                    assert fetch.get(f"http://127.0.0.1:{port}{path}").status_code == 200
+            for path in ("/health", "/ready", "/metrics"):
+                assert fetch.get(f"{server.url}{path}").status_code == 200
+                assert server.probe(path).status_code == 200
 
 
 @pytest.mark.slow
@@ -207,18 +198,17 @@ def test_a_server_that_cannot_be_bounded_ends_with_the_remedy(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_a_unix_socket_is_served_and_checked_by_the_probe_process(tmp_path: Path) -> None:
-    probe_port, path = free_port(), tmp_path / "socket"
-    with serve(SLOW, tmp_path, "--uds", str(path), probe_port=probe_port) as server:
-        ready = f"http://127.0.0.1:{probe_port}/ready"
-        server.wait_until(lambda: fetch.get(ready).status_code == 200, "ready")
+    path = tmp_path / "socket"
+    with serve(SLOW, tmp_path, "--uds", str(path), probe_port=free_port()) as server:
+        server.wait_until(lambda: server.probe("/ready").status_code == 200, "ready")
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as client:
             assert client.get("http://x/slow").text == "done"
         server.process.send_signal(signal.SIGSTOP)
         server.wait_until(
-            lambda: fetch.get(ready).json().get("reason") == "port_not_answering", "unready"
+            lambda: server.probe("/ready").json().get("reason") == "port_not_answering", "unready"
         )
         server.process.send_signal(signal.SIGCONT)
-        server.wait_until(lambda: fetch.get(ready).status_code == 200, "ready again")
+        server.wait_until(lambda: server.probe("/ready").status_code == 200, "ready again")
 
 
 class Lifespan:

@@ -184,13 +184,11 @@ class TestPortCheck:
         """The service speaks TLS on its port: the probe process does too, and it stays ready."""
         made = make_certificates(tmp_path)
         options = ["--ssl-certfile", str(made.certificate), "--ssl-keyfile", str(made.key)]
-        port = free_port()
-        probes = f"http://127.0.0.1:{port}"
-        with serve(SLOW, tmp_path, *options, probe_port=port) as server:
+        with serve(SLOW, tmp_path, *options, probe_port=free_port()) as server:
             server.wait_until(
-                lambda: count(probes, "http_requests_total", route="/health") >= 2, "two checks"
+                lambda: count(server.probe_url, "http_requests_total", route="/health") >= 2, "two"
             )
-            assert fetch.get(f"{probes}/ready").status_code == 200
+            assert server.probe("/ready").status_code == 200
             secure = f"https://127.0.0.1:{server.port}/ready"
             assert fetch.get(secure, verify=False).status_code == 200
             with pytest.raises(httpx.TransportError):
@@ -218,30 +216,22 @@ class TestPortCheck:
         assert time.monotonic() - seen[-1] >= 0.2
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str]]:
-    port = free_port()
-    env = {
-        "PROBE_PORT": str(port),
-        "HOST": "127.0.0.1",
-        "STALL_SECONDS": "12",
-        "WORKER_GRACE_SECONDS": "1",
-    }
-    with start_service(SMALL, tmp_path_factory.mktemp("small"), env=env) as server:
-        server.wait_until_ready()
-        yield server, f"http://127.0.0.1:{port}"
-
-
 def answer(url: str, path: str) -> tuple[int, Mapping[str, Any]]:
     found = fetch.get(f"{url}{path}")
     return found.status_code, found.json()
 
 
-def test_a_worker_that_is_stopped_is_unready_then_not_live_and_recovers(
-    small: tuple[Server, str],
-) -> None:
-    server, probes = small
-    (worker,) = server.workers()
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Server]:
+    env = {"STALL_SECONDS": "12", "WORKER_GRACE_SECONDS": "1"}
+    with start_service(SMALL, tmp_path, env=env) as server:
+        server.wait_until_ready()
+        yield server
+
+
+def test_a_worker_that_is_stopped_is_unready_then_not_live_and_recovers(small: Server) -> None:
+    probes = small.probe_url
+    (worker,) = small.workers()
     wait_until(lambda: answer(probes, "/ready")[0] == 200, "ready")
     worker.suspend()
     try:
@@ -258,35 +248,10 @@ def test_a_worker_that_is_stopped_is_unready_then_not_live_and_recovers(
         ]
         # A restart of the container would write this as its reason.
         wait_until(
-            lambda: "the liveness probe fails" in server.log, "the supervisor says so", seconds=30
+            lambda: "the liveness probe fails" in small.log, "the supervisor says so", seconds=30
         )
     finally:
         worker.resume()
     wait_until(lambda: answer(probes, "/ready")[0] == 200, "ready again", seconds=30)
     assert answer(probes, "/health")[0] == 200
-    assert server.get("/ready").json()["probe_process"] == "running"
-
-
-def test_both_ports_of_a_bento_tell_the_same_and_bentomls_own_probes_agree(
-    small: tuple[Server, str],
-) -> None:
-    server, probes = small
-    # A process looks for the workers every now and then; the service's own port was first.
-    wait_until(lambda: answer(probes, "/ready")[0] == 200, "ready")
-    wait_until(lambda: server.get("/ready").json()["probe_process"] == "running", "running")
-    for path in ("/health", "/ready"):
-        ours, theirs = (
-            {
-                name: value
-                for name, value in answer(url, path)[1].items()
-                if name not in ("timestamp", "uptime_seconds")
-            }
-            for url in (server.url, probes)
-        )
-        assert ours == theirs
-    for path in ("/livez", "/readyz", "/healthz"):
-        assert server.get(path).status_code == 200
-    assert fetch.get(f"{probes}/livez").status_code == 404
-    # BentoML's own spelling of a route is not behind the front door.
-    assert server.post("/guarded", json={"text": "a"}).status_code == 404
-    assert server.get("/docs.json").status_code == 200
+    assert small.get("/ready").json()["probe_process"] == "running"

@@ -268,8 +268,7 @@ print(made)
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Server]:
-    env = {"PROBE_PORT": str(free_port()), "HOST": "127.0.0.1"}
-    with start_service(SMALL, tmp_path, env=env) as server:
+    with start_service(SMALL, tmp_path) as server:
         server.wait_until_ready()
         yield server
 
@@ -298,8 +297,7 @@ def test_workers_end_when_bentoml_serve_gets_sigkill(small: Server) -> None:
 @pytest.mark.case(49)
 def test_bentoml_serve_in_an_image_ends_at_once_when_its_worker_is_killed(tmp_path: Path) -> None:
     """SIGKILL of the worker of `bentoml serve` in an image: it ends with status 1 in seconds."""
-    env = {"PROBE_PORT": str(free_port()), "HOST": "127.0.0.1", "BENTOML_CONTAINERIZED": "true"}
-    with start_service(SMALL, tmp_path, env=env) as server:
+    with start_service(SMALL, tmp_path, env={"BENTOML_CONTAINERIZED": "true"}) as server:
         server.wait_until_ready()
         (worker,) = server.workers()
         worker.kill()
