@@ -71,12 +71,9 @@ class InferenceApp:
         """Start the background parts; nothing of it waits for the model."""
         self.kit.start()
         self._process.start()
-        if self._delivery is not None:
-            self._delivery.start()
-        if self._challenger is not None:
-            self._challenger.start()
-        if self._evidence is not None:
-            self._evidence.start()
+        for part in (self._delivery, self._challenger, self._evidence):
+            if part is not None:
+                part.start()
 
     async def stop(self) -> None:
         """Answer what waits, hand over what was predicted, and end the parts."""
@@ -93,14 +90,11 @@ class InferenceApp:
 
     async def predict_values(self, values: Sequence[float]) -> dict[str, object]:
         """Return the answer for the numbers of one input; for BentoML's own callers."""
-        started = time.perf_counter()
-        return await self._answer(input_of_numbers(values), started)
+        return await self._answer(input_of_numbers(values))
 
     async def predict_file(self, content: bytes) -> dict[str, object]:
         """Return the answer for an image file's content; for BentoML's own callers."""
-        started = time.perf_counter()
-        given = input_of_image(content, self._engine.spec)
-        return await self._answer(given, started)
+        return await self._answer(input_of_image(content, self._engine.spec))
 
     def _beat(self) -> None:
         self.state.queue_depth.set(self._engine.waiting)
@@ -115,10 +109,9 @@ class InferenceApp:
             on_failure=self.state.record_error,
             on_refusal=self.state.record_refusal,
         )
-        return [
+        routes = [
             make(PREDICT_PATH, self._predict),
             make(PREDICT_IMAGE_PATH, self._predict_image),
-            *self._explain_routes(),
             *V2Routes(
                 self._engine,
                 self.state,
@@ -128,12 +121,10 @@ class InferenceApp:
                 max_body_bytes=self._settings.max_body_bytes,
             ).routes(),
         ]
-
-    def _explain_routes(self) -> list[Route]:
-        if self._explainer is None:
-            return []
-        # Its failures are none of the service's, by which a pod is judged.
-        return [Route("POST", EXPLAIN_PATH, partial(self._explain, self._explainer))]
+        if self._explainer is not None:
+            # Its failures are none of the service's, by which a pod is judged.
+            routes.append(Route("POST", EXPLAIN_PATH, partial(self._explain, self._explainer)))
+        return routes
 
     def _body(self, request: Request) -> Awaitable[bytes]:
         """Return what reads the body of a request that may be answered; 401 for any other."""
@@ -176,8 +167,8 @@ class InferenceApp:
             return json_response({"predictions": bodies}, log=predicted.log())
         return json_response(bodies[0], log=bodies[0])
 
-    async def _answer(self, given: Input, started: float) -> dict[str, object]:
-        predicted = await self._predict_all(given, started, new_prediction_id())
+    async def _answer(self, given: Input) -> dict[str, object]:
+        predicted = await self._predict_all(given, time.perf_counter(), new_prediction_id())
         return predicted.bodies()[0]
 
     async def _predict_all(
