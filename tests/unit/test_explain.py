@@ -19,7 +19,7 @@ from examples.dataset import Split, read_folder, split
 from examples.steel_images import NORMAL, write_images
 from examples.training import fit
 from tests.support.images import colour_file
-from tests.support.model_server import GIVES_NAN, Bench, Model, run
+from tests.support.model_server import GIVES_NAN, Bench, Model, on_bench
 
 _EPOCHS = 10
 
@@ -110,38 +110,34 @@ async def explain(bench: Bench, content: bytes) -> HeatMap:
     return heat_map_of(await bench.engine.predict(given), columns)
 
 
-def test_a_file_is_explained_by_calls_no_larger_than_a_batch() -> None:
-    async def test(bench: Bench) -> None:
-        await bench.install(seeing := Model(shape=(1, 20, 20), max_batch=16))
-        found = await explain(bench, colour_file((200, 200, 200), size=(20, 20)))
-        assert np.shape(found["drops"]) == (10, 10)
-        assert max(seeing.batches) == 16
-        assert sum(seeing.batches) == 101
-        assert bench.engine.waiting == 0
-
-    run(test, queue_size=101)
+@on_bench(queue_size=101)
+async def test_a_file_is_explained_by_calls_no_larger_than_a_batch(bench: Bench) -> None:
+    await bench.install(seeing := Model(shape=(1, 20, 20), max_batch=16))
+    found = await explain(bench, colour_file((200, 200, 200), size=(20, 20)))
+    assert np.shape(found["drops"]) == (10, 10)
+    assert max(seeing.batches) == 16
+    assert sum(seeing.batches) == 101
+    assert bench.engine.waiting == 0
 
 
-def test_a_file_that_is_no_picture_is_refused_as_for_a_prediction() -> None:
-    async def test(bench: Bench) -> None:
-        await bench.install(Model(shape=(1, 20, 20)))
-        with pytest.raises(ServiceError) as error:
-            await explain(bench, b"no picture")
-        assert (error.value.status, error.value.reason) == (400, "bad_input")
-
-    run(test, queue_size=101)
+@on_bench(queue_size=101)
+async def test_a_file_that_is_no_picture_is_refused_as_for_a_prediction(bench: Bench) -> None:
+    await bench.install(Model(shape=(1, 20, 20)))
+    with pytest.raises(ServiceError) as error:
+        await explain(bench, b"no picture")
+    assert (error.value.status, error.value.reason) == (400, "bad_input")
 
 
-def test_a_picture_that_the_model_cannot_bear_is_refused_by_no_field_of_ours() -> None:
-    async def test(bench: Bench) -> None:
-        await bench.install(Model(shape=(1, 20, 20), dtype="uint8"))
-        dark = colour_file((int(GIVES_NAN),) * 3, size=(20, 20))
-        with pytest.raises(ServiceError) as error:
-            await explain(bench, dark)
-        assert (error.value.status, error.value.reason) == (422, "model_rejected_input")
-        assert "data[" not in error.value.message
-
-    run(test, queue_size=101)
+@on_bench(queue_size=101)
+async def test_a_picture_that_the_model_cannot_bear_is_refused_by_no_field_of_ours(
+    bench: Bench,
+) -> None:
+    await bench.install(Model(shape=(1, 20, 20), dtype="uint8"))
+    dark = colour_file((int(GIVES_NAN),) * 3, size=(20, 20))
+    with pytest.raises(ServiceError) as error:
+        await explain(bench, dark)
+    assert (error.value.status, error.value.reason) == (422, "model_rejected_input")
+    assert "data[" not in error.value.message
 
 
 @pytest.fixture(scope="module")
@@ -176,8 +172,9 @@ def _network_model(parts: Split) -> LoadedModel:
 
 
 @pytest.mark.slow
-def test_masking_the_hottest_tenth_lowers_the_class_more_than_a_random_tenth(
-    parts: Split,
+@on_bench(queue_size=101)
+async def test_masking_the_hottest_tenth_lowers_the_class_more_than_a_random_tenth(
+    bench: Bench, parts: Split
 ) -> None:
     """Held-out pictures of defects, the demo's model: in at least nine of ten."""
     loaded = _network_model(parts)
@@ -192,22 +189,19 @@ def test_masking_the_hottest_tenth_lowers_the_class_more_than_a_random_tenth(
                 np.copyto(picture, cells[place], where=cells[place] != values)
         return loaded.probabilities(hidden)[:, index]
 
-    async def test(bench: Bench) -> None:
-        model = Model()
-        model.loaded = loaded
-        await bench.install(model)
-        better = seen = 0
-        for path, values in zip(parts.held_out.paths, parts.held_out.pixels.numpy(), strict=True):
-            found = await explain(bench, path.read_bytes())
-            if path.parent.name == NORMAL or found["class_name"] == NORMAL:
-                continue  # what a sound surface looks like is no part of it
-            hottest = np.argsort(np.ravel(found["drops"]))[-10:]
-            others = [random.choice(100, 10, replace=False) for _ in range(10)]
-            index = loaded.spec.class_names.index(found["class_name"])
-            of_hottest, *of_others = scores(values, [hottest, *others], index)
-            better += bool(of_hottest < np.mean(of_others))
-            seen += 1
-        assert seen >= 100
-        assert better >= 0.9 * seen, f"{better} of {seen}"
-
-    run(test, queue_size=101)
+    model = Model()
+    model.loaded = loaded
+    await bench.install(model)
+    better = seen = 0
+    for path, values in zip(parts.held_out.paths, parts.held_out.pixels.numpy(), strict=True):
+        found = await explain(bench, path.read_bytes())
+        if path.parent.name == NORMAL or found["class_name"] == NORMAL:
+            continue  # what a sound surface looks like is no part of it
+        hottest = np.argsort(np.ravel(found["drops"]))[-10:]
+        others = [random.choice(100, 10, replace=False) for _ in range(10)]
+        index = loaded.spec.class_names.index(found["class_name"])
+        of_hottest, *of_others = scores(values, [hottest, *others], index)
+        better += bool(of_hottest < np.mean(of_others))
+        seen += 1
+    assert seen >= 100
+    assert better >= 0.9 * seen, f"{better} of {seen}"
