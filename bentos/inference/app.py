@@ -203,11 +203,9 @@ class InferenceApp:
                 records = [{**record, "traceparent": parent} for record in records]
             with span("outbox"):
                 await self._delivery.put(*map(encode_json, records))
-        self.state.record_predictions(len(predictions))
+        self.state.record_predictions(predictions)
         self.state.duration.observe(seconds, trace_id())
         for prediction in predictions:
-            self.state.confidence[prediction.class_name].observe(prediction.confidence)
-            self.state.verdicts[prediction.verdict].add()
             self._drift.count(prediction)
         if self._challenger is not None:
             keep = partial(self._keep, given, predicted, image_id)

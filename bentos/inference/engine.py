@@ -1,11 +1,10 @@
 """Asks the model process for predictions: bounded in number, in the order they came."""
 
 import asyncio
-import os
 import time
-from binascii import hexlify
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from random import getrandbits
 
 from bentos.edge.http import RETRY_LATER, ServiceError
 from bentos.inference.channel import (
@@ -155,7 +154,7 @@ class Predicted:
 
 def new_prediction_id() -> str:
     """Return a unique id that sorts by time, so that a database's index grows at one end."""
-    return f"{time.time_ns():016x}{hexlify(os.urandom(8)).decode()}"
+    return f"{time.time_ns():016x}{getrandbits(64):016x}"
 
 
 @dataclass(slots=True)
