@@ -195,8 +195,7 @@ class InferenceApp:
         if check_version is not None:
             check_version(predictions[0].model.identity.version)
         seconds = time.perf_counter() - started
-        ids = [new_prediction_id() for _ in predictions]
-        predicted = Predicted(predictions, ids, seconds * 1000)
+        predicted = Predicted(predictions, seconds * 1000)
         if self._delivery is not None:
             records = predicted.records(image_id=image_id, request_id=request_id)
             if (parent := traceparent()) is not None:
@@ -224,12 +223,11 @@ class InferenceApp:
         """Keep a picture for review where it is to be kept; of a file there is one prediction."""
         if self._evidence is None or given.kind != InputKind.FILE:
             return
-        (prediction,), (prediction_id,) = predicted.predictions, predicted.ids
+        (prediction,) = predicted.predictions
         other = challenged[0] if challenged else prediction
         differs = other.class_name != prediction.class_name
         self._evidence.offer(
             prediction,
-            prediction_id,
             given.content,
             image_id=image_id,
             challenger=ChallengerAnswer(

@@ -103,7 +103,6 @@ class EvidenceSender:
     def offer(
         self,
         prediction: Prediction,
-        prediction_id: str,
         picture: bytes,
         *,
         image_id: str,
@@ -114,7 +113,7 @@ class EvidenceSender:
         A picture may be offered again, once the `challenger` has answered otherwise.
         """
         kept = decide(
-            prediction_id,
+            prediction.id,
             prediction.verdict,
             pass_share=self._pass_share,
             sample_share=self._sample_share,
@@ -133,10 +132,10 @@ class EvidenceSender:
         highest = nlargest(MAX_SCORES, range(len(names)), key=scores.__getitem__)
         self._waiting.append(
             Evidence(
-                prediction_id=prediction_id,
+                prediction_id=prediction.id,
                 edge_device_id=self._destination.edge_device_id,
                 timestamp=self._clock(),
-                image_id=image_id or prediction_id,
+                image_id=image_id or prediction.id,
                 model_name=prediction.model.identity.name,
                 model_version=prediction.model.identity.version,
                 class_name=prediction.class_name,

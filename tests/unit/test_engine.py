@@ -610,11 +610,11 @@ def prediction(
     defects = tuple(place > 0 for place in range(len(probabilities)))
     spec = ModelSpec((4,), "float32", names, defects, thresholds=thresholds)
     model = ServedModel(ModelIdentity("steel", "production", "7"), spec)
-    return Prediction(index, array("f", probabilities), model)
+    return Prediction(index, array("f", probabilities), model, id="id-1")
 
 
 def test_an_answer_holds_what_the_contract_promises() -> None:
-    assert prediction([0.25, 0.75], 1).answer("id-1", 1.23456) == {
+    assert prediction([0.25, 0.75], 1).answer(1.23456) == {
         "class": 1,
         "class_name": "class-1",
         "confidence": 0.75,
@@ -624,12 +624,12 @@ def test_an_answer_holds_what_the_contract_promises() -> None:
         "prediction_id": "id-1",
         "inference_time_ms": 1.235,
     }
-    assert prediction([1.0, 0.0], 0).answer("id", 1.0)["defect_detected"] is False
+    assert prediction([1.0, 0.0], 0).answer(1.0)["defect_detected"] is False
 
 
 def test_a_record_holds_what_the_logging_service_takes() -> None:
     made = prediction([0.7, 0.1, 0.2], 0)
-    record = made.record("id-1", 2.0, image_id="a.png", request_id="r-1")
+    record = made.record(2.0, image_id="a.png", request_id="r-1")
     assert isinstance(record.pop("timestamp"), float)
     assert record == {
         "prediction_id": "id-1",
@@ -646,7 +646,7 @@ def test_a_record_holds_what_the_logging_service_takes() -> None:
 
 
 def test_a_prediction_that_is_hardly_one_is_uncertain() -> None:
-    record = prediction([0.4, 0.3, 0.3], 0).record("id", 2.0, image_id="a", request_id="r")
+    record = prediction([0.4, 0.3, 0.3], 0).record(2.0, image_id="a", request_id="r")
     detections = record["detections"]
     assert isinstance(detections, list)
     assert detections[0]["uncertain"] is True
@@ -671,7 +671,7 @@ def test_a_verdict_is_review_below_the_classs_threshold_else_by_the_class(
 ) -> None:
     made = prediction(probabilities, index, thresholds)
     assert made.verdict == verdict
-    assert made.answer("id", 1.0)["verdict"] == verdict
+    assert made.answer(1.0)["verdict"] == verdict
 
 
 def test_prediction_ids_are_unique_and_sort_by_time() -> None:
