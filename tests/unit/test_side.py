@@ -175,18 +175,6 @@ def test_a_leak_ends_at_its_bound(model_store: ModelStore, fault: Fault) -> None
     run(settings(model_store, SWITCHED), test)
 
 
-def test_a_model_that_cannot_be_loaded_is_told_and_not_asked(model_store: ModelStore) -> None:
-    async def test(beside: SideModel) -> None:
-        await until(lambda: beside.error)
-        assert "class_names" in str(beside.error)
-        assert beside.model is None
-        with pytest.raises(ServiceError) as error:
-            await beside.predict(numbers(*brightest(0)), seconds=WAIT_SECONDS)
-        assert error.value.reason == "model_not_loaded"
-
-    run(settings(model_store, COLOURS, model_stage="3"), test)
-
-
 def explaining(
     given: InferenceSettings, test: Callable[[Explainer], Awaitable[None]], **options: float
 ) -> None:
