@@ -5,6 +5,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
+from msgspec.structs import asdict
+
 from bentos.edge.door import Route
 from bentos.edge.http import Request, Response, ServiceError, json_response
 from bentos.edge.tokens import Tokens
@@ -156,7 +158,7 @@ class InferenceApp:
             raise
         finally:
             self.state.explanations[outcome].add()
-        return json_response(heat_map)
+        return json_response(asdict(heat_map))
 
     async def _respond(
         self, request: Request, given: Input, started: float, *, image_id: str = ""
