@@ -1,8 +1,9 @@
-"""The message between the two services that brings kept pictures: its fields and their limits.
+"""What the two services say to each other of pictures: the fields and their limits.
 
-The inference service sends it, the logging service stores it; `bentos.messages` is the message of
-predictions. A picture is kept by one draw, which is a function of the prediction's id: whoever
-decides later whether to keep it (a challenger answers after the client) decides by the same draw.
+The inference service sends kept pictures, which the logging service stores, and answers it with
+heat maps; `bentos.messages` is the message of predictions. A picture is kept by one draw, which is
+a function of the prediction's id: whoever decides later whether to keep it (a challenger answers
+after the client) decides by the same draw.
 """
 
 from hashlib import blake2b
@@ -31,6 +32,7 @@ TopScores: TypeAlias = Annotated[
         description=f"an object by class of at most {MAX_SCORES} numbers between 0 and 1",
     ),
 ]
+Side: TypeAlias = Annotated[int, Meta(ge=1, le=64)]
 Picture: TypeAlias = Annotated[bytes, Meta(description="an image file in base64")]
 
 # The first bytes of the image files that the inference service reads.
@@ -84,6 +86,26 @@ class EvidenceBatch(msgspec.Struct, frozen=True, gc=False):
             min_length=1,
             max_length=MAX_PICTURES,
             description=f"a list of 1 to {MAX_PICTURES} kept pictures",
+        ),
+    ]
+
+
+class HeatMap(msgspec.Struct, frozen=True, gc=False):
+    """How much each part of a picture counts for the class that the model says.
+
+    Odds and not probabilities: of a class that is certain, those hardly move.
+    """
+
+    class_name: Name
+    confidence: Probability
+    model_version: Identifier
+    rows: Side
+    columns: Side
+    drops: Annotated[
+        list[list[float]],
+        Meta(
+            description="By how much the log odds of the class fall, in natural logarithms, when "
+            "the model does not see this part: rows from the top, columns from the left."
         ),
     ]
 

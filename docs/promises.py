@@ -49,4 +49,6 @@ def _tests(path: Path) -> frozenset[str]:
     if not path.exists():
         return frozenset()
     tree = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-    return frozenset(node.name for node in tree if isinstance(node, ast.FunctionDef))
+    return frozenset(
+        node.name for node in tree if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from msgspec.structs import asdict
+
 from bentos.edge.door import Route
 from bentos.edge.http import Request, Response, ServiceError, json_response
 from bentos.edge.tokens import Tokens
@@ -71,12 +73,9 @@ class InferenceApp:
         """Start the background parts; nothing of it waits for the model."""
         self.kit.start()
         self._process.start()
-        if self._delivery is not None:
-            self._delivery.start()
-        if self._challenger is not None:
-            self._challenger.start()
-        if self._evidence is not None:
-            self._evidence.start()
+        for part in (self._delivery, self._challenger, self._evidence):
+            if part is not None:
+                part.start()
 
     async def stop(self) -> None:
         """Answer what waits, hand over what was predicted, and end the parts."""
@@ -93,14 +92,11 @@ class InferenceApp:
 
     async def predict_values(self, values: Sequence[float]) -> dict[str, object]:
         """Return the answer for the numbers of one input; for BentoML's own callers."""
-        started = time.perf_counter()
-        return await self._answer(input_of_numbers(values), started)
+        return await self._answer(input_of_numbers(values))
 
     async def predict_file(self, content: bytes) -> dict[str, object]:
         """Return the answer for an image file's content; for BentoML's own callers."""
-        started = time.perf_counter()
-        given = input_of_image(content, self._engine.spec)
-        return await self._answer(given, started)
+        return await self._answer(input_of_image(content, self._engine.spec))
 
     def _beat(self) -> None:
         self.state.queue_depth.set(self._engine.waiting)
@@ -116,10 +112,9 @@ class InferenceApp:
             on_failure=self.state.record_error,
             on_refusal=self.state.record_refusal,
         )
-        return [
+        routes = [
             make(PREDICT_PATH, self._predict),
             make(PREDICT_IMAGE_PATH, self._predict_image),
-            *self._explain_routes(),
             *V2Routes(
                 self._engine,
                 self.state,
@@ -129,13 +124,11 @@ class InferenceApp:
                 max_body_bytes=self._settings.max_body_bytes,
             ).routes(),
         ]
-
-    def _explain_routes(self) -> list[Route]:
-        if self._explainer is None:
-            return []
-        # Its failures are none of the service's, by which a pod is judged.
-        explain = partial(self._explain, self._explainer)
-        return [Route("POST", EXPLAIN_PATH, explain, guard=self._tokens.check)]
+        if self._explainer is not None:
+            # Its failures are none of the service's, by which a pod is judged.
+            explain = partial(self._explain, self._explainer)
+            routes.append(Route("POST", EXPLAIN_PATH, explain, guard=self._tokens.check))
+        return routes
 
     async def _predict(self, request: Request) -> Response:
         body = await request.body(self._settings.max_body_bytes)
@@ -162,7 +155,7 @@ class InferenceApp:
             raise
         finally:
             self.state.explanations[outcome].add()
-        return json_response(heat_map)
+        return json_response(asdict(heat_map))
 
     async def _respond(
         self, request: Request, given: Input, started: float, *, image_id: str = ""
@@ -173,8 +166,8 @@ class InferenceApp:
             return json_response({"predictions": bodies}, log=predicted.log())
         return json_response(bodies[0], log=bodies[0])
 
-    async def _answer(self, given: Input, started: float) -> dict[str, object]:
-        predicted = await self._predict_all(given, started, new_prediction_id())
+    async def _answer(self, given: Input) -> dict[str, object]:
+        predicted = await self._predict_all(given, time.perf_counter(), new_prediction_id())
         return predicted.bodies()[0]
 
     async def _predict_all(
@@ -201,19 +194,16 @@ class InferenceApp:
         if check_version is not None:
             check_version(predictions[0].model.identity.version)
         seconds = time.perf_counter() - started
-        ids = [new_prediction_id() for _ in predictions]
-        predicted = Predicted(predictions, ids, seconds * 1000)
+        predicted = Predicted(predictions, seconds * 1000)
         if self._delivery is not None:
             records = predicted.records(image_id=image_id, request_id=request_id)
             if (parent := traceparent()) is not None:
                 records = [{**record, "traceparent": parent} for record in records]
             with span("outbox"):
                 await self._delivery.put(*map(encode_json, records))
-        self.state.record_predictions(len(predictions))
+        self.state.record_predictions(predictions)
         self.state.duration.observe(seconds, trace_id())
         for prediction in predictions:
-            self.state.confidence[prediction.class_name].observe(prediction.confidence)
-            self.state.verdicts[prediction.verdict].add()
             self._drift.count(prediction)
         if self._challenger is not None:
             keep = partial(self._keep, given, predicted, image_id)
@@ -232,12 +222,11 @@ class InferenceApp:
         """Keep a picture for review where it is to be kept; of a file there is one prediction."""
         if self._evidence is None or given.kind != InputKind.FILE:
             return
-        (prediction,), (prediction_id,) = predicted.predictions, predicted.ids
+        (prediction,) = predicted.predictions
         other = challenged[0] if challenged else prediction
         differs = other.class_name != prediction.class_name
         self._evidence.offer(
             prediction,
-            prediction_id,
             given.content,
             image_id=image_id,
             challenger=ChallengerAnswer(

@@ -38,10 +38,10 @@ class DriftWatch:
         self._window_seconds = window_seconds
         self._clock = clock
         self._profile: Profile | None = None
-        self._cells: Mapping[str, list[Counter]] = {}
-        # The place of a quantity among QUANTITIES, its edges, and what was counted since the last
-        # beat: to add to the pod's memory for each prediction would take several times as long.
-        self._pending: list[tuple[int, Sequence[float], list[int]]] = []
+        # By quantity, its place among QUANTITIES, its edges, what was counted since the last beat,
+        # and where that is added to the pod's memory: for each prediction it would take several
+        # times as long.
+        self._watched: dict[str, tuple[int, Sequence[float], list[int], list[Counter]]] = {}
         self._snapshots: deque[tuple[float, Mapping[str, list[float]]]] = deque()
         self._next_at = float("-inf")
 
@@ -53,7 +53,7 @@ class DriftWatch:
         if profile is not self._profile:
             self._follow(profile)
         values = (prediction.class_index, prediction.confidence, *prediction.measures)
-        for place, edges, counts in self._pending:
+        for place, edges, counts, _ in self._watched.values():
             if place < len(values):
                 counts[bisect_right(edges, values[place])] += 1
 
@@ -85,27 +85,24 @@ class DriftWatch:
         """Count by the profile of a model that has just come; another one begins a new window."""
         changed = profile != self._profile
         self._profile = profile
-        self._cells = {
-            name: [
-                self._state.drift_counts[name, str(place)] for place in range(len(buckets.shares))
-            ]
-            for name, buckets in (profile or {}).items()
-        }
-        self._pending = [
-            (QUANTITIES.index(name), buckets.edges, [0] * len(buckets.shares))
-            for name, buckets in (profile or {}).items()
-        ]
+        self._watched = {}
+        for name, buckets in (profile or {}).items():
+            places = range(len(buckets.shares))
+            cells = [self._state.drift_counts[name, str(place)] for place in places]
+            self._watched[name] = (QUANTITIES.index(name), buckets.edges, [0 for _ in cells], cells)
         if changed:
             self._state.write_text(DRIFT, None)
             self._snapshots = deque([(self._clock(), self._counts())])
 
     def _add_pending(self) -> None:
-        for place, _, counts in self._pending:
-            for cell, count in zip(self._cells[QUANTITIES[place]], counts, strict=True):
+        for _, _, counts, cells in self._watched.values():
+            for cell, count in zip(cells, counts, strict=True):
                 if count:
                     cell.add(count)
             counts[:] = [0] * len(counts)
 
     def _counts(self) -> Mapping[str, list[float]]:
         """Return what the pod has counted since it started."""
-        return {name: [cell.value for cell in cells] for name, cells in self._cells.items()}
+        return {
+            name: [cell.value for cell in cells] for name, (_, _, _, cells) in self._watched.items()
+        }

@@ -1,11 +1,10 @@
 """Asks the model process for predictions: bounded in number, in the order they came."""
 
 import asyncio
-import os
 import time
-from binascii import hexlify
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from random import getrandbits
 
 from bentos.edge.http import RETRY_LATER, ServiceError
 from bentos.inference.channel import (
@@ -33,6 +32,11 @@ _GENERATIONS_KNOWN = 4
 _LOOK_SECONDS = 0.01
 
 
+def new_prediction_id() -> str:
+    """Return a unique id that sorts by time, so that a database's index grows at one end."""
+    return f"{time.time_ns():016x}{getrandbits(64):016x}"
+
+
 # Not frozen, which would take three times as long to make.
 @dataclass(slots=True)
 class Prediction:
@@ -48,6 +52,7 @@ class Prediction:
     batch_size: int = 1
     model_seconds: float = 0.0
     measures: Sequence[float] = ()
+    id: str = field(default_factory=new_prediction_id)
     confidence: float = field(init=False)
     verdict: Verdict = field(init=False)
 
@@ -63,7 +68,7 @@ class Prediction:
     def defect(self) -> bool:
         return self.model.spec.defects[self.class_index]
 
-    def answer(self, prediction_id: str, milliseconds: float) -> dict[str, object]:
+    def answer(self, milliseconds: float) -> dict[str, object]:
         """Return the body that answers a request."""
         return {
             "class": self.class_index,
@@ -72,17 +77,15 @@ class Prediction:
             "defect_detected": self.defect,
             "verdict": self.verdict,
             "model_version": self.model.identity.version,
-            "prediction_id": prediction_id,
+            "prediction_id": self.id,
             "inference_time_ms": round(milliseconds, 3),
         }
 
-    def record(
-        self, prediction_id: str, milliseconds: float, *, image_id: str, request_id: str
-    ) -> dict[str, object]:
+    def record(self, milliseconds: float, *, image_id: str, request_id: str) -> dict[str, object]:
         """Return what the logging service keeps of a prediction made now."""
         return {
-            "prediction_id": prediction_id,
-            "image_id": image_id,
+            "prediction_id": self.id,
+            "image_id": image_id or self.id,
             "request_id": request_id,
             "timestamp": time.time(),
             "model_name": self.model.identity.name,
@@ -104,10 +107,9 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """The predictions of one request, in the order of its inputs, each with its id."""
+    """The predictions of one request, in the order of its inputs."""
 
     predictions: Sequence[Prediction]
-    ids: Sequence[str]
     milliseconds: float
 
     @property
@@ -117,10 +119,7 @@ class Predicted:
 
     def bodies(self) -> list[dict[str, object]]:
         """Return the answer of `/predict` for each."""
-        return [
-            prediction.answer(prediction_id, self.milliseconds)
-            for prediction, prediction_id in zip(self.predictions, self.ids, strict=True)
-        ]
+        return [one.answer(self.milliseconds) for one in self.predictions]
 
     def records(self, *, image_id: str, request_id: str) -> list[dict[str, object]]:
         """Return what the logging service keeps of each.
@@ -128,34 +127,23 @@ class Predicted:
         Several inputs that the client calls `image_id` are told apart by their place; those that
         it does not name are called by their prediction's id.
         """
-        alone = len(self.ids) == 1
+        told_apart = image_id and len(self.predictions) > 1
+        names = [
+            f"{image_id}[{row}]" if told_apart else image_id for row in range(len(self.predictions))
+        ]
         return [
-            prediction.record(
-                prediction_id,
-                self.milliseconds,
-                image_id=(image_id if alone else f"{image_id}[{row}]")
-                if image_id
-                else prediction_id,
-                request_id=request_id,
-            )
-            for row, (prediction, prediction_id) in enumerate(
-                zip(self.predictions, self.ids, strict=True)
-            )
+            one.record(self.milliseconds, image_id=name, request_id=request_id)
+            for one, name in zip(self.predictions, names, strict=True)
         ]
 
     def log(self) -> dict[str, object]:
         """Return what the log says of a request with several inputs."""
         return {
             "predictions": len(self.predictions),
-            "first_prediction_id": self.ids[0],
+            "first_prediction_id": self.predictions[0].id,
             "model_version": self.model.identity.version,
             "inference_time_ms": round(self.milliseconds, 3),
         }
-
-
-def new_prediction_id() -> str:
-    """Return a unique id that sorts by time, so that a database's index grows at one end."""
-    return f"{time.time_ns():016x}{hexlify(os.urandom(8)).decode()}"
 
 
 @dataclass(slots=True)

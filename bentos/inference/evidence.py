@@ -84,9 +84,9 @@ class EvidenceSender:
         self._max_bytes = max_bytes
         self._clock = clock
         self._transport = HttpTransport(destination, EVIDENCE_PATH)
-        self._lock = threading.Lock()
         self._waiting: deque[Evidence] = deque()
-        self._bytes = 0
+        # The event loop counts what was put, the thread what was taken: no two add to one of them.
+        self._put_bytes = self._taken_bytes = 0
         # Pictures in the next request; fewer after one was refused.
         self._most = MAX_PICTURES
         self._backoff = Backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, jitter=True)
@@ -103,7 +103,6 @@ class EvidenceSender:
     def offer(
         self,
         prediction: Prediction,
-        prediction_id: str,
         picture: bytes,
         *,
         image_id: str,
@@ -114,7 +113,7 @@ class EvidenceSender:
         A picture may be offered again, once the `challenger` has answered otherwise.
         """
         kept = decide(
-            prediction_id,
+            prediction.id,
             prediction.verdict,
             pass_share=self._pass_share,
             sample_share=self._sample_share,
@@ -125,20 +124,18 @@ class EvidenceSender:
         # The second half is for the slice: figures come of it, and it is the smaller part.
         limit = self._max_bytes if kept.sampled else self._max_bytes // 2
         size = len(picture) + _OVERHEAD_BYTES
-        with self._lock:
-            taken = self._bytes + size <= limit
-            self._bytes += size if taken else 0
-        if not taken:
+        if self._waiting_bytes + size > limit:
             self._state.evidence_dropped["queue_full"].add()
             return
+        self._put_bytes += size
         names, scores = prediction.model.spec.class_names, prediction.probabilities
         highest = nlargest(MAX_SCORES, range(len(names)), key=scores.__getitem__)
         self._waiting.append(
             Evidence(
-                prediction_id=prediction_id,
+                prediction_id=prediction.id,
                 edge_device_id=self._destination.edge_device_id,
                 timestamp=self._clock(),
-                image_id=image_id or prediction_id,
+                image_id=image_id or prediction.id,
                 model_name=prediction.model.identity.name,
                 model_version=prediction.model.identity.version,
                 class_name=prediction.class_name,
@@ -152,6 +149,10 @@ class EvidenceSender:
                 challenger=challenger,
             )
         )
+
+    @property
+    def _waiting_bytes(self) -> int:
+        return self._put_bytes - self._taken_bytes
 
     async def stop(self, seconds: float) -> None:
         """Send for `seconds` what waits, and drop the rest."""
@@ -174,7 +175,7 @@ class EvidenceSender:
                 event(_logger, logging.ERROR, "pictures cannot be sent", error=error)
                 self._drop(1, "refused")
                 pause = LONGEST_PAUSE_SECONDS
-            self._state.evidence_queue_bytes.set(self._bytes)
+            self._state.evidence_queue_bytes.set(self._waiting_bytes)
             if self._stopping.is_set():
                 if not self._waiting:
                     break
@@ -226,7 +227,10 @@ class EvidenceSender:
         self._trouble = ""
 
     def _later(self, reply: Reply) -> float:
-        self._note(reply)
+        trouble = "REVIEW is off there (404)" if reply.status == 404 else reply.message
+        if trouble != self._trouble:
+            event(_logger, logging.WARNING, f"pictures are not taken: {trouble}")
+        self._trouble = trouble
         return max(min(reply.retry_after, LONGEST_PAUSE_SECONDS), self._backoff.next())
 
     def _drop(self, count: int, reason: str) -> None:
@@ -238,14 +242,6 @@ class EvidenceSender:
         """Remove the pictures that have waited longest; return how many there were."""
         taken = 0
         while taken < count and self._waiting:
-            size = len(self._waiting.popleft().picture) + _OVERHEAD_BYTES
+            self._taken_bytes += len(self._waiting.popleft().picture) + _OVERHEAD_BYTES
             taken += 1
-            with self._lock:
-                self._bytes -= size
         return taken
-
-    def _note(self, reply: Reply) -> None:
-        trouble = "REVIEW is off there (404)" if reply.status == 404 else reply.message
-        if trouble != self._trouble:
-            event(_logger, logging.WARNING, f"pictures are not taken: {trouble}")
-        self._trouble = trouble

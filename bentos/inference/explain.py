@@ -4,9 +4,9 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import TypedDict
 
 from bentos.edge.http import RETRY_LATER, ServiceError
+from bentos.evidence import HeatMap
 from bentos.inference.channel import Input, InputKind
 from bentos.inference.engine import Prediction
 from bentos.inference.model.spec import ModelSpec
@@ -19,22 +19,6 @@ _LOOK_SECONDS = 0.05
 _LEAST = 2.0**-126
 
 
-class HeatMap(TypedDict):
-    """How much each part of a picture counts for the class that the model says.
-
-    `drops` [rows][columns] says by how much the log odds of that class, in natural logarithms,
-    fall when the model does not see that part. Odds and not probabilities: of a class that is
-    certain, those hardly move.
-    """
-
-    class_name: str
-    confidence: float
-    model_version: str
-    rows: int
-    columns: int
-    drops: list[list[float]]
-
-
 def heat_map_of(predictions: Sequence[Prediction], columns: int) -> HeatMap:
     """Return the heat map of what a model said of a picture, and of it with each part masked.
 
@@ -43,14 +27,14 @@ def heat_map_of(predictions: Sequence[Prediction], columns: int) -> HeatMap:
     seen, *masked = predictions
     odds = _log_odds(seen.probabilities, seen.class_index)
     drops = [round(odds - _log_odds(one.probabilities, seen.class_index), 6) for one in masked]
-    return {
-        "class_name": seen.class_name,
-        "confidence": seen.confidence,
-        "model_version": seen.model.identity.version,
-        "rows": len(drops) // columns,
-        "columns": columns,
-        "drops": [drops[at : at + columns] for at in range(0, len(drops), columns)],
-    }
+    return HeatMap(
+        class_name=seen.class_name,
+        confidence=seen.confidence,
+        model_version=seen.model.identity.version,
+        rows=len(drops) // columns,
+        columns=columns,
+        drops=[drops[at : at + columns] for at in range(0, len(drops), columns)],
+    )
 
 
 class Explainer:

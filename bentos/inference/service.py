@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import bentoml
 from bentoml.validators import ContentType
+from msgspec.structs import asdict
 from pydantic import BaseModel, ConfigDict, Field
 
 from bentos import __version__
 from bentos.edge.bento import FrontedInstance, FrontedService, service_config
 from bentos.edge.openapi import JSON, ApiPage, Content, Operation
+from bentos.evidence import HeatMap
 from bentos.inference.settings import InferenceSettings
 from bentos.inference.state import (
     EXPLAIN_PATH,
@@ -55,20 +57,6 @@ class PredictionAnswers(BaseModel):
     predictions: list[PredictionAnswer] = Field(description="In the order of the inputs.")
 
 
-class HeatMapAnswer(BaseModel):
-    """What `/explain` answers."""
-
-    class_name: str
-    confidence: float = Field(ge=0, le=1, description="Probability of the predicted class.")
-    model_version: str
-    rows: int
-    columns: int
-    drops: list[list[float]] = Field(
-        description="By how much the log odds of the class fall, in natural logarithms, when the "
-        "model does not see this part: rows from the top, columns from the left."
-    )
-
-
 class PredictionInput(BaseModel):
     """What `/predict` takes as JSON."""
 
@@ -100,14 +88,14 @@ _ANSWERS: dict[int, tuple[str, Content | None]] = {
     503: ("No prediction can be made or kept now; `reason` is that of `/ready`.", None),
     504: ("No answer in time.", None),
 }
-_HEAT_MAP = HeatMapAnswer(
+_HEAT_MAP = HeatMap(
     class_name="crack",
     confidence=0.9731,
     model_version="3",
     rows=2,
     columns=3,
     drops=[[0.02, 3.1, 0.4], [-0.01, 0.9, 0.03]],
-).model_dump()
+)
 _READY: InferenceReady = {
     "model_loaded": True,
     "mlflow_accessible": True,
@@ -143,7 +131,7 @@ _EXPLAIN = Operation(
     "The model is asked again with each cell of a grid masked. One image at a time.",
     body=_IMAGE_BODY,
     answers={
-        200: ("How much each part counts.", Content(JSON, HeatMapAnswer, _HEAT_MAP)),
+        200: ("How much each part counts.", Content(JSON, HeatMap, asdict(_HEAT_MAP))),
         **{status: _ANSWERS[status] for status in (400, 413)},
         422: ("The model fails on this image, or on it with a part masked.", None),
         429: ("Another image is being explained.", None),

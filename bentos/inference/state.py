@@ -1,6 +1,7 @@
 """What the inference service knows of itself, the metric of each value, and its probes."""
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -15,6 +16,7 @@ from bentos.health.values import Counter, Gauge, Histogram, Samples, computed
 # The probe process imports this module: what only a worker needs would be 10 MiB there.
 if TYPE_CHECKING:
     from bentos.inference.channel import LoadChanged, RegistryChecked
+    from bentos.inference.engine import Prediction
     from bentos.inference.model.spec import ServedModel
     from bentos.inference.settings import InferenceSettings
     from bentos.process.probe_process import ProbePlan
@@ -100,7 +102,6 @@ class InferenceState(ServiceState):
         "{prefix}_model_process_exits_total",
         "Model processes that ended by themselves and were started again.",
     )
-    predictions = Counter("{prefix}_predictions_total", "Predictions answered.")
     last_prediction_at = Gauge(across="max", outlives=True)
     errors = Counter(
         "{prefix}_errors_total",
@@ -234,6 +235,12 @@ class InferenceState(ServiceState):
         values=(("answered",), ("refused",), ("failed",)),
     )
 
+    @computed("{prefix}_predictions_total", kind="counter")
+    def predictions(self) -> float:
+        """Predictions answered."""
+        # Every prediction has one verdict.
+        return self.verdicts.value
+
     @computed("{prefix}_mlflow_check_age_seconds")
     def mlflow_check_age_seconds(self) -> float:
         """Time since a check of the MLflow registry last ended, whatever its outcome."""
@@ -271,9 +278,11 @@ class InferenceState(ServiceState):
     def _versions(self, gauge: str) -> list[int]:
         return sorted({int(row.get(gauge)) for row in self.pod.live_workers()} - {0})
 
-    def record_predictions(self, count: int) -> None:
+    def record_predictions(self, predictions: Sequence["Prediction"]) -> None:
         """Count the predictions of a request that was answered."""
-        self.predictions.add(count)
+        for one in predictions:
+            self.confidence[one.class_name].observe(one.confidence)
+            self.verdicts[one.verdict].add()
         self.last_prediction_at.set(time.time())
         self.record_success()
 
@@ -449,7 +458,7 @@ def _describe(state: InferenceState) -> InferenceReady:
     return {
         "model_loaded": bool(state.model_loaded.value),
         "mlflow_accessible": bool(state.mlflow_accessible.value),
-        "predictions_served": int(state.predictions.value),
+        "predictions_served": int(state.predictions),
         "errors": int(state.errors.value),
         "last_prediction": isoformat(state.last_prediction_at.value),
         "model": model,

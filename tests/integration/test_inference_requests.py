@@ -96,24 +96,12 @@ def body_of(data: object) -> bytes:
 
 BAD_PREDICT = {
     "too short": (body_of([1.0] * (SIZE - 1)), 400, "data"),
-    "too long": (body_of([1.0] * (SIZE + 1)), 400, "data"),
-    "no numbers": (body_of(["x"] * SIZE), 400, "data[0]"),
-    "text for a list": (body_of("1" * SIZE), 400, "data"),
     "nested": (body_of([[[1.0] * SIZE]]), 400, "data[0]"),
-    "booleans": (body_of([True] * SIZE), 400, "data[0]"),
-    "null": (body_of(None), 400, "data"),
-    "no field": (b'{"inputs": []}', 400, "data"),
-    "an array": (b"[1, 2, 3]", 400, "data"),
     "NaN": (body_of([float("nan")] * SIZE), 400, "data[0]: expected a flat array"),
-    "infinity": (body_of([float("inf")] * SIZE), 400, "data[0]: expected a flat array"),
     "beyond float32": (body_of([1e39] * SIZE), 400, "data[0]"),
     "overflowing the model": (body_of([3e38] * SIZE), 422, "the model fails"),
-    "an integer beyond all": (b'{"data": [1' + b"0" * 400 + b"]}", 400, ""),
     "empty": (b"", 400, "body"),
     "no JSON": (b"this is no JSON", 400, "JSON"),
-    "cut JSON": (b'{"data": [1, 2', 400, "JSON"),
-    "no UTF-8": (b'{"data": "\xff\xfe"}', 400, "JSON"),
-    "deeply nested": (b'{"data":' * 10_000, 400, "JSON"),
     "deeply nested lists": (b"[" * 60_000, 400, "JSON"),
     "more than an input takes": (b" " * MEGABYTE, 413, "bytes"),
 }
@@ -129,6 +117,7 @@ def check_refused(response: httpx.Response, status: int, told: str) -> None:
     assert "Traceback" not in response.text
 
 
+# What else is wrong with numbers, pictures and forms: tests/unit/test_request.py, test_images.py.
 @pytest.mark.parametrize("name", BAD_PREDICT)
 def test_bad_input_to_predict_is_refused_with_what_was_expected(server: Server, name: str) -> None:
     body, status, told = BAD_PREDICT[name]
@@ -144,13 +133,9 @@ def test_raw_bodies_of_the_wrong_length_and_with_nan_are_refused(server: Server)
 
 
 BAD_IMAGES = {
-    "empty": (b"", 400, "empty"),
     "a text": (b"this is no image", 400, "PNG, JPEG, BMP"),
-    "a GIF": (colour_file((1, 2, 3), form="GIF"), 400, "PNG, JPEG, BMP"),
     "a truncated PNG": (noise_file()[:-2_000], 400, "cut short in its chunk"),
-    "a truncated JPEG": (noise_file(form="JPEG")[:-1_000], 400, "damaged or cut short"),
     "a bomb": (black_png(5_000, 5_000), 413, "MAX_IMAGE_PIXELS"),
-    "all length": (black_png(70_000, 1), 413, "a side"),
 }
 
 
@@ -167,10 +152,7 @@ def test_what_is_no_good_image_is_refused_with_what_was_expected(server: Server,
     ("headers", "body"),
     [
         ({"Content-Type": "multipart/form-data"}, b"x"),
-        ({"Content-Type": f"multipart/form-data; boundary={'x' * 1_000}"}, b"x"),
         (FORM, b"no form"),
-        (FORM, form_of([])),
-        (FORM, form_of([("form-data; name=image", b"x")], end=False)),
         (FORM, form_of([("form-data; name=image", b"x")] * 2)),
         (FORM, form_of([("form-data; name=x", b"")] * 10_000)),
     ],

@@ -1,12 +1,14 @@
 """A fake model behind a real model server, on a thread, and an engine that asks it."""
 
 import asyncio
+import inspect
 import socket
 import tempfile
 import threading
 from collections.abc import Awaitable, Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +36,8 @@ GIVES_NAN = 13.0
 BREAKS = 999.0
 MAX_PIXELS = 1_000_000
 WAIT_SECONDS = 30.0
+
+P = ParamSpec("P")
 
 
 class Model:
@@ -219,3 +223,26 @@ def run(
 
     with tempfile.TemporaryDirectory() as directory:
         asyncio.run(main(directory))
+
+
+def on_bench(
+    *, queue_size: int = 100, max_batch: int = 64
+) -> Callable[[Callable[Concatenate[Bench, P], Awaitable[None]]], Callable[P, None]]:
+    """Make a coroutine function, whose first argument is a bench of its own, a test."""
+
+    def decorate(test: Callable[Concatenate[Bench, P], Awaitable[None]]) -> Callable[P, None]:
+        @wraps(test)
+        def on_its_own(*arguments: P.args, **named: P.kwargs) -> None:
+            run(
+                lambda bench: test(bench, *arguments, **named),
+                queue_size=queue_size,
+                max_batch=max_batch,
+            )
+
+        # The other arguments are fixtures, which pytest finds by these names.
+        signature = inspect.signature(test)
+        _, *fixtures = signature.parameters.values()
+        on_its_own.__signature__ = signature.replace(parameters=fixtures)  # type: ignore[attr-defined]
+        return on_its_own
+
+    return decorate

@@ -11,7 +11,7 @@ from bentos.inference.channel import Input, InputKind
 from bentos.inference.engine import Prediction
 from bentos.inference.model.spec import ServedModel
 from bentos.inference.side import SideModel
-from tests.support.model_server import WAIT_SECONDS, Bench, run
+from tests.support.model_server import WAIT_SECONDS, Bench, on_bench
 
 GIVEN = Input(InputKind.TENSOR, np.array([[1.0, 0.0]], np.float32).tobytes())
 
@@ -62,80 +62,68 @@ async def served(bench: Bench) -> list[Prediction]:
     return [await bench.ask(1.0, 0.0)]
 
 
-def test_it_is_asked_the_same_after_the_answer() -> None:
-    async def test(bench: Bench) -> None:
-        said = await served(bench)
-        side = Side(said)
-        asked = Asked(bench, side)
-        asked.offer(said)
-        assert side.asked == []
-        assert await asked.outcome() == "agreed"
-        assert [(one.kind, one.content) for one in side.asked] == [(GIVEN.kind, GIVEN.content)]
-        assert asked.told == [said]
-
-    run(test)
+@on_bench()
+async def test_it_is_asked_the_same_after_the_answer(bench: Bench) -> None:
+    said = await served(bench)
+    side = Side(said)
+    asked = Asked(bench, side)
+    asked.offer(said)
+    assert side.asked == []
+    assert await asked.outcome() == "agreed"
+    assert [(one.kind, one.content) for one in side.asked] == [(GIVEN.kind, GIVEN.content)]
+    assert asked.told == [said]
 
 
-def test_another_class_is_a_difference() -> None:
-    async def test(bench: Bench) -> None:
-        said, other = await served(bench), [await bench.ask(0.0, 2.0)]
-        asked = Asked(bench, Side(other))
-        asked.offer(said)
-        assert await asked.outcome() == "differed"
-        assert asked.told == [other]
-
-    run(test)
+@on_bench()
+async def test_another_class_is_a_difference(bench: Bench) -> None:
+    said, other = await served(bench), [await bench.ask(0.0, 2.0)]
+    asked = Asked(bench, Side(other))
+    asked.offer(said)
+    assert await asked.outcome() == "differed"
+    assert asked.told == [other]
 
 
-def test_it_is_left_out_while_an_input_waits_for_the_served_model() -> None:
-    async def test(bench: Bench) -> None:
-        said = await served(bench)
-        side = Side(said)
-        asked = Asked(bench, side)
-        first = await bench.hold()
-        asked.offer(said)
-        assert await asked.outcome() == "skipped"
-        assert (side.asked, asked.told) == ([], [None])
-        bench.free()
-        await first
-
-    run(test)
+@on_bench()
+async def test_it_is_left_out_while_an_input_waits_for_the_served_model(bench: Bench) -> None:
+    said = await served(bench)
+    side = Side(said)
+    asked = Asked(bench, side)
+    first = await bench.hold()
+    asked.offer(said)
+    assert await asked.outcome() == "skipped"
+    assert (side.asked, asked.told) == ([], [None])
+    bench.free()
+    await first
 
 
-def test_of_two_that_are_answered_at_once_one_is_left_out() -> None:
-    async def test(bench: Bench) -> None:
-        said = await served(bench)
-        side = Side(said)
-        asked = Asked(bench, side)
-        asked.offer(said)
-        asked.offer(said)
-        while len(asked.told) < 2:  # noqa: ASYNC110 - what was offered runs in between
-            await asyncio.sleep(0)
-        assert len(side.asked) == 1
-        shadow = bench.state.shadow
-        assert (shadow["agreed"].value, shadow["skipped"].value) == (1, 1)
-
-    run(test)
+@on_bench()
+async def test_of_two_that_are_answered_at_once_one_is_left_out(bench: Bench) -> None:
+    said = await served(bench)
+    side = Side(said)
+    asked = Asked(bench, side)
+    asked.offer(said)
+    asked.offer(said)
+    while len(asked.told) < 2:  # noqa: ASYNC110 - what was offered runs in between
+        await asyncio.sleep(0)
+    assert len(side.asked) == 1
+    shadow = bench.state.shadow
+    assert (shadow["agreed"].value, shadow["skipped"].value) == (1, 1)
 
 
-def test_what_is_not_in_the_sample_is_handed_on_at_once_and_not_counted() -> None:
-    async def test(bench: Bench) -> None:
-        said = await served(bench)
-        asked = Asked(bench, Side(said), share=1e-12)
-        asked.offer(said)
-        assert asked.told == [None]
-        assert bench.state.shadow.value == 0
-
-    run(test)
+@on_bench()
+async def test_what_is_not_in_the_sample_is_handed_on_at_once_and_not_counted(bench: Bench) -> None:
+    said = await served(bench)
+    asked = Asked(bench, Side(said), share=1e-12)
+    asked.offer(said)
+    assert asked.told == [None]
+    assert bench.state.shadow.value == 0
 
 
-def test_a_failure_is_counted_and_nothing_else() -> None:
-    async def test(bench: Bench) -> None:
-        said = await served(bench)
-        asked = Asked(bench, Side(said, ServiceError(504, "timeout", "no answer")))
-        asked.offer(said)
-        assert await asked.outcome() == "failed"
-        assert asked.told == [None]
-        assert bench.state.errors.value == 0
-
-    run(test)
+@on_bench()
+async def test_a_failure_is_counted_and_nothing_else(bench: Bench) -> None:
+    said = await served(bench)
+    asked = Asked(bench, Side(said, ServiceError(504, "timeout", "no answer")))
+    asked.offer(said)
+    assert await asked.outcome() == "failed"
+    assert asked.told == [None]
+    assert bench.state.errors.value == 0

@@ -12,7 +12,7 @@ import pytest
 from bentos.evidence import ChallengerAnswer
 from bentos.inference import evidence as module
 from bentos.inference.delivery.sender import Destination
-from bentos.inference.engine import Prediction, new_prediction_id
+from bentos.inference.engine import Prediction
 from bentos.inference.evidence import EvidenceSender
 from bentos.inference.model.spec import ModelIdentity, ModelSpec, ServedModel
 from bentos.inference.state import InferenceState
@@ -72,10 +72,10 @@ class Keeper:
         )
 
     def offer(self, index: int = FAIL, picture: bytes = b"", **options: Any) -> str:
-        made = new_prediction_id()
+        made = prediction(index)
         options = {"image_id": "17.png"} | options
-        self.sender.offer(prediction(index), made, picture or png(), **options)
-        return made
+        self.sender.offer(made, picture or png(), **options)
+        return made.id
 
     def stop(self, seconds: float = 5.0) -> None:
         asyncio.run(self.sender.stop(seconds))

@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from bentos.edge.http import ServiceError
+from bentos.evidence import HeatMap
 from bentos.inference.channel import Input, InputKind
 from bentos.inference.engine import Prediction
-from bentos.inference.explain import HeatMap, heat_map_of
+from bentos.inference.explain import heat_map_of
 from bentos.inference.model.occlusion import MaskedPictures
 from bentos.inference.model.spec import Metadata, ModelIdentity, ModelSpec, ServedModel, picture_of
 from bentos.inference.model.warm_up import LoadedModel
@@ -19,7 +20,7 @@ from examples.dataset import Split, read_folder, split
 from examples.steel_images import NORMAL, write_images
 from examples.training import fit
 from tests.support.images import colour_file
-from tests.support.model_server import GIVES_NAN, Bench, Model, run
+from tests.support.model_server import GIVES_NAN, Bench, Model, on_bench
 
 _EPOCHS = 10
 
@@ -88,16 +89,16 @@ def test_a_picture_for_a_model_that_was_just_replaced_is_refused() -> None:
 
 def test_the_part_that_lowers_the_class_most_is_the_hottest() -> None:
     found = heat_map([[0.1, 0.9], [0.1, 0.9], [0.7, 0.3], [0.2, 0.8], [0.05, 0.95]], columns=2)
-    assert (found["class_name"], found["model_version"]) == ("yes", "7")
-    assert (found["rows"], found["columns"]) == (2, 2)
-    (first, hottest), (warm, cold) = found["drops"]
+    assert (found.class_name, found.model_version) == ("yes", "7")
+    assert (found.rows, found.columns) == (2, 2)
+    (first, hottest), (warm, cold) = found.drops
     assert hottest > warm > first == 0.0 > cold
     assert hottest == pytest.approx(np.log(0.9 / 0.1) - np.log(0.3 / 0.7))
 
 
 def test_a_class_that_is_certain_still_has_a_heat_map() -> None:
     certain = np.array([[1e-20, 1.0], [1e-12, 1.0], [0.0, 1.0]], np.float32)
-    ((warm, none),) = heat_map([row.tolist() for row in certain], columns=2)["drops"]
+    ((warm, none),) = heat_map([row.tolist() for row in certain], columns=2).drops
     assert warm == pytest.approx(np.log(1e8), rel=1e-3)
     assert np.isfinite(none)
 
@@ -110,38 +111,34 @@ async def explain(bench: Bench, content: bytes) -> HeatMap:
     return heat_map_of(await bench.engine.predict(given), columns)
 
 
-def test_a_file_is_explained_by_calls_no_larger_than_a_batch() -> None:
-    async def test(bench: Bench) -> None:
-        await bench.install(seeing := Model(shape=(1, 20, 20), max_batch=16))
-        found = await explain(bench, colour_file((200, 200, 200), size=(20, 20)))
-        assert np.shape(found["drops"]) == (10, 10)
-        assert max(seeing.batches) == 16
-        assert sum(seeing.batches) == 101
-        assert bench.engine.waiting == 0
-
-    run(test, queue_size=101)
+@on_bench(queue_size=101)
+async def test_a_file_is_explained_by_calls_no_larger_than_a_batch(bench: Bench) -> None:
+    await bench.install(seeing := Model(shape=(1, 20, 20), max_batch=16))
+    found = await explain(bench, colour_file((200, 200, 200), size=(20, 20)))
+    assert np.shape(found.drops) == (10, 10)
+    assert max(seeing.batches) == 16
+    assert sum(seeing.batches) == 101
+    assert bench.engine.waiting == 0
 
 
-def test_a_file_that_is_no_picture_is_refused_as_for_a_prediction() -> None:
-    async def test(bench: Bench) -> None:
-        await bench.install(Model(shape=(1, 20, 20)))
-        with pytest.raises(ServiceError) as error:
-            await explain(bench, b"no picture")
-        assert (error.value.status, error.value.reason) == (400, "bad_input")
-
-    run(test, queue_size=101)
+@on_bench(queue_size=101)
+async def test_a_file_that_is_no_picture_is_refused_as_for_a_prediction(bench: Bench) -> None:
+    await bench.install(Model(shape=(1, 20, 20)))
+    with pytest.raises(ServiceError) as error:
+        await explain(bench, b"no picture")
+    assert (error.value.status, error.value.reason) == (400, "bad_input")
 
 
-def test_a_picture_that_the_model_cannot_bear_is_refused_by_no_field_of_ours() -> None:
-    async def test(bench: Bench) -> None:
-        await bench.install(Model(shape=(1, 20, 20), dtype="uint8"))
-        dark = colour_file((int(GIVES_NAN),) * 3, size=(20, 20))
-        with pytest.raises(ServiceError) as error:
-            await explain(bench, dark)
-        assert (error.value.status, error.value.reason) == (422, "model_rejected_input")
-        assert "data[" not in error.value.message
-
-    run(test, queue_size=101)
+@on_bench(queue_size=101)
+async def test_a_picture_that_the_model_cannot_bear_is_refused_by_no_field_of_ours(
+    bench: Bench,
+) -> None:
+    await bench.install(Model(shape=(1, 20, 20), dtype="uint8"))
+    dark = colour_file((int(GIVES_NAN),) * 3, size=(20, 20))
+    with pytest.raises(ServiceError) as error:
+        await explain(bench, dark)
+    assert (error.value.status, error.value.reason) == (422, "model_rejected_input")
+    assert "data[" not in error.value.message
 
 
 @pytest.fixture(scope="module")
@@ -176,8 +173,9 @@ def _network_model(parts: Split) -> LoadedModel:
 
 
 @pytest.mark.slow
-def test_masking_the_hottest_tenth_lowers_the_class_more_than_a_random_tenth(
-    parts: Split,
+@on_bench(queue_size=101)
+async def test_masking_the_hottest_tenth_lowers_the_class_more_than_a_random_tenth(
+    bench: Bench, parts: Split
 ) -> None:
     """Held-out pictures of defects, the demo's model: in at least nine of ten."""
     loaded = _network_model(parts)
@@ -192,22 +190,19 @@ def test_masking_the_hottest_tenth_lowers_the_class_more_than_a_random_tenth(
                 np.copyto(picture, cells[place], where=cells[place] != values)
         return loaded.probabilities(hidden)[:, index]
 
-    async def test(bench: Bench) -> None:
-        model = Model()
-        model.loaded = loaded
-        await bench.install(model)
-        better = seen = 0
-        for path, values in zip(parts.held_out.paths, parts.held_out.pixels.numpy(), strict=True):
-            found = await explain(bench, path.read_bytes())
-            if path.parent.name == NORMAL or found["class_name"] == NORMAL:
-                continue  # what a sound surface looks like is no part of it
-            hottest = np.argsort(np.ravel(found["drops"]))[-10:]
-            others = [random.choice(100, 10, replace=False) for _ in range(10)]
-            index = loaded.spec.class_names.index(found["class_name"])
-            of_hottest, *of_others = scores(values, [hottest, *others], index)
-            better += bool(of_hottest < np.mean(of_others))
-            seen += 1
-        assert seen >= 100
-        assert better >= 0.9 * seen, f"{better} of {seen}"
-
-    run(test, queue_size=101)
+    model = Model()
+    model.loaded = loaded
+    await bench.install(model)
+    better = seen = 0
+    for path, values in zip(parts.held_out.paths, parts.held_out.pixels.numpy(), strict=True):
+        found = await explain(bench, path.read_bytes())
+        if path.parent.name == NORMAL or found.class_name == NORMAL:
+            continue  # what a sound surface looks like is no part of it
+        hottest = np.argsort(np.ravel(found.drops))[-10:]
+        others = [random.choice(100, 10, replace=False) for _ in range(10)]
+        index = loaded.spec.class_names.index(found.class_name)
+        of_hottest, *of_others = scores(values, [hottest, *others], index)
+        better += bool(of_hottest < np.mean(of_others))
+        seen += 1
+    assert seen >= 100
+    assert better >= 0.9 * seen, f"{better} of {seen}"

@@ -1,7 +1,6 @@
 """Image files to inputs: formats, modes, limits, hostile files, and what is no image."""
 
 import io
-import random
 import struct
 import time
 import zlib
@@ -84,11 +83,6 @@ def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
         np.testing.assert_allclose(read(file_of(picture), spec), 0.5, atol=0.01)
 
 
-def test_a_large_sixteen_bit_picture_is_read_too() -> None:
-    picture = Image.fromarray(np.full((400, 300), 65_535, np.uint16))
-    np.testing.assert_allclose(read(file_of(picture), GREY), 1.0, atol=0.01)
-
-
 def test_a_palette_is_looked_up() -> None:
     picture = Image.new("P", (16, 16), 1)
     picture.putpalette([0, 0, 0, 255, 102, 0])
@@ -113,11 +107,6 @@ def test_a_cmyk_jpeg_is_read_in_its_colours() -> None:
     red = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
     means = read(file_of(red, "JPEG", quality=95)).mean(axis=(1, 2))
     np.testing.assert_allclose(means, [1, 0, 0], atol=0.05)
-
-
-def test_a_progressive_jpeg_is_read() -> None:
-    picture = Image.new("RGB", (200, 200), (255, 255, 255))
-    assert read(file_of(picture, "JPEG", progressive=True)).mean() == 1.0
 
 
 def test_an_empty_file_is_refused() -> None:
@@ -195,29 +184,6 @@ def test_a_model_that_sees_no_images_says_so(shape: tuple[int, ...]) -> None:
     error = refusal(colour_file((1, 2, 3)), spec=spec_of(*shape))
     assert str(list(shape)) in error.message
     assert "/predict" in error.message
-
-
-def test_mutated_files_are_images_or_clear_refusals() -> None:
-    chance = random.Random(0)
-    files = [noise_file(form=form) for form in ("PNG", "JPEG", "BMP")]
-    files.append(file_of(Image.fromarray(np.full((24, 31), 9_000, np.uint16))))
-    files.append(file_of(Image.new("P", (20, 20), 3)))
-
-    def outcome(content: bytes) -> int:
-        try:
-            inputs = read(content)
-        except ServiceError as error:
-            return error.status
-        assert 0 <= inputs.min() <= inputs.max() <= 1
-        return 200
-
-    seen = set()
-    for _ in range(3_000):
-        content = bytearray(chance.choice(files))
-        for _ in range(chance.randrange(1, 5)):
-            content[chance.randrange(min(len(content), 200))] = chance.randrange(256)
-        seen.add(outcome(bytes(content[: chance.randrange(1, 2 * len(content))])))
-    assert seen == {200, 400, 413}
 
 
 def chunks(count: int) -> bytes:

@@ -175,18 +175,6 @@ def test_a_leak_ends_at_its_bound(model_store: ModelStore, fault: Fault) -> None
     run(settings(model_store, SWITCHED), test)
 
 
-def test_a_model_that_cannot_be_loaded_is_told_and_not_asked(model_store: ModelStore) -> None:
-    async def test(beside: SideModel) -> None:
-        await until(lambda: beside.error)
-        assert "class_names" in str(beside.error)
-        assert beside.model is None
-        with pytest.raises(ServiceError) as error:
-            await beside.predict(numbers(*brightest(0)), seconds=WAIT_SECONDS)
-        assert error.value.reason == "model_not_loaded"
-
-    run(settings(model_store, COLOURS, model_stage="3"), test)
-
-
 def explaining(
     given: InferenceSettings, test: Callable[[Explainer], Awaitable[None]], **options: float
 ) -> None:
@@ -205,8 +193,8 @@ def test_the_explainer_is_there_only_while_it_is_used(model_store: ModelStore) -
         assert explainer.pid is None
         picture = colour_file((0, 200, 0))
         found = await explainer.explain(picture)
-        assert found["class_name"] == COLOUR_CLASSES[1]
-        assert len(found["drops"]) == len(found["drops"][0]) == 10
+        assert found.class_name == COLOUR_CLASSES[1]
+        assert len(found.drops) == len(found.drops[0]) == 10
         first = explainer.pid
         assert first is not None
         await explainer.explain(picture)
@@ -224,7 +212,7 @@ def test_the_explainer_takes_one_picture_at_a_time(model_store: ModelStore) -> N
         with pytest.raises(ServiceError) as error:
             await explainer.explain(colour_file((0, 200, 0)))
         assert (error.value.status, error.value.reason) == (429, "explain_busy")
-        assert (await first)["class_name"] == COLOUR_CLASSES[1]
+        assert (await first).class_name == COLOUR_CLASSES[1]
 
     explaining(settings(model_store, COLOURS), test)
 

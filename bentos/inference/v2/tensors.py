@@ -68,7 +68,7 @@ _OUTPUT_TYPES = (
     OutputType("INT64", lambda made: [one.class_index for one in made.predictions], "q"),
     OutputType("BYTES", lambda made: [one.class_name for one in made.predictions]),
     OutputType("BOOL", lambda made: [one.defect for one in made.predictions], "?"),
-    OutputType("BYTES", lambda made: list(made.ids)),
+    OutputType("BYTES", lambda made: [one.id for one in made.predictions]),
     OutputType("BYTES", lambda made: [one.verdict for one in made.predictions]),
 )
 OUTPUTS: Mapping[str, OutputType] = dict(zip(OUTPUT_NAMES, _OUTPUT_TYPES, strict=True))
@@ -115,7 +115,7 @@ def respond(request: InferRequest, predicted: Predicted) -> Response:
         tensor: OutputTensor = {
             "name": name,
             "datatype": output.datatype,
-            "shape": [len(predicted.ids), *output.shape(model.spec)],
+            "shape": [len(predicted.predictions), *output.shape(model.spec)],
         }
         if as_bytes:
             binary.append(_to_bytes(values, output.packed))
