@@ -25,7 +25,7 @@ import orjson
 
 from bentos.edge.http import ServiceError
 from bentos.inference.delivery import files as files_module
-from bentos.inference.delivery.files import OutboxFiles
+from bentos.inference.delivery.files import Limits, OutboxFiles
 from bentos.inference.delivery.outbox import (
     Outbox,
     Settlement,
@@ -34,7 +34,7 @@ from bentos.inference.delivery.outbox import (
     outboxes_in,
 )
 from bentos.inference.delivery.sender import Reply, Sender
-from bentos.inference.delivery.writer import Limits, OutboxWriter
+from bentos.inference.delivery.writer import OutboxWriter
 from bentos.inference.state import InferenceState
 from bentos.logging.request import BatchParser
 from bentos.logging.store.database import Conflict
