@@ -10,7 +10,7 @@ import math
 import re
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +18,7 @@ from typing import Protocol
 import httpx
 import orjson
 
+from bentos.edge.tokens import read_tokens
 from bentos.inference.delivery.outbox import Batch, Refusal, Settlement
 from bentos.inference.state import InferenceState
 from bentos.process.backoff import Backoff
@@ -223,7 +224,7 @@ class HttpTransport:
     def __init__(self, destination: Destination, path: str = LOG_PATH) -> None:
         self._destination = destination
         self._path = path
-        self._accepted: str | None = None
+        self._accepted: bytes | None = None
         self._token_trouble = ""
         self._client = httpx.Client(
             base_url=destination.url,
@@ -250,9 +251,9 @@ class HttpTransport:
         """Close the connection."""
         self._client.close()
 
-    def _post(self, body: bytes, token: str | None, seconds: float) -> Reply:
+    def _post(self, body: bytes, token: bytes | None, seconds: float) -> Reply:
         deadline = time.monotonic() + seconds
-        headers = {b"Authorization": f"Bearer {token}".encode()} if token else {}
+        headers = {b"Authorization": b"Bearer " + token} if token else {}
         try:
             with self._client.stream(
                 "POST", self._path, content=body, headers=headers, timeout=seconds
@@ -267,23 +268,18 @@ class HttpTransport:
             return Reply(0, f"{type(error).__name__}: {error}")
         return _reply(response, content)
 
-    def _tokens(self) -> list[str | None]:
+    def _tokens(self) -> Sequence[bytes | None]:
         """Return the tokens to try: those of the file now, the one accepted last first."""
-        file = self._destination.token_file
+        token, file = self._destination.token, self._destination.token_file
         if file is None:
-            return [self._destination.token]
+            return [token.encode() if token else None]
         try:
-            lines = [line.strip() for line in file.read_text().splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
-            lines, trouble = [], type(error).__name__
-        else:
-            trouble = "it holds no token"
-        tokens: list[str | None] = [line for line in lines if line and line.isprintable()]
-        if not tokens:
-            if trouble != self._token_trouble:
+            tokens = read_tokens(file)
+        except (OSError, ValueError) as error:
+            if str(error) != self._token_trouble:
+                self._token_trouble = str(error)
                 message = "LOGGING_TOKEN_FILE cannot be used, the last token is"
-                event(_logger, logging.ERROR, message, {"trouble": trouble})
-            self._token_trouble = trouble
+                event(_logger, logging.ERROR, message, {"trouble": self._token_trouble})
             return [self._accepted]
         self._token_trouble = ""
         # Sorting keeps the order of the others.
