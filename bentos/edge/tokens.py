@@ -53,7 +53,7 @@ class Tokens:
         self._realm = realm
         self._clock = clock
         self._version = _version(file) if file else ()
-        self._of_file = _read(file) if file else []
+        self._of_file = read_tokens(file) if file else []
         self._checked_at = clock()
         self._failing = False
 
@@ -91,7 +91,7 @@ class Tokens:
             version = _version(self._file)
             if version == self._version and not self._failing:
                 return
-            self._of_file = _read(self._file)
+            self._of_file = read_tokens(self._file)
         except (OSError, ValueError) as error:
             if not self._failing:
                 fields = {"path": str(self._file), "error": str(error)}
@@ -105,7 +105,7 @@ class Tokens:
 
 def _readable(file: Path) -> Path:
     try:
-        _read(file)
+        read_tokens(file)
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from None
     return file
@@ -121,7 +121,7 @@ def _version(file: Path) -> Sequence[int]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _read(file: Path) -> list[bytes]:
+def read_tokens(file: Path) -> list[bytes]:
     """Return the tokens of a file; raises OSError, or ValueError where there is none."""
     # Neither splitlines() nor read_text(): they also split at characters that a token must not
     # hold, as a carriage return, and each piece would be a token.

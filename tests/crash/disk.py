@@ -62,10 +62,10 @@ class File:
     durable: bytes = b""
     pending: list[Change] = field(default_factory=list)
 
-    def content(self, changes: Sequence[Change] | None = None) -> bytes:
-        """Return what stands there with some of the changes, all of them where none are named."""
+    def content(self, changes: Sequence[Change]) -> bytes:
+        """Return what stands there with some of the changes."""
         content = bytearray(self.durable)
-        for change in self.pending if changes is None else changes:
+        for change in changes:
             change.apply(content)
         return bytes(content)
 
@@ -135,10 +135,6 @@ class Disk:
             else:
                 rest.append(rename)
         self.pending = rest
-
-    def all_kept(self) -> Content:
-        """Return the files as a program sees them, or a disk that has lost nothing."""
-        return {path: file.content() for path, file in self.now.items()}
 
     def states(self, chance: random.Random, most: int) -> Iterator[Content]:
         """Return up to `most` states in which the disk may be after a power cut now."""

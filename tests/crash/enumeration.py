@@ -2,24 +2,52 @@
 
 import random
 import shutil
+import sqlite3
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bentos.logging.store.errors import StoreError
 from tests.crash.disk import Content
 from tests.crash.recorder import Moment, record, replay
 
-Check = Callable[[Path, Iterable[str]], str | None]
 _MEMORY = Path("/dev/shm")
+
+
+class BrokenPromise(Exception):  # noqa: N818
+    """What is left is not what was promised."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A module that is recorded, and the check of what it leaves."""
+    """A module that is recorded; `read` gives each file it left, with the ids of predictions."""
 
     module: str
-    check: Check
+    read: Callable[[Path], Iterator[tuple[Path, list[str]]]]
+
+    def check(self, directory: Path, said: Iterable[str]) -> None:
+        """Raise BrokenPromise unless what was answered is there, or was stored, and once in a file.
+
+        `said` is what was promised till then: `answered ID` and `stored ID`.
+        """
+        promised = [line.partition(" ") for line in said]
+        found = {one for what, _, one in promised if what == "stored"}
+        try:
+            for path, ids in self.read(directory):
+                with closing(sqlite3.connect(path)) as connection:
+                    check = connection.execute("PRAGMA integrity_check").fetchall()
+                if check != [("ok",)]:
+                    raise BrokenPromise(f"{path.name}: {check}")
+                if twice := [one for one, count in Counter(ids).items() if count > 1]:
+                    raise BrokenPromise(f"{path.name} holds twice: {twice[:3]}")
+                found.update(ids)
+        except (sqlite3.Error, StoreError, ValueError) as error:
+            raise BrokenPromise(f"it cannot be read: {error}") from error
+        if lost := {one for what, _, one in promised if what == "answered"} - found:
+            raise BrokenPromise(f"answered and lost: {sorted(lost)[:3]}")
 
 
 @dataclass
@@ -59,8 +87,9 @@ class Recording:
             outcome.moments += 1
             for content in _different(moment.disk.states(chance, 4 * most), seen, most):
                 outcome.states += 1
-                wrong = self._look_at(content, moment.said)
-                if wrong is not None:
+                try:
+                    self._look_at(content, moment.said)
+                except BrokenPromise as wrong:
                     outcome.broken.append(f"after call {moment.step}: {wrong}")
                     if stop_at_first:
                         return outcome
@@ -69,14 +98,14 @@ class Recording:
     def _moments(self) -> Iterator[Moment]:
         return replay(self._trace, self._directory, self._markers)
 
-    def _look_at(self, content: Content, said: Iterable[str]) -> str | None:
+    def _look_at(self, content: Content, said: Iterable[str]) -> None:
         scratch = Path(tempfile.mkdtemp(dir=_MEMORY if _MEMORY.is_dir() else None))
         try:
             for path, data in content.items():
                 place = scratch / Path(path).relative_to(self._directory)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(data)
-            return self._workload.check(scratch, said)
+            self._workload.check(scratch, said)
         finally:
             shutil.rmtree(scratch)
 

@@ -109,20 +109,6 @@ def test_what_is_refused_for_good_is_kept_counted_and_can_be_sent_again(
     server.wait_until(lambda: metric(server, "inference_log_dead_letters") == 0, "no dead letter")
 
 
-@pytest.mark.case(18)
-def test_an_outbox_that_is_deleted_under_way_loses_nothing(
-    server: Server, logging: LogServer, outboxes: Path
-) -> None:
-    """The outbox's files are deleted while predictions wait: they are stored all the same."""
-    logging.behaviour = lambda _: Reply(503, {"error": "later", "reason": "shutting_down"})
-    made = [predict(server, channel(0)).json()["prediction_id"] for _ in range(3)]
-    for file in outboxes.iterdir():
-        file.unlink()
-    logging.behaviour = lambda _: Reply()
-    server.wait_until(lambda: set(made) <= set(logging.stored), "all to be stored")
-    server.wait_until(lambda: rows_in(outbox_path(outboxes, 1)) == 0, "an empty new outbox")
-
-
 def command(name: str, outboxes: Path, *arguments: str) -> str:
     """Run the operator's command, and return what it printed."""
     module = "bentos.inference.delivery"

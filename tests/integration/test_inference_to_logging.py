@@ -163,35 +163,26 @@ def test_both_services_under_one_bentoml_home_keep_their_counters_apart(world: W
     assert metric(world.inference, "logging_predictions_total") == 0
 
 
-def test_predictions_wait_while_the_logging_service_is_gone(world: World) -> None:
-    world.wait_stored(world.predict(1))
+def test_predictions_wait_for_the_logging_service_and_survive_a_kill_of_their_own(
+    world: World,
+) -> None:
+    world.inference.wait_until(lambda: world.on_disk() == 0, "an empty outbox")
     world.logging.kill()
     made = world.predict(40)
+    world.inference.wait_until(lambda: world.on_disk() == 40, "all on disk")
     world.inference.wait_until(
         lambda: metric(world.inference, "inference_log_backlog") == 40, "a backlog of 40"
     )
     # A service that cannot hand over predicts all the same.
     assert world.inference.get("/ready").status_code == 200
     assert metric(world.inference, "inference_log_send_errors_total") > 0
-    world.start_logging()
-    world.wait_stored(made)
-    world.inference.wait_until(
-        lambda: metric(world.inference, "inference_log_backlog") == 0, "an empty backlog"
-    )
-    assert metric(world.inference, "inference_log_dropped_total") == 0
-
-
-def test_what_is_in_the_outbox_survives_a_kill_of_the_inference_service(world: World) -> None:
-    world.inference.wait_until(lambda: world.on_disk() == 0, "an empty outbox")
-    world.logging.kill()
-    made = world.predict(25)
-    world.inference.wait_until(lambda: world.on_disk() == 25, "all on disk")
     world.inference.kill()
     world.start_logging()
     world.start_inference()
     world.logging.wait_until_ready()
     world.wait_stored(made)
     world.inference.wait_until(lambda: world.on_disk() == 0, "an empty outbox")
+    assert metric(world.inference, "inference_log_dropped_total") == 0
 
 
 def test_only_who_has_the_token_may_log(world: World) -> None:

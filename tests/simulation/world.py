@@ -13,8 +13,8 @@ import shutil
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,16 +25,15 @@ import orjson
 
 from bentos.edge.http import ServiceError
 from bentos.inference.delivery import files as files_module
-from bentos.inference.delivery.files import OutboxFiles
+from bentos.inference.delivery.files import Limits, OutboxFiles
 from bentos.inference.delivery.outbox import (
     Outbox,
-    Settlement,
     files_to_adopt,
     outbox_path,
     outboxes_in,
 )
 from bentos.inference.delivery.sender import Reply, Sender
-from bentos.inference.delivery.writer import Limits, OutboxWriter
+from bentos.inference.delivery.writer import OutboxWriter
 from bentos.inference.state import InferenceState
 from bentos.logging.request import BatchParser
 from bentos.logging.store.database import Conflict
@@ -126,44 +125,30 @@ class _Writer(OutboxWriter):
             self.turn()
 
 
-class _FaultyOutbox(Outbox):
-    """An outbox in whose midst the process may be killed, on a disk that may be full or fail."""
+def _faulty(world: "World") -> type[Outbox]:
+    """Return outboxes in whose midst the process may be killed, on a disk that may fail."""
 
-    world: "World"
+    def faulty(name: str) -> Callable[..., Any]:
+        method = getattr(Outbox, name)
 
-    def add(self, records: Sequence[bytes]) -> None:
-        with self.world.inference.disk_access():
-            super().add(records)
+        def write(outbox: Outbox, *arguments: Any) -> Any:
+            with world.inference.disk_access():
+                return method(outbox, *arguments)
 
-    def apply(self, settlements: Sequence[Settlement]) -> Any:
-        with self.world.inference.disk_access():
-            return super().apply(settlements)
+        return write
 
-    def adopt(self, records: Sequence[bytes], dead_letters: Sequence[Any]) -> None:
-        with self.world.inference.disk_access():
-            super().adopt(records, dead_letters)
-
-    def try_to_write(self) -> None:
-        with self.world.inference.disk_access():
-            super().try_to_write()
+    writes = ("add", "apply", "adopt", "try_to_write")
+    return type("FaultyOutbox", (Outbox,), {name: faulty(name) for name in writes})
 
 
-class _DiskAccess:
-    def __init__(self, world: "World", fault: DiskFault) -> None:
-        self._world = world
-        self._fault = fault
-
-    def __enter__(self) -> None:
-        self._world.may_kill()
-        if self._fault:
-            full = self._fault == "full"
-            error = sqlite3.OperationalError(f"the disk is {self._fault}")
-            error.sqlite_errorcode = sqlite3.SQLITE_FULL if full else sqlite3.SQLITE_IOERR
-            raise error
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self._world.may_kill()
+def _left_by_a_killed_process(directory: Path) -> Path:
+    """Return a copy of its files: its connections would tidy them up when they are closed."""
+    copied = directory.with_name(str(int(directory.name) + 1))
+    copied.mkdir()
+    for file in directory.iterdir():
+        if not file.name.endswith("-shm"):
+            shutil.copyfile(file, copied / file.name)
+    return copied
 
 
 class InferenceHost:
@@ -171,17 +156,23 @@ class InferenceHost:
 
     def __init__(self, world: "World", directory: Path) -> None:
         self._world = world
-        self._root = directory
-        self._starts = 0
         self.directory = directory / "0"
         self.directory.mkdir(parents=True)
         self.writer: _Writer | None = None
         self.clock_offset = 0.0
         self.disk_fault: DiskFault = ""
 
-    def disk_access(self) -> _DiskAccess:
+    @contextmanager
+    def disk_access(self) -> Iterator[None]:
         """Surround a write to the disk by what may go wrong."""
-        return _DiskAccess(self._world, self.disk_fault)
+        self._world.may_kill()
+        if self.disk_fault:
+            full = self.disk_fault == "full"
+            error = sqlite3.OperationalError(f"the disk is {self.disk_fault}")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL if full else sqlite3.SQLITE_IOERR
+            raise error
+        yield
+        self._world.may_kill()
 
     def start(self) -> None:
         """Start the process on the files that are there."""
@@ -242,19 +233,13 @@ class InferenceHost:
         if self.writer is None:
             return
         self._world.counts["inference killed"] += 1
-        # The old process's connections would tidy up when they are closed: it goes on elsewhere.
-        self._starts += 1
-        copied = self._root / str(self._starts)
-        copied.mkdir()
-        for file in self.directory.iterdir():
-            if not file.name.endswith("-shm"):
-                shutil.copyfile(file, copied / file.name)
+        left = _left_by_a_killed_process(self.directory)
         self.close()
-        self.directory = copied
-        chance = self._world.chance
-        if chance.random() < self._world.plan.damage and outbox_path(copied, 1).exists():
+        self.directory = left
+        chance, path = self._world.chance, outbox_path(left, 1)
+        if chance.random() < self._world.plan.damage and path.exists():
             self._world.counts["outbox damaged"] += 1
-            with outbox_path(copied, 1).open("r+b") as damaged:
+            with path.open("r+b") as damaged:
                 damaged.write(_DAMAGE)
         self._world.at(chance.uniform(0.1, 20.0), self.start)
 
@@ -274,14 +259,17 @@ class LoggingHost:
 
     def __init__(self, world: "World", directory: Path, template: Path) -> None:
         self._world = world
-        self._root = directory
-        directory.mkdir()
-        self._starts = 0
-        self.path = directory / "predictions-0.db"
+        self._directory = directory / "0"
+        self._directory.mkdir(parents=True)
         shutil.copyfile(template, self.path)
         self._parser = BatchParser(max_predictions=10_000)
         self._database: SqliteDatabase | None = None
         self.manner: Manner = ""
+
+    @property
+    def path(self) -> Path:
+        """The database."""
+        return self._directory / "predictions.db"
 
     def start(self) -> None:
         """Open the database that is there."""
@@ -332,14 +320,9 @@ class LoggingHost:
         if self._database is None:
             return
         self._world.counts["logging killed"] += 1
-        self._starts += 1
-        copied = self._root / f"predictions-{self._starts}.db"
-        for suffix in ("", "-wal"):
-            source = self.path.with_name(self.path.name + suffix)
-            if source.exists():
-                shutil.copyfile(source, copied.with_name(copied.name + suffix))
+        left = _left_by_a_killed_process(self._directory)
         self.close()
-        self.path = copied
+        self._directory = left
         self._world.at(self._world.chance.uniform(0.1, 30.0), self.start)
 
     def close(self) -> None:
@@ -438,9 +421,8 @@ class World:
 
     def run(self) -> None:
         """Let faults happen for a while, then none, and compare what was promised."""
-        faulty = type("FaultyOutbox", (_FaultyOutbox,), {"world": self})
         with (
-            mock.patch.object(files_module, "Outbox", faulty),
+            mock.patch.object(files_module, "Outbox", _faulty(self)),
             mock.patch.object(OutboxFiles, "_salvage", OutboxFiles._salvage_now),
         ):
             try:

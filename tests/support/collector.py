@@ -1,16 +1,15 @@
 """An OTLP collector over HTTP, and BentoML's settings that send traces to it."""
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from tests.support.http_server import Answer, HttpServer, Request
 from tests.support.servers import wait_until
 
 
@@ -33,26 +32,11 @@ class Collector:
 
     def __init__(self) -> None:
         self.spans: list[CollectedSpan] = []
-        collector = self
+        self.server = HttpServer(self._take)
+        self.url = f"{self.server.url}/v1/traces"
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                content = self.rfile.read(int(self.headers["Content-Length"]))
-                collector.take(ExportTraceServiceRequest.FromString(content))
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                return
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1/traces"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def take(self, request: ExportTraceServiceRequest) -> None:
-        """Keep the spans of a request."""
-        for of_resource in request.resource_spans:
+    def _take(self, request: Request) -> Answer:
+        for of_resource in ExportTraceServiceRequest.FromString(request.body).resource_spans:
             resource = _attributes(of_resource.resource)
             for scope in of_resource.scope_spans:
                 for span in scope.spans:
@@ -67,6 +51,7 @@ class Collector:
                         attributes=_attributes(span),
                     )
                     self.spans.append(found)
+        return Answer()
 
     def wait_for(self, matches: Callable[[CollectedSpan], bool]) -> CollectedSpan:
         """Return the first span that matches, as soon as there is one."""
@@ -98,10 +83,8 @@ def _attributes(holder: Any) -> dict[str, Any]:
 def collecting() -> Iterator[Collector]:
     """A collector that runs for the block."""
     collector = Collector()
-    try:
+    with collector.server:
         yield collector
-    finally:
-        collector.server.shutdown()
 
 
 def bentoml_settings(directory: Path, **settings: object) -> dict[str, str]:

@@ -4,10 +4,10 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from tests.support.certificates import Certificates
+from tests.support.http_server import Answer, HttpServer, Request
 from tests.support.servers import free_port
 
 _WAIT_SECONDS = 30.0
@@ -44,12 +44,12 @@ class LogServer:
         self.behaviour: Behaviour = lambda _: Reply()
         self.authorized: Callable[[str], bool] = lambda _: True
         self.batches: list[dict[str, Any]] = []
-        self.headers: list[dict[str, str]] = []
+        self.headers: list[Mapping[str, str]] = []
         self.attempts = 0
         self.asked = threading.Event()
         self._free = threading.Event()
         self._free.set()
-        self._server: ThreadingHTTPServer | None = None
+        self._server: HttpServer | None = None
 
     def __enter__(self) -> "LogServer":
         self.start()
@@ -60,32 +60,14 @@ class LogServer:
 
     def start(self) -> None:
         """Listen, on the same port each time."""
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                outer._answer(self, json.loads(body))
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        ThreadingHTTPServer.allow_reuse_address = True
-        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
-        self._server.daemon_threads = True
-        if self._certificates is not None:
-            context = self._certificates.server_context()
-            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        context = self._certificates.server_context() if self._certificates else None
+        self._server = HttpServer(self._answer, port=self.port, context=context)
 
     def stop(self) -> None:
         """Listen no more: connections are refused from now on."""
         self._free.set()
         if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
+            self._server.close()
             self._server = None
 
     def hang(self) -> None:
@@ -102,19 +84,15 @@ class LogServer:
         """The ids of all predictions that were acknowledged, in the order they came."""
         return [one["prediction_id"] for batch in self.batches for one in batch["predictions"]]
 
-    def _answer(self, handler: BaseHTTPRequestHandler, batch: dict[str, Any]) -> None:
+    def _answer(self, request: Request) -> Answer:
+        batch = json.loads(request.body)
         self.attempts += 1
         self.asked.set()
         self._free.wait(_WAIT_SECONDS)
-        bearer = handler.headers.get("Authorization", "").removeprefix("Bearer ")
+        bearer = request.headers.get("authorization", "").removeprefix("Bearer ")
         reply = self.behaviour(batch) if self.authorized(bearer) else UNAUTHORIZED
         if reply.status == 200:
             self.batches.append(batch)
-            self.headers.append({name.lower(): value for name, value in handler.headers.items()})
+            self.headers.append(request.headers)
         body = reply.body if isinstance(reply.body, str) else json.dumps(reply.body)
-        handler.send_response(reply.status)
-        for name, value in reply.headers.items():
-            handler.send_header(name, value)
-        handler.send_header("Content-Length", str(len(body.encode())))
-        handler.end_headers()
-        handler.wfile.write(body.encode())
+        return Answer(body.encode(), reply.status, reply.headers)

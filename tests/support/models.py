@@ -36,11 +36,8 @@ COLOUR_SHAPE = (3, 16, 16)
 
 UNNAMED = "unnamed"  # as COLOURS, with neither class names nor defects
 MISNAMED = "misnamed"  # as COLOURS, with two names for three classes
-GREY = "grey"  # [-1, 1, 16, 16]: one logit, positive for a bright picture
-GREY_CLASSES = ("dark", "bright")
-TABULAR = "tabular"  # [-1, 20]: which half of the numbers is greater
+SINGLE = "single"  # [-1, 20]: which half of the numbers is greater, exported with a batch of one
 TABULAR_SIZE = 20
-SINGLE = "single"  # as TABULAR, exported with a fixed batch of one
 UNSIGNED = "unsigned"  # a model whose signature tells no tensor
 FRAGILE = "fragile"  # [-1, 2]: raises for RAISES, returns NaN for RETURNS_NAN
 FRAGILE_OK = (0.0, 0.0)
@@ -64,11 +61,6 @@ _EXPERIMENT = "tests"
 class _Colours(nn.Module):  # type: ignore[misc]  # torch is not typed here
     def forward(self, pixels: Tensor) -> Tensor:
         return 8.0 * pixels.mean(dim=(2, 3))
-
-
-class _Grey(nn.Module):  # type: ignore[misc]
-    def forward(self, pixels: Tensor) -> Tensor:
-        return 8.0 * pixels.mean(dim=(2, 3)) - 4.0
 
 
 class _Tabular(nn.Module):  # type: ignore[misc]
@@ -223,17 +215,13 @@ def _register_all(store: ModelStore, experiment: str) -> None:
     _register_again(store, COLOURS, plain, class_names=list(COLOUR_CLASSES_OF_VERSION_2))
     _register_again(store, COLOURS, plain, class_names=["one", "two"])
     _register_again(store, MISNAMED, plain, class_names=["one", "two"])
-    greys = {"class_names": list(GREY_CLASSES), "defect_classes": ["dark"]}
-    _log(experiment, GREY, _Grey(), (1, 16, 16), metadata=greys)
-    _log(experiment, TABULAR, _Tabular(), (TABULAR_SIZE,))
     _log(experiment, SINGLE, _Tabular(), (TABULAR_SIZE,), batch=1)
     _log(experiment, UNSIGNED, _Tabular(), (TABULAR_SIZE,), columns=True)
     _log(experiment, FRAGILE, _Fragile(), (2,))
     _log(experiment, MOODY, _Moody(), (2,), form="pickle")
     for _ in range(2):
         _log(experiment, SWITCHED, _Switched(), (2,), form="pickle")
-    names = (COLOURS, UNNAMED, MISNAMED, GREY, TABULAR, SINGLE, UNSIGNED, FRAGILE, MOODY, SWITCHED)
-    for name in names:
+    for name in (COLOURS, UNNAMED, MISNAMED, SINGLE, UNSIGNED, FRAGILE, MOODY, SWITCHED):
         point_alias(store.tracking_uri, name, "1")
 
 

@@ -1,11 +1,8 @@
 """How `make up` waits: a line for each part, the reason of one that is late, and an end."""
 
-import json
 import re
 import sys
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 import httpx
 import pytest
@@ -14,6 +11,7 @@ from compose import demo_model, stack
 from compose.demo_model import alias_url, is_registered
 from compose.stack import Part, Ports, refuse_taken_ports, wait_until_ready
 from local.process import Process, StepError, free_port
+from tests.support.http_server import Answer, HttpServer, Request
 
 
 class Answers:
@@ -21,43 +19,25 @@ class Answers:
 
     def __init__(self) -> None:
         self.statuses: dict[str, list[int]] = {}
-        answers = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                statuses = answers.statuses[self.path.partition("?")[0]]
-                status = statuses.pop(0) if len(statuses) > 1 else statuses[0]
-                self.send_response(status)
-                self.end_headers()
-                if status == 503:
-                    self.wfile.write(json.dumps({"reason": "model_not_loaded"}).encode())
-
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port = self._server.server_port
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._thread = Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
+        self.server = HttpServer(self._answer)
+        self.port, self.url = self.server.port, self.server.url
 
     def part(self, service: str, *statuses: int) -> Part:
         """Return a part that is answered so."""
         self.statuses[f"/{service}"] = list(statuses)
         return Part(service, self.url, f"{self.url}/{service}")
 
-    def close(self) -> None:
-        """Answer no more."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+    def _answer(self, request: Request) -> Answer:
+        statuses = self.statuses[request.path.partition("?")[0]]
+        status = statuses.pop(0) if len(statuses) > 1 else statuses[0]
+        return Answer(b'{"reason": "model_not_loaded"}' if status == 503 else b"", status)
 
 
 @pytest.fixture
 def answers() -> Iterator[Answers]:
     made = Answers()
-    yield made
-    made.close()
+    with made.server:
+        yield made
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from tests.support.servers import wait_until
 class Bench:
     """A loader whose versions load or fail as a test says."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, spread_seconds: float = 0.0) -> None:
         self.installed: list[LoadedModel] = []
         self.changes: list[LoadChanged] = []
         self.broken: dict[str, Exception] = {}
@@ -27,16 +27,13 @@ class Bench:
         self.loading = threading.Event()
         self.free = threading.Event()
         self.free.set()
-        self.loader = self.make()
-        self.loader.start()
-
-    def make(self, *, spread_seconds: float = 0.0) -> ModelLoader:
-        return ModelLoader(
+        self.loader = ModelLoader(
             self.load,
             self.installed.append,
             on_change=self.changes.append,
             spread_seconds=spread_seconds,
         )
+        self.loader.start()
 
     def want(self, number: str, made: str = "") -> None:
         self.loader.want(Version(number, made))
@@ -59,6 +56,11 @@ class Bench:
     def served(self) -> str | None:
         return self.installed[-1].identity.version if self.installed else None
 
+    def end(self) -> None:
+        """Let the thread load what is wanted, and wait then: only its process ends it."""
+        self.broken.clear()
+        self.free.set()
+
     @property
     def outcomes(self) -> list[bool]:
         """How each attempt ended."""
@@ -73,16 +75,11 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 0.01)
     made = Bench()
     yield made
-    made.free.set()
-    made.loader.stop()
-
-
-def test_it_waits_until_a_version_is_wanted(bench: Bench) -> None:
-    assert bench.loader.status.phase == "waiting"
-    assert not bench.changes
+    made.end()
 
 
 def test_the_wanted_version_is_served_and_said(bench: Bench) -> None:
+    assert bench.loader.status == LoadChanged("waiting")
     bench.want("7")
     bench.wait(lambda: bench.loader.status.phase == "loaded")
     assert bench.served() == "7"
@@ -130,7 +127,7 @@ def test_the_pauses_grow_up_to_a_bound(
     bench.broken["7"] = RuntimeError("gone")
     bench.want("7")
     bench.wait(lambda: len(pauses) >= 5)
-    bench.loader.stop()
+    bench.end()
     assert pauses[:5] == [0.01, 0.02, 0.04, 0.04, 0.04]
 
 
@@ -170,7 +167,6 @@ def test_another_version_does_not_wait_for_the_pause_of_one_that_failed(
     assert 900 < retry_at - time.monotonic() <= 1_000
     bench.want("8")
     bench.wait(lambda: bench.served() == "8")
-    bench.loader.stop()
 
 
 def test_a_version_that_changes_while_another_loads_is_served_next(bench: Bench) -> None:
@@ -201,11 +197,8 @@ def test_a_version_that_was_made_anew_under_its_number_is_loaded(bench: Bench) -
 @pytest.mark.case(31)
 def test_a_served_model_is_replaced_after_a_wait_of_its_own_and_a_first_one_at_once() -> None:
     """The alias moves: each pod waits at random before it loads, so not all load at once."""
-    bench = Bench()
-    bench.loader.stop()
-    bench.loader = bench.make(spread_seconds=1_000.0)
+    bench = Bench(spread_seconds=1_000.0)
     bench.loader._spread = lambda: 1_000.0  # type: ignore[method-assign]
-    bench.loader.start()
     bench.want("7")
     bench.wait(lambda: bench.served() == "7")
     bench.want("8")
@@ -217,7 +210,6 @@ def test_a_served_model_is_replaced_after_a_wait_of_its_own_and_a_first_one_at_o
     bench.want("9")
     bench.wait(lambda: bench.served() == "9")
     assert bench.attempts == ["7", "9"]
-    bench.loader.stop()
 
 
 @pytest.mark.case(35)

@@ -11,17 +11,18 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from torch import nn
 
 from bentos.inference.images import open_image, read_input
 from bentos.inference.model import memory
-from bentos.inference.model.archive import EXPORTED, PICKLE_SWITCH
+from bentos.inference.model.archive import EXPORTED, PICKLE_SWITCH, SIGNATURE
 from bentos.inference.model.loading import LoadOptions, load
 from bentos.inference.model.memory import check_fits, free_bytes
 from bentos.inference.model.registry import Registry
-from bentos.inference.model.signature import SIGNATURE
 from bentos.inference.model.spec import ModelIdentity, UnusableModel
 from bentos.inference.model.warm_up import LoadedModel
 from tests.support.exported import SAMPLES, change, pickled
@@ -35,16 +36,12 @@ from tests.support.models import (
     COLOURS,
     FRAGILE,
     FRAGILE_OK,
-    GREY,
-    GREY_CLASSES,
     MISNAMED,
     MOODY,
     RAISES,
     RETURNS_NAN,
     SINGLE,
-    TABULAR,
     TABULAR_SIZE,
-    UNNAMED,
     UNSIGNED,
     ModelStore,
 )
@@ -104,33 +101,6 @@ def test_what_the_operator_sets_for_a_class_leaves_the_thresholds_of_the_others(
     assert spec.verdict(1, 0.89) == "review"
     with pytest.raises(UnusableModel, match=r"THRESHOLDS"):
         load_from(model_store, COLOURS, thresholds={"unknown": 0.9})
-
-
-def test_a_model_without_names_has_numbers_for_them(model_store: ModelStore) -> None:
-    spec = load_from(model_store, UNNAMED).spec
-    assert spec.class_names == ("0", "1", "2")
-    assert not any(spec.defects)
-
-
-def test_names_that_do_not_fit_are_refused(model_store: ModelStore) -> None:
-    with pytest.raises(UnusableModel, match="3 classes, its class_names are 2"):
-        load_from(model_store, MISNAMED)
-
-
-def test_a_grey_model_with_one_logit_has_two_classes(model_store: ModelStore) -> None:
-    model = load_from(model_store, GREY)
-    assert model.spec.class_names == GREY_CLASSES
-    assert model.spec.picture is not None
-    bright = np.ones((1, 1, 16, 16), np.float32)
-    assert model.probabilities(bright).argmax() == 1
-    assert model.probabilities(0 * bright).argmax() == 0
-
-
-def test_a_tabular_model_takes_no_images(model_store: ModelStore) -> None:
-    model = load_from(model_store, TABULAR)
-    assert model.spec.input_shape == (TABULAR_SIZE,)
-    assert model.spec.picture is None
-    assert model.max_batch == 16
 
 
 def test_a_model_exported_for_one_input_gets_one_at_a_time(model_store: ModelStore) -> None:
@@ -293,15 +263,6 @@ def test_data_outside_of_the_folder_are_refused(folder: Path, data: str) -> None
         load_folder(folder)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"flavors: [", b"x" * 5_000_000])
-def test_a_version_without_a_description_is_refused(folder: Path, content: bytes | None) -> None:
-    (folder / "MLmodel").unlink()
-    if content is not None:
-        (folder / "MLmodel").write_bytes(content)
-    with pytest.raises(Exception, match=r"."):
-        load_folder(folder)
-
-
 @pytest.mark.case(25)
 def test_a_model_exported_in_training_mode_is_refused(tmp_path: Path) -> None:
     """A model with Dropout, logged without .eval(): it would answer differently each time."""
@@ -387,28 +348,20 @@ def test_memory_is_what_the_control_groups_leave(tmp_path: Path) -> None:
     assert free_bytes(tmp_path) > 40 * mib
 
 
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A private and a public key."""
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    folder = tmp_path_factory.mktemp("keys")
+def make_keys(folder: Path) -> tuple[Path, Path]:
+    """Write a private and a public key that belong together."""
     key = ec.generate_private_key(ec.SECP256R1())
     private, public = folder / "private.pem", folder / "public.pem"
-    private.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    public.write_bytes(
-        key.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-    )
+    pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    private.write_bytes(key.private_bytes(pem, form, serialization.NoEncryption()))
+    subject = serialization.PublicFormat.SubjectPublicKeyInfo
+    public.write_bytes(key.public_key().public_bytes(pem, subject))
     return private, public
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return make_keys(tmp_path_factory.mktemp("keys"))
 
 
 def sign(folder: Path, private: Path) -> None:
@@ -446,18 +399,7 @@ def test_an_altered_or_unsigned_version_is_refused_with_the_reason(
 def test_a_version_signed_with_another_key_is_refused(
     folder: Path, keys: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    pytest.importorskip("model_signing")
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    other = tmp_path_factory.mktemp("other") / "private.pem"
-    other.write_bytes(
-        ec.generate_private_key(ec.SECP256R1()).private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
+    other, _ = make_keys(tmp_path_factory.mktemp("other"))
     sign(folder, other)
     with pytest.raises(UnusableModel, match="does not fit its files"):
         load_folder(folder, signature_key=keys[1])

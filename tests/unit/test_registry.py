@@ -1,6 +1,5 @@
 """The registry: versions, what is missing, connections that drop, checks that hang, secrets."""
 
-import http.server
 import json
 import threading
 import time
@@ -22,6 +21,7 @@ from bentos.inference.model.registry import (
     Version,
 )
 from bentos.inference.model.spec import ModelIdentity
+from tests.support.http_server import Answer, HttpServer, Request
 from tests.support.models import ALIAS, COLOURS, ModelStore, point_alias, remove_alias
 from tests.support.servers import wait_until
 
@@ -132,61 +132,31 @@ class Server:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-        self.answer: Callable[[http.server.BaseHTTPRequestHandler], None] = lambda _: None
-        outer = self
+        self.answer: Callable[[], Answer | None] = lambda: VERSION
+        self.http = HttpServer(self._answer)
+        self.address = f"127.0.0.1:{self.http.port}"
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                outer.asked.append(self.path)
-                outer.answer(self)
-
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self._server.server_address[1]}"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+    def _answer(self, request: Request) -> Answer | None:
+        self.asked.append(request.path)
+        return self.answer()
 
 
-def send(handler: http.server.BaseHTTPRequestHandler, content: object, status: int = 200) -> None:
-    body = json.dumps(content).encode()
-    handler.send_response(status)
-    handler.send_header("Content-Length", str(len(body)))
-    handler.end_headers()
-    handler.wfile.write(body)
-
-
-VERSION = {"model_version": {"name": COLOURS, "version": "7", "creation_timestamp": 5}}
+_CONTENT = {"model_version": {"name": COLOURS, "version": "7", "creation_timestamp": 5}}
+VERSION = Answer(json.dumps(_CONTENT).encode())
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
     made = Server()
-    yield made
-    made.close()
+    with made.http:
+        yield made
 
 
 @pytest.mark.case(47)
 def test_a_connection_that_drops_as_it_is_used_again_is_tried_once_more(server: Server) -> None:
     """MLflow closes an idle connection just as it is used: asked once more at once, not down."""
 
-    def drop_every_other(handler: http.server.BaseHTTPRequestHandler) -> None:
-        if len(server.asked) % 2:
-            handler.close_connection = True  # without an answer
-        else:
-            send(handler, VERSION)
-
-    server.answer = drop_every_other
+    server.answer = lambda: None if len(server.asked) % 2 else VERSION
     registry = Registry(tracking_uri=f"http://{server.address}", name=COLOURS, stage=ALIAS)
     for _ in range(3):
         assert number(registry) == "7"
@@ -196,7 +166,7 @@ def test_a_connection_that_drops_as_it_is_used_again_is_tried_once_more(server: 
 @pytest.mark.case(35)
 def test_no_secret_stands_in_what_the_registry_says(server: Server) -> None:
     """MLFLOW_TRACKING_URI with a password, and MLflow fails: neither is in the message."""
-    server.answer = lambda handler: send(handler, {"message": "http://bob:secretpw@x"}, 500)
+    server.answer = lambda: Answer(b'{"message": "http://bob:secretpw@x"}', 500)
     for address in (server.address, "127.0.0.1:9"):
         uri = f"http://bob:secretpw@{address}"
         registry = Registry(tracking_uri=uri, name=COLOURS, stage=ALIAS)
@@ -259,9 +229,9 @@ def test_a_check_that_hangs_counts_as_failed_and_others_follow_it(slow: Slow) ->
 def test_a_download_may_take_longer_than_a_check(server: Server, tmp_path: Path) -> None:
     """The first byte of an artifact comes after the time-out of checks: it is waited for."""
 
-    def late(handler: http.server.BaseHTTPRequestHandler) -> None:
+    def late() -> Answer:
         time.sleep(1.5)
-        send(handler, VERSION)
+        return VERSION
 
     server.answer = late
     registry = Registry(tracking_uri=f"http://{server.address}", name=COLOURS, stage=ALIAS)

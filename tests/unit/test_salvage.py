@@ -70,20 +70,6 @@ def test_what_stands_only_in_the_log_is_recovered_too(path: Path) -> None:
     assert found.lost == 0
 
 
-@pytest.mark.case(18)
-def test_predictions_on_damaged_pages_are_lost_and_counted(path: Path) -> None:
-    """A page in the middle is overwritten: the rows on it are counted, the others recovered."""
-    make(path, range(1_000)).close()
-    damaged = path.stat().st_size // PAGE // 2
-    overwrite(path, damaged * PAGE, b"\x00" * PAGE)
-    found, ids = recover(path)
-    assert 0 < found.lost < 20
-    assert found.recovered == len(ids) == 1_000 - found.lost
-    assert found.kept_as is not None
-    assert found.kept_as.name == "outbox-1.db.unreadable-1"
-    assert found.kept_as.exists()
-
-
 def test_what_was_delivered_does_not_come_back(path: Path) -> None:
     outbox = make(path, range(1_000))
     outbox.apply([Settlement(delivered=tuple(range(1, 901)))])

@@ -13,13 +13,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from bentos.inference.delivery.files import Limits
 from bentos.inference.delivery.sender import (
     GATHER_SECONDS,
     Destination,
     HttpTransport,
     Sender,
 )
-from bentos.inference.delivery.writer import Limits, OutboxWriter
+from bentos.inference.delivery.writer import OutboxWriter
 from bentos.inference.state import InferenceState
 from bentos.process.logs import event, get_logger
 

@@ -12,8 +12,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from typing import Literal
 
 from bentos.inference.delivery.outbox import (
     LOG_BYTES,
@@ -44,6 +45,19 @@ _HYSTERESIS = 0.95
 _logger = get_logger("outbox")
 
 
+@dataclass(frozen=True)
+class Limits:
+    """How much an outbox holds, when it answers, and what it does when it is full.
+
+    `max_bytes` is for the pages in use of the file and its write-ahead log together.
+    """
+
+    max_rows: int
+    max_bytes: int
+    ack: Literal["durable", "fast"] = "durable"
+    when_full: Literal["refuse", "drop_oldest"] = "refuse"
+
+
 class OutboxFiles:
     """Belongs to the writer's thread; other threads may read its public attributes.
 
@@ -54,16 +68,14 @@ class OutboxFiles:
     def __init__(
         self,
         path: Path,
+        limits: Limits,
         state: InferenceState,
         *,
-        max_rows: int,
-        max_bytes: int,
         adopt: Sequence[Path] = (),
     ) -> None:
         self.path = path
+        self._limits = limits
         self._state = state
-        self._max_rows = max_rows
-        self._max_bytes = max_bytes
         self._outbox: Outbox | None = None
         self._changes = 0
         self.number = 0
@@ -71,13 +83,12 @@ class OutboxFiles:
         self.rows = 0
         self.dead_letters = 0
         self.used_bytes = 0
-        self.capacity_bytes = max_bytes
+        self.capacity_bytes = limits.max_bytes
         self.log_bytes = LOG_BYTES
         self.at_limit = False
         self._unmeasured_bytes = 0
         self._to_adopt = [one for one in adopt if not is_set_aside(one)]
         self._adopted: Outbox | None = None
-        self._salvaged: SimpleQueue[Path] = SimpleQueue()
         for damaged in filter(is_set_aside, adopt):
             self._salvage(damaged)
 
@@ -135,8 +146,6 @@ class OutboxFiles:
 
     def check(self) -> None:
         """Look after the place and the size of the file, and take over a piece of another one."""
-        with suppress(Empty):
-            self._to_adopt.append(self._salvaged.get_nowait())
         if self._attempt(self._check) and not self.at_limit and self._to_adopt:
             self._adopt_some(self._to_adopt[0])
 
@@ -189,7 +198,7 @@ class OutboxFiles:
             make_directory(self.path.parent)
             _, reserve = self._disk()
             # A small part of a small outbox, or of a small disk.
-            part = min(LOG_BYTES, reserve // 4, self._max_bytes // 8)
+            part = min(LOG_BYTES, reserve // 4, self._limits.max_bytes // 8)
             self.log_bytes = max(16 * PAGE_BYTES, part)
             outbox = Outbox(self.path, log_bytes=self.log_bytes)
             try:
@@ -224,10 +233,12 @@ class OutboxFiles:
         size = outbox.size()
         free, reserve = self._disk()
         self.used_bytes = size.used
-        self.capacity_bytes = min(self._max_bytes, size.used + size.free + max(0, free - reserve))
+        room = size.used + size.free + max(0, free - reserve)
+        self.capacity_bytes = min(self._limits.max_bytes, room)
         share = _HYSTERESIS if self.at_limit else 1.0
         self.at_limit = (
-            self.used_bytes >= share * self.capacity_bytes or self.rows >= share * self._max_rows
+            self.used_bytes >= share * self.capacity_bytes
+            or self.rows >= share * self._limits.max_rows
         )
         self._unmeasured_bytes = 0
         return size.free
@@ -313,7 +324,7 @@ class OutboxFiles:
         fields = {"recovered": found.recovered, "lost": found.lost, "kept_as": kept_as}
         level = logging.ERROR if found.kept_as else logging.INFO
         event(_logger, level, "a damaged outbox was recovered", fields)
-        self._salvaged.put(target)
+        self._to_adopt.append(target)  # one step of the interpreter, as every use of the list
 
 
 def is_damage(error: Exception) -> bool:

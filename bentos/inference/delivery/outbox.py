@@ -9,7 +9,7 @@ left the outbox, so that the salvage of a damaged file does not bring back what 
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -63,12 +63,19 @@ class Batch:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A prediction that the logging service refused for good, and why."""
+    """A prediction that the logging service refused for good, and why; `refused_at` in Unix s."""
 
     id: int
     status: int
     reason: str
     refused_at: float
+
+
+@dataclass(frozen=True)
+class DeadLetter(Refusal):
+    """A refused prediction as it is kept; its id is one of its own."""
+
+    prediction: bytes
 
 
 @dataclass(frozen=True)
@@ -91,17 +98,6 @@ class Applied:
 
     delivered: int
     refused: int
-
-
-@dataclass(frozen=True)
-class DeadLetter:
-    """A refused prediction as it is kept; `refused_at` in Unix seconds."""
-
-    id: int
-    refused_at: float
-    status: int
-    reason: str
-    prediction: bytes
 
 
 @dataclass(frozen=True)
@@ -237,7 +233,7 @@ class Outbox:
     def dead_letters(self, *, after: int = 0, rows: int = 100) -> list[DeadLetter]:
         """Return refused predictions whose id is above `after`, oldest first."""
         found = self._connection.execute(
-            "SELECT id, refused_at, status, reason, prediction FROM dead_letters WHERE id > ?"
+            "SELECT id, status, reason, refused_at, prediction FROM dead_letters WHERE id > ?"
             " ORDER BY id LIMIT ?",
             (after, rows),
         )
@@ -296,16 +292,8 @@ class Outbox:
 
     def copy_to(self, path: Path) -> None:
         """Copy the whole content to a new file, also where the open one was deleted."""
-        partial = path.with_name(path.name + ".partial")
-        remove(partial)
-        other = Outbox(partial)
-        try:
+        with made_whole(path) as partial, closing(Outbox(partial)) as other:
             self._connection.backup(other._connection)
-        finally:
-            other.close()
-        sync_directory(path.parent)
-        partial.rename(path)
-        sync_directory(path.parent)
 
     def _insert(self, records: Sequence[bytes]) -> None:
         for at in range(0, len(records), _ROWS_A_STATEMENT):
@@ -384,14 +372,29 @@ def is_set_aside(path: Path) -> bool:
 def set_aside(path: Path, number: int) -> Path:
     """Rename a damaged outbox, its log first, so that a new one can begin; return its name."""
     aside = path.with_name(f"{path.name}.damaged-{number}")
-    # What had not come from the log into the file may be all that can still be read.
-    for suffix in ("-wal", ""):
-        source = path.with_name(path.name + suffix)
-        if source.exists():
-            source.rename(aside.with_name(aside.name + suffix))
+    rename(path, aside)
     path.with_name(path.name + "-shm").unlink(missing_ok=True)
     sync_directory(path.parent)
     return aside
+
+
+def rename(path: Path, target: Path) -> None:
+    """Rename a damaged file and its log; either may be missing."""
+    # The log first: what had not come from it into the file may be all that can still be read.
+    for old, new in ((wal_path(path), wal_path(target)), (path, target)):
+        if old.exists():
+            old.rename(new)
+
+
+@contextmanager
+def made_whole(path: Path) -> Iterator[Path]:
+    """Give another name for a file to be made; it gets its own once all of it is on disk."""
+    partial = path.with_name(path.name + ".partial")
+    remove(partial)
+    yield partial
+    sync_directory(path.parent)
+    partial.rename(path)
+    sync_directory(path.parent)
 
 
 def remove(path: Path) -> None:

@@ -24,10 +24,11 @@ import orjson
 from bentos.inference.delivery.outbox import (
     PAGE_BYTES,
     Outbox,
+    made_whole,
     remove,
+    rename,
     wal_path,
 )
-from bentos.process.directories import sync_directory
 
 _LEAF = 0x0D
 _SCHEMA_PAGE = 1
@@ -58,24 +59,16 @@ def salvage(damaged: Path, target: Path) -> Salvage:
     kept under another name. Raises sqlite3.Error or OSError where the disk fails; then nothing has
     changed, and it can be tried again.
     """
-    partial = target.with_name(target.name + ".partial")
-    remove(partial)
-    Outbox(partial).close()
-    with ExitStack() as stack:
+    with made_whole(target) as partial, ExitStack() as stack:
+        Outbox(partial).close()
         pages = Pages.of(damaged, stack)
         connection = stack.enter_context(closing(sqlite3.connect(partial)))
         found = _copy(pages, connection)
-    sync_directory(partial.parent)
-    partial.rename(target)
-    sync_directory(partial.parent)
     if found.known and not found.lost:
         remove(damaged)
         return Salvage(found.recovered, 0, None)
     kept = damaged.with_name(damaged.name.replace(".damaged-", ".unreadable-"))
-    for suffix in ("-wal", ""):
-        source = damaged.with_name(damaged.name + suffix)
-        if source.exists():
-            source.rename(kept.with_name(kept.name + suffix))
+    rename(damaged, kept)
     return Salvage(found.recovered, found.lost, kept)
 
 

@@ -10,7 +10,7 @@ import math
 import re
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +18,7 @@ from typing import Protocol
 import httpx
 import orjson
 
+from bentos.edge.tokens import read_tokens
 from bentos.inference.delivery.outbox import Batch, Refusal, Settlement
 from bentos.inference.state import InferenceState
 from bentos.process.backoff import Backoff
@@ -35,11 +36,7 @@ LONGEST_PAUSE_SECONDS = 30.0
 _CONTENT_REFUSED = (400, 409, 413, 422)
 # With these the content may be the cause, and smaller requests show which part of it.
 _MAYBE_CONTENT = (*_CONTENT_REFUSED, 500)
-# So many single predictions are tried one after the other before the request counts as at fault;
-# twice as many the next time, since a whole run of them may be at fault.
-_FEWEST_SUSPECTS = 2
 _ENOUGH_TIMES = 2
-_MOST_SUSPECTS = 1_024
 _ROW = re.compile(r"predictions\[(\d+)\]")
 _LONGEST_ANSWER_BYTES = 1 << 20
 _LONGEST_REASON = 1_000
@@ -129,8 +126,6 @@ class Sender:
         # By the id of a prediction that was refused alone: how often right after an acceptance.
         self._suspects: dict[int, int] = {}
         self._just_accepted = False
-        self._in_a_row = 0
-        self._patience = _FEWEST_SUSPECTS
         self._trouble = ""
 
     def step(self, *, seconds: float = math.inf) -> float | None:
@@ -144,7 +139,7 @@ class Sender:
             return None
         if batch is None:
             # Back to those that were passed over, one by one.
-            self._after, self._rows, self._in_a_row = 0, 1, 0
+            self._after, self._rows = 0, 1
             return self._backoff.next()
         if batch.file != self._file:
             self._file, self._after, self._suspects = batch.file, 0, {}
@@ -172,7 +167,6 @@ class Sender:
             event(_logger, logging.INFO, "the logging service takes predictions again")
         self._trouble = ""
         self._just_accepted = True
-        self._in_a_row, self._patience = 0, _FEWEST_SUSPECTS
         self._rows = min(2 * self._rows, BATCH_ROWS)
         for row_id in self._suspects.keys() & batch.ids:
             del self._suspects[row_id]
@@ -190,13 +184,15 @@ class Sender:
         fields = {"status": reply.status, "reason": reason}
         event(_logger, logging.ERROR, "a prediction was refused for good", fields)
         self._suspects.pop(row_id, None)
-        self._in_a_row = 0
         return 0.0
 
     def _look_closer(self, batch: Batch, reply: Reply) -> float:
         (row_id, *others) = batch.ids
         if others:
             self._rows = len(batch.ids) // 2
+            if reply.status != 500:
+                self._note(reply.message)
+                return 0.0
         else:
             times = self._suspects.get(row_id, 0) + self._just_accepted
             too_large = reply.status == 413 and reply.reason
@@ -205,13 +201,6 @@ class Sender:
             if reply.status != 500:
                 self._suspects[row_id] = times
             self._after = row_id
-            self._in_a_row += 1
-        if self._in_a_row == self._patience:
-            self._after, self._in_a_row = 0, 0
-            self._patience = min(2 * self._patience, _MOST_SUSPECTS)
-        elif reply.status != 500:
-            self._note(reply.message)
-            return 0.0
         return self._later(reply.message, reply.retry_after)
 
     def _later(self, trouble: str, retry_after: float = 0.0) -> float:
@@ -235,7 +224,7 @@ class HttpTransport:
     def __init__(self, destination: Destination, path: str = LOG_PATH) -> None:
         self._destination = destination
         self._path = path
-        self._accepted: str | None = None
+        self._accepted: bytes | None = None
         self._token_trouble = ""
         self._client = httpx.Client(
             base_url=destination.url,
@@ -262,9 +251,9 @@ class HttpTransport:
         """Close the connection."""
         self._client.close()
 
-    def _post(self, body: bytes, token: str | None, seconds: float) -> Reply:
+    def _post(self, body: bytes, token: bytes | None, seconds: float) -> Reply:
         deadline = time.monotonic() + seconds
-        headers = {b"Authorization": f"Bearer {token}".encode()} if token else {}
+        headers = {b"Authorization": b"Bearer " + token} if token else {}
         try:
             with self._client.stream(
                 "POST", self._path, content=body, headers=headers, timeout=seconds
@@ -279,23 +268,18 @@ class HttpTransport:
             return Reply(0, f"{type(error).__name__}: {error}")
         return _reply(response, content)
 
-    def _tokens(self) -> list[str | None]:
+    def _tokens(self) -> Sequence[bytes | None]:
         """Return the tokens to try: those of the file now, the one accepted last first."""
-        file = self._destination.token_file
+        token, file = self._destination.token, self._destination.token_file
         if file is None:
-            return [self._destination.token]
+            return [token.encode() if token else None]
         try:
-            lines = [line.strip() for line in file.read_text().splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
-            lines, trouble = [], type(error).__name__
-        else:
-            trouble = "it holds no token"
-        tokens: list[str | None] = [line for line in lines if line and line.isprintable()]
-        if not tokens:
-            if trouble != self._token_trouble:
+            tokens = read_tokens(file)
+        except (OSError, ValueError) as error:
+            if str(error) != self._token_trouble:
+                self._token_trouble = str(error)
                 message = "LOGGING_TOKEN_FILE cannot be used, the last token is"
-                event(_logger, logging.ERROR, message, {"trouble": trouble})
-            self._token_trouble = trouble
+                event(_logger, logging.ERROR, message, {"trouble": self._token_trouble})
             return [self._accepted]
         self._token_trouble = ""
         # Sorting keeps the order of the others.

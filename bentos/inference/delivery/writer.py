@@ -14,10 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from bentos.edge.http import RETRY_LATER, ServiceError
-from bentos.inference.delivery.files import FULL, NOT_ACCESSIBLE, OutboxFiles, is_damage
+from bentos.inference.delivery.files import FULL, NOT_ACCESSIBLE, Limits, OutboxFiles, is_damage
 from bentos.inference.delivery.outbox import Batch, Outbox, Settlement
 from bentos.inference.state import InferenceState
 from bentos.process.logs import event, get_logger
@@ -32,19 +32,6 @@ _MESSAGES = {
 }
 
 _logger = get_logger("outbox")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much an outbox holds, when it answers, and what it does when it is full.
-
-    `max_bytes` is for the pages in use of the file and its write-ahead log together.
-    """
-
-    max_rows: int
-    max_bytes: int
-    ack: Literal["durable", "fast"] = "durable"
-    when_full: Literal["refuse", "drop_oldest"] = "refuse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +70,7 @@ class OutboxWriter:
     ) -> None:
         self._limits = limits
         self._state = state
-        self._files = OutboxFiles(
-            path, state, max_rows=limits.max_rows, max_bytes=limits.max_bytes, adopt=adopt
-        )
+        self._files = OutboxFiles(path, limits, state, adopt=adopt)
         self._queue: SimpleQueue[_Work] = SimpleQueue()
         # The event loop counts what was put, and dropped at once; the thread what was taken from
         # memory, and dropped from disk. No two threads add to one of them.
@@ -96,7 +81,6 @@ class OutboxWriter:
         self._dropped_reported = 0
         # Answered already (`fast`), and not on disk because the disk fails.
         self._unwritten: list[bytes] = []
-        self._unwritten_bytes = 0
         self._reader: tuple[int, Outbox] | None = None
         self._next_check = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -273,12 +257,12 @@ class OutboxWriter:
             if not stored and files.failure == FULL:
                 self._dropped += len(records)
                 stored = True
-        self._unwritten = [] if stored else records[: len(self._unwritten)]
+        kept: list[bytes] = []
         if not stored:
-            for put in puts:
-                self._unwritten += put.records if put.waiter is None else ()
-        self._unwritten_bytes = sum(map(len, self._unwritten))
-        self._taken_bytes += sum(len(record) for put in puts for record in put.records)
+            answered = (record for put in puts if put.waiter is None for record in put.records)
+            kept = [*self._unwritten, *answered]
+        self._unwritten = kept
+        self._taken_bytes += sum(map(len, records)) - sum(map(len, kept))
         self._answer(puts, "" if stored else files.failure)
         if dropping and stored:
             excess = files.rows - self._limits.max_rows
@@ -287,7 +271,7 @@ class OutboxWriter:
 
     @property
     def _memory_bytes(self) -> int:
-        return self._put_bytes - self._taken_bytes + self._unwritten_bytes
+        return self._put_bytes - self._taken_bytes
 
     def _wait_for(self, done: threading.Event) -> None:
         while not done.wait(1.0) and self._thread.is_alive():

@@ -10,7 +10,9 @@ can be made to do with hostile numbers is PyTorch's own matter.
 import json
 import os
 import re
+import shutil
 import stat
+import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 PICKLE_SWITCH = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
 EXPORTED = "model.pt2"
+SIGNATURE = "model.sig"
+# MLflow writes it beside the files that it downloads; nothing reads it here.
+_NOT_SIGNED = "registered_model_meta"
 MAX_FILES = 10_000
 MAX_DESCRIPTION_BYTES = 4 * 1024 * 1024
 MAX_JSON_BYTES = 64 * 1024 * 1024
@@ -44,6 +49,43 @@ _GRAPH = "models/model.json"
 def pickle_allowed() -> bool:
     """Tell whether the operator lets models run code when they load, by MLflow's own switch."""
     return os.environ.get(PICKLE_SWITCH, "").strip().lower() in ("true", "1")
+
+
+def check_signature(folder: Path, public_key: Path) -> None:
+    """Refuse a downloaded model that was not signed with the key, or altered since.
+
+    A version is signed by OpenSSF's `model-signing` after it was registered: download its folder,
+    sign it, and put the signature into it, for a logged model with
+    `MlflowClient().log_model_artifact`:
+
+        model_signing sign key FOLDER --private_key private.pem --signature FOLDER/model.sig
+
+    See github.com/sigstore/model-transparency. Whoever holds the key decides which files are
+    covered; a signature says nothing of the name that a model is registered under. Raises
+    UnusableModel. The signature is taken out of the folder.
+    """
+    try:
+        from model_signing import verifying
+    except ImportError:
+        raise UnusableModel(
+            "MODEL_SIGNATURE_KEY is set, and signatures cannot be checked: install model-signing"
+        ) from None
+    if not (folder / SIGNATURE).is_file():
+        raise UnusableModel(
+            f"the version is not signed: it has no {SIGNATURE}, and MODEL_SIGNATURE_KEY is set"
+        )
+    (folder / _NOT_SIGNED).unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="signature-") as elsewhere:
+        signature = shutil.move(folder / SIGNATURE, elsewhere)
+        try:
+            config = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
+            config.verify(folder, Path(signature))
+        except Exception as error:  # of keys, certificates, formats, digests
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise UnusableModel(
+                f"the version's signature does not fit its files and MODEL_SIGNATURE_KEY: "
+                f"{lines[0][:500]}"
+            ) from error
 
 
 def check_files(folder: Path) -> None:
@@ -66,24 +108,26 @@ def check_files(folder: Path) -> None:
             )
 
 
-def check_description(path: Path) -> None:
-    """Refuse an `MLmodel` file that is far larger than it looks.
+def read_description(path: Path) -> Any:
+    """Return the content of an `MLmodel` file; refuse one that is far larger than it looks.
 
     YAML may name a value and repeat it by that name, also within a value that is repeated: a
     kilobyte then stands for gigabytes, once something prints or copies it. Raises UnusableModel.
     """
     if not path.is_file() or path.stat().st_size > MAX_DESCRIPTION_BYTES:
         raise UnusableModel("the version has no file MLmodel, or one that is far too large")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        # Nodes, of which a repeated one is there once; values are made of them later.
-        node = yaml.compose(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, UnicodeError, RecursionError) as error:
+        # Of nodes a repeated one is there once; of the values that are made of them it may not be.
+        node = yaml.compose(path.read_bytes(), Loader=loader)
+        if _written_out(node, {}) > MAX_DESCRIPTION_BYTES:
+            raise UnusableModel(
+                f"the file MLmodel has more than {MAX_DESCRIPTION_BYTES} bytes once its aliases "
+                "are written out"
+            )
+        return None if node is None else loader("").construct_document(node)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UnusableModel(f"the file MLmodel is no YAML: {str(error)[:300]}") from error
-    if _written_out(node, {}) > MAX_DESCRIPTION_BYTES:
-        raise UnusableModel(
-            f"the file MLmodel has more than {MAX_DESCRIPTION_BYTES} bytes once its aliases are "
-            "written out"
-        )
 
 
 def _written_out(node: Any, known: dict[int, float]) -> float:

@@ -50,19 +50,12 @@ class ModelLoader:
         self._served: Version | None = None
         self._tried: Version | None = None
         self._changed = threading.Condition()
-        self._stopped = False
         self.status = LoadChanged("waiting")
         self._thread = threading.Thread(target=self._run, name="loader", daemon=True)
 
     def start(self) -> None:
         """Begin to wait for a version."""
         self._thread.start()
-
-    def stop(self) -> None:
-        """Load no more; a load under way is left to end with the process."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify()
 
     def want(self, version: Version) -> None:
         """Say which version is to be served; the same one again changes nothing."""
@@ -74,7 +67,8 @@ class ModelLoader:
     def _run(self) -> None:
         backoff = Backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
         attempts = 0
-        while (version := self._next()) is not None:
+        while True:
+            version = self._next()
             if version != self._tried:
                 backoff.reset()
                 attempts = 0
@@ -86,20 +80,21 @@ class ModelLoader:
             if not self._attempt(version, attempts, pause):
                 self._waited(version, pause)
 
-    def _next(self) -> Version | None:
-        """Wait for a wanted version that is not served; None at the end."""
+    def _next(self) -> Version:
+        """Wait for a wanted version that is not served."""
         with self._changed:
             if self._served is not None and self._wanted == self._served != self._tried:
                 # A version that failed and is no longer wanted is nothing to complain of.
                 self._tried = self._served
                 self._say(LoadChanged("loaded", self._served.number, 1))
-            self._changed.wait_for(lambda: self._stopped or self._wanted != self._served)
-            return None if self._stopped else self._wanted
+            while self._wanted is None or self._wanted == self._served:
+                self._changed.wait()
+            return self._wanted
 
     def _waited(self, version: Version, seconds: float) -> bool:
         """Wait, unless another version is wanted meanwhile; tell whether one is."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._stopped or self._wanted != version, seconds)
+            return self._changed.wait_for(lambda: self._wanted != version, seconds)
 
     def _spread(self) -> float:
         return random.uniform(0.0, self._spread_seconds)  # noqa: S311

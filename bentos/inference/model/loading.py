@@ -8,21 +8,20 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from bentos.inference.images import warm_up_decoding
 from bentos.inference.model.archive import (
     EXPORTED,
-    check_description,
     check_files,
+    check_signature,
     file_below,
     pickle_allowed,
+    read_description,
     read_program,
 )
 from bentos.inference.model.memory import check_fits
 from bentos.inference.model.registry import Registry
-from bentos.inference.model.signature import check_signature
 from bentos.inference.model.spec import Metadata, ModelIdentity, UnusableModel
 from bentos.inference.model.warm_up import Forward, LoadedModel, put_channels_last, warm_up
 
@@ -111,11 +110,9 @@ def _description(folder: Path) -> _Description:
 
     Those bring pandas into the process, 40 MiB.
     """
-    path = folder / "MLmodel"
-    check_description(path)
     try:
-        return msgspec.convert(yaml.safe_load(path.read_bytes()), _Description)
-    except (yaml.YAMLError, msgspec.ValidationError) as error:
+        return msgspec.convert(read_description(folder / "MLmodel"), _Description)
+    except msgspec.ValidationError as error:
         raise UnusableModel(f"the model's description MLmodel cannot be read: {error}") from None
 
 

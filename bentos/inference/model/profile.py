@@ -8,7 +8,6 @@ then has a chi-squared distribution with B - 1 degrees of freedom, for N and M v
 
 import logging
 import math
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeAlias
 
@@ -44,10 +43,6 @@ class Buckets(msgspec.Struct, frozen=True):
             raise ValueError("the shares are 1 in all")
         if not all(map(math.isfinite, self.edges)) or list(self.edges) != sorted(set(self.edges)):
             raise ValueError("edges are numbers that rise")
-
-    def bucket(self, value: float) -> int:
-        """Return into which bucket a value falls."""
-        return bisect_right(self.edges, value)
 
     def drift(self, counts: Sequence[float]) -> float:
         """Return the population stability index of the counts of each bucket, beyond chance.
