@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 from bentos.health.checks import Check, Details, required
 from bentos.health.pod import encode_text
 from bentos.health.state import MAX_SECTION_BYTES, SHORT_BUCKETS, ServiceState, isoformat
-from bentos.health.values import Counter, Gauge, Histogram, Samples, computed
+from bentos.health.values import Computed, Counter, Gauge, Histogram, Samples, computed
 from bentos.kit import probe_plan
 from bentos.logging.settings import LoggingSettings
 from bentos.process.probe_process import ProbePlan
@@ -31,11 +31,25 @@ STORE_ERROR_REASONS = (
 # Model, version, rate, class or nothing, and low bound, estimate and high bound of the rate.
 Rates: TypeAlias = "Sequence[Any]"
 _BOUNDS = ("low", "estimate", "high")
-_OF_VERSION = ("model_name", "model_version", "bound")
-_OF_CLASS = ("model_name", "model_version", "class_name", "bound")
 _FIGURES = "figures"
 # The oldest proof that still counts: a check a second, and one that may wait for a lock.
 _PROOF_AGE_SECONDS = 3.0
+
+
+def _estimated(rate: str, help_text: str, *, of_class: bool = False) -> Computed["LoggingState"]:
+    """Declare the metric of a rate: its estimate and the bounds of its 95% interval."""
+
+    def samples(state: "LoggingState") -> Samples:
+        told: Sequence[Rates] = state.text(_FIGURES) or ()
+        return [
+            ((model, version, *([name] if name else []), bound), number)
+            for model, version, one, name, *numbers in told
+            if one == rate
+            for bound, number in zip(_BOUNDS, numbers, strict=True)
+        ]
+
+    of = ("model_name", "model_version", *(["class_name"] if of_class else []), "bound")
+    return computed(f"{{prefix}}_quality_{rate}", help_text, labels=of)(samples)
 
 
 class LoggingState(ServiceState):
@@ -53,8 +67,7 @@ class LoggingState(ServiceState):
         "Whether every worker has had the database open with its schema up to date.",
         across="all",
     )
-    # Whether the last check or commit succeeded, and when one last did, in monotonic seconds.
-    db_worked = Gauge(across="all")
+    # When the last check or commit that succeeded did, in monotonic seconds.
     db_proved_at = Gauge()
     # Which of STORE_ERROR_REASONS keeps the database from being accessible, counted from 1.
     db_failure = Gauge(across="max")
@@ -174,41 +187,24 @@ class LoggingState(ServiceState):
         values=[(reason,) for reason in STORE_ERROR_REASONS],
     )
 
-    @computed(
-        "{prefix}_quality_escape_rate",
+    escape_rate = _estimated(
+        "escape_rate",
         "Share of the defects that got the verdict pass, estimated from labels, and its interval.",
-        labels=_OF_VERSION,
     )
-    def escape_rate(self) -> Samples:
-        """The estimate and the bounds of its 95% interval, by version."""
-        return self._rates("escape_rate")
-
-    @computed(
-        "{prefix}_quality_false_reject_rate",
+    false_reject_rate = _estimated(
+        "false_reject_rate",
         "Share of the good ones that got the verdict fail, estimated as the escape rate is.",
-        labels=_OF_VERSION,
     )
-    def false_reject_rate(self) -> Samples:
-        """The estimate and the bounds of its 95% interval, by version."""
-        return self._rates("false_reject_rate")
-
-    @computed(
-        "{prefix}_quality_precision",
+    precision = _estimated(
+        "precision",
         "Share of the pictures said to show a class that do, estimated from labels.",
-        labels=_OF_CLASS,
+        of_class=True,
     )
-    def precision(self) -> Samples:
-        """The estimate and the bounds of its 95% interval, by version and class."""
-        return self._rates("precision")
-
-    @computed(
-        "{prefix}_quality_recall",
+    recall = _estimated(
+        "recall",
         "Share of the pictures that show a class said to do so, estimated from labels.",
-        labels=_OF_CLASS,
+        of_class=True,
     )
-    def recall(self) -> Samples:
-        """The estimate and the bounds of its 95% interval, by version and class."""
-        return self._rates("recall")
 
     @computed("{prefix}_database_bytes", "Size of the database's files.", labels=("file",))
     def file_sizes(self) -> Samples:
@@ -225,7 +221,8 @@ class LoggingState(ServiceState):
     def db_accessible(self) -> float:
         """1 where the database answers, 0 where a check of it failed or does not come to an end."""
         proved = self.db_proof_age_seconds < _PROOF_AGE_SECONDS
-        return float(bool(self.db_worked.value) and proved)
+        works = self.db_initialized.value and not self.db_failure.value
+        return float(bool(works) and proved)
 
     @property
     def db_proof_age_seconds(self) -> float:
@@ -244,16 +241,6 @@ class LoggingState(ServiceState):
         while len(encode_text(shown)) > MAX_SECTION_BYTES:
             shown.pop()
         self.write_text(_FIGURES, shown or None)
-
-    def _rates(self, rate: str) -> Samples:
-        """Return the samples of one rate."""
-        told: Sequence[Rates] = self.text(_FIGURES) or ()
-        return [
-            ((model, version, *([name] if name else []), bound), number)
-            for model, version, one, name, *numbers in told
-            if one == rate
-            for bound, number in zip(_BOUNDS, numbers, strict=True)
-        ]
 
     def record_stored(
         self, *, batches: int, predictions: int, defects: int, duplicates: int
@@ -276,13 +263,11 @@ class LoggingState(ServiceState):
         """Note that the database answered just now."""
         self.db_proved_at.set(time.monotonic())
         self.db_failure.set(0)
-        self.db_worked.set(1)
         self.db_initialized.set(1)
 
     def database_fails(self, reason: str) -> None:
         """Note that the database does not answer, and why."""
         self.db_failure.set(STORE_ERROR_REASONS.index(reason) + 1)
-        self.db_worked.set(0)
 
 
 class LoggingReady(TypedDict):
