@@ -62,7 +62,7 @@ _STEP = re.compile(r"\.(?P<field>[^.\[]+)|\[(?P<index>\d+)\]")
 _BYTE = re.compile(r"\(byte (?P<byte>\d+)\)$")
 # Numbers that JSON does not know, as many encoders write them, and one that it knows and msgspec
 # finds out of range wherever it stands.
-_NOT_FINITE = (b"-Infinity", b"Infinity", b"NaN")
+_NOT_FINITE = re.compile(rb"-?Infinity|NaN")
 _OUT_OF_RANGE = b"1e999"
 # An even number of backslashes before it are characters themselves.
 _ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
@@ -122,7 +122,7 @@ class BatchParser:
         except _MALFORMED as error:
             malformed = error
         number = _number_at(body, _fault_byte(malformed))
-        if number:
+        if number is not None:
             # With JSON in the place of such numbers, parsing again finds the field.
             repaired = body.replace(b"NaN", _OUT_OF_RANGE).replace(b"Infinity", _OUT_OF_RANGE)
             await asyncio.sleep(0)
@@ -131,7 +131,7 @@ class BatchParser:
             except ServiceError as refused:
                 if str(refused.__cause__).startswith("Number out of range"):
                     field = str(refused.details["field"])
-                    raise bad_field(field, "a finite number", float(number)) from None
+                    raise bad_field(field, "a finite number", number) from None
             except _MALFORMED:
                 pass
         raise _malformed(malformed, body) from None
@@ -384,13 +384,13 @@ def _fault_byte(error: Exception) -> int | None:
     return int(found["byte"]) if found else None
 
 
-def _number_at(body: bytes, position: int | None) -> bytes:
-    """Return the number that is not finite at the byte that msgspec reports, or nothing."""
+def _number_at(body: bytes, position: int | None) -> float | None:
+    """Return the number that is not finite at the byte that msgspec reports, None for none."""
     if position is None:
-        return b""
-    starts = (position, position - 1)  # of "-Infinity" the second byte is reported
-    found = (one for one in _NOT_FINITE for at in starts if body.startswith(one, max(at, 0)))
-    return next(found, b"")
+        return None
+    # Of "-Infinity" the second byte is reported.
+    found = _NOT_FINITE.match(body, max(position - 1, 0)) or _NOT_FINITE.match(body, position)
+    return float(found[0]) if found else None
 
 
 def _show(value: object) -> str:

@@ -1,11 +1,10 @@
 """The logging Bento: BentoML's side of the service, and nothing else."""
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import bentoml
 import msgspec
-from msgspec import Meta
 from pydantic import BaseModel, Field
 
 from bentos import __version__
@@ -22,7 +21,7 @@ from bentos.logging.state import (
     LoggingReady,
     logging_probes,
 )
-from bentos.logging.store.schema import PredictionInPage
+from bentos.logging.store.queries import Page, Stats
 from bentos.messages import Batch
 from bentos.process.image import service_image
 from bentos.process.probe_process import ProbePlan
@@ -42,53 +41,6 @@ class LogAnswer(BaseModel):
     warnings: list[str] | None = Field(
         default=None, description="What was left out of the batch's own fields, and why."
     )
-
-
-class Counts(BaseModel):
-    """What is stored of a device or of a model; timestamps are Unix seconds."""
-
-    predictions: int
-    defects: int
-    average_inference_time_ms: float
-    first_timestamp: float
-    last_timestamp: float
-
-
-class DeviceTotals(Counts):
-    """What is stored of one device."""
-
-    edge_device_id: str
-
-
-class ModelTotals(Counts):
-    """What is stored of one version of a model."""
-
-    model_name: str
-    model_version: str
-
-
-class Totals(BaseModel):
-    """What `/stats` answers, at most 1,000 devices and 1,000 models of it."""
-
-    total_predictions: int
-    defects_detected: int
-    normal_detections: int
-    average_inference_time_ms: float
-    by_edge_device: dict[str, int]
-    by_model: dict[str, int]
-    edge_devices: list[DeviceTotals]
-    edge_devices_total: int
-    edge_devices_next: str | None = Field(description="`after` of the devices that follow.")
-    models: list[ModelTotals]
-    models_total: int
-
-
-class PredictionPage(msgspec.Struct):
-    """What `/predictions` answers."""
-
-    predictions: Annotated[list[PredictionInPage], Meta(description="Newest first.")]
-    count: int
-    next: Annotated[str, Meta(description="`before` of the next page, null at the end.")] | None
 
 
 _EXAMPLE: dict[str, Any] = {
@@ -134,7 +86,7 @@ _COUNTS = {
     "first_timestamp": 1795599000.0,
     "last_timestamp": 1795600000.25,
 }
-_TOTALS_EXAMPLE = {
+_STATS_EXAMPLE = {
     "total_predictions": 17,
     "defects_detected": 4,
     "normal_detections": 13,
@@ -200,7 +152,7 @@ class Logging(FrontedInstance):
                     parameter("after", "string", "Devices after this one: `edge_devices_next`.")
                 ],
                 answers={
-                    200: ("The totals.", Content(JSON, Totals, _TOTALS_EXAMPLE)),
+                    200: ("The totals.", Content(JSON, Stats, _STATS_EXAMPLE)),
                     **_READ_ERRORS,
                 },
                 protected=True,
@@ -220,7 +172,7 @@ class Logging(FrontedInstance):
                         "The page.",
                         Content(
                             JSON,
-                            PredictionPage,
+                            Page,
                             {"predictions": [_STORED_EXAMPLE], "count": 1, "next": None},
                         ),
                     ),

@@ -53,8 +53,7 @@ class LoggingState(ServiceState):
         "Whether every worker has had the database open with its schema up to date.",
         across="all",
     )
-    # Whether the last check or commit succeeded, and when one last did, in monotonic seconds.
-    db_worked = Gauge(across="all")
+    # When the last check or commit that succeeded did, in monotonic seconds.
     db_proved_at = Gauge()
     # Which of STORE_ERROR_REASONS keeps the database from being accessible, counted from 1.
     db_failure = Gauge(across="max")
@@ -206,7 +205,8 @@ class LoggingState(ServiceState):
     def db_accessible(self) -> float:
         """Whether the database's last check, or its last commit, succeeded, and did so just now."""
         proved = self.db_proof_age_seconds < _PROOF_AGE_SECONDS
-        return float(bool(self.db_worked.value) and proved)
+        works = self.db_initialized.value and not self.db_failure.value
+        return float(bool(works) and proved)
 
     @property
     def db_proof_age_seconds(self) -> float:
@@ -257,13 +257,11 @@ class LoggingState(ServiceState):
         """Note that the database answered just now."""
         self.db_proved_at.set(time.monotonic())
         self.db_failure.set(0)
-        self.db_worked.set(1)
         self.db_initialized.set(1)
 
     def database_fails(self, reason: str) -> None:
         """Note that the database does not answer, and why."""
         self.db_failure.set(STORE_ERROR_REASONS.index(reason) + 1)
-        self.db_worked.set(0)
 
 
 class LoggingReady(TypedDict):

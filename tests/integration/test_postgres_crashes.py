@@ -11,7 +11,7 @@ import pytest
 from bentos.edge.http import ServiceError
 from bentos.logging.store import StatsQuery, StoredPrediction, StoreError
 from tests.chaos.proxy import Proxy
-from tests.support.logging_store import WAIT_SECONDS, RunningStore, row
+from tests.support.logging_store import WAIT_SECONDS, RunningStore, row, running_store
 from tests.support.postgres import PostgresServer, postgres_server, query
 from tests.support.servers import wait_until
 
@@ -141,8 +141,7 @@ def test_a_connection_that_is_cut_in_the_middle_of_a_commit_counts_nothing_twice
     name = server.make_database()
     proxy = Proxy(server.port)
     try:
-        with RunningStore(server.url(name, ports=[proxy.port]), tmp_path / "pod") as store:
-            store.wait_until_accessible()
+        with running_store(server.url(name, ports=[proxy.port]), tmp_path / "pod") as store:
             with sending([store]) as senders:
                 for _ in range(8):
                     senders.wait_for(20)
@@ -169,8 +168,7 @@ def test_a_fail_over_to_the_standby_loses_nothing_and_stores_nothing_twice(tmp_p
         )
         name = first.make_database()
         url = first.url(name, ports=[first.port, standby.port])
-        with RunningStore(url, tmp_path / "pod") as store:
-            store.wait_until_accessible()
+        with running_store(url, tmp_path / "pod") as store:
             with sending([store]) as senders:
                 senders.wait_for(100)
                 first.kill()
@@ -211,8 +209,7 @@ def test_a_batch_is_not_acknowledged_before_a_standby_that_lags_has_it(
     server: PostgresServer, tmp_path: Path
 ) -> None:
     url = server.url(server.make_database())
-    with RunningStore(url, tmp_path / "pod", check_seconds=60) as store:
-        store.wait_until_accessible()
+    with running_store(url, tmp_path / "pod", check_seconds=60) as store:
         with commits_that_wait(url):
             waiting = store.begin([row("a")])
             wait_for_a_waiting_commit(url)
@@ -224,8 +221,7 @@ def test_a_commit_whose_answer_is_lost_is_a_duplicate_when_it_is_sent_again(
     server: PostgresServer, tmp_path: Path
 ) -> None:
     url = server.url(server.make_database())
-    with RunningStore(url, tmp_path / "pod", check_seconds=60) as store:
-        store.wait_until_accessible()
+    with running_store(url, tmp_path / "pod", check_seconds=60) as store:
         # Makes the partition of the month, which is a commit of its own.
         store.put(row())
         sent = [row(), row()]

@@ -60,24 +60,6 @@ def test_counters_of_replicas_can_be_summed_and_stats_are_of_all(replicas: list[
     assert [server.get("/ready").json()["predictions_logged"] for server in replicas] == [3, 1]
 
 
-def test_the_size_of_the_database_is_the_same_whichever_replica_tells_it(
-    replicas: list[Server],
-) -> None:
-    sizes = [values(server, "logging_database_bytes")["database"] for server in replicas]
-
-    assert min(sizes) > 1_000_000
-    assert max(sizes) - min(sizes) < 2_000_000
-
-
-def test_pages_are_of_what_all_replicas_stored(replicas: list[Server]) -> None:
-    for number, server in enumerate(replicas):
-        server.post("/log", json=batch(prediction(edge_device_id=f"paged-{number}")))
-    page = replicas[0].get("/predictions?edge_device_id=paged-1").json()
-
-    assert page["count"] == 1
-    assert replicas[1].get("/predictions?limit=2").json()["next"] is not None
-
-
 def test_no_secret_is_in_logs_answers_or_process_lists(replicas: list[Server]) -> None:
     server = replicas[0]
     processes = [psutil.Process(server.process.pid)]

@@ -166,6 +166,14 @@ class RunningStore:
                 yield
 
 
+@contextmanager
+def running_store(where: Path | str, directory: Path, **options: Any) -> Iterator[RunningStore]:
+    """Run a store for the block, which begins when its database works."""
+    with RunningStore(where, directory, **options) as store:
+        store.wait_until_accessible()
+        yield store
+
+
 def make_database(where: Path | str, busy_timeout_seconds: float = 5.0) -> Database:
     """Return a database that is to be opened."""
     if isinstance(where, str):

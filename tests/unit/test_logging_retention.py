@@ -7,7 +7,7 @@ from pathlib import Path
 from msgspec import Raw
 
 from bentos.logging.store import Retention, StatsQuery
-from tests.support.logging_store import RunningStore, opened, row
+from tests.support.logging_store import opened, row, running_store
 
 DAY = 86_400.0
 SCORES = Raw(b"[" + b"0.1234567," * 300 + b"0.5]")
@@ -38,14 +38,13 @@ def test_a_database_that_is_too_large_loses_its_oldest_and_gives_the_space_back(
 ) -> None:
     path = tmp_path / "predictions.db"
     limit = 16 << 20
-    with RunningStore(
+    with running_store(
         path,
         tmp_path / "pod",
         queue_rows=100_000,
         retention=Retention(max_bytes=limit),
         check_seconds=0.2,
     ) as store:
-        store.wait_until_accessible()
         assert store.state.database_capacity_bytes.value == limit
         for first in range(0, 12_000, 500):
             store.put(
@@ -68,12 +67,10 @@ def test_a_database_that_is_too_large_loses_its_oldest_and_gives_the_space_back(
 
 def test_batches_are_stored_between_the_steps_of_a_long_deletion(tmp_path: Path) -> None:
     path = tmp_path / "predictions.db"
-    with RunningStore(path, tmp_path / "first") as store:
-        store.wait_until_accessible()
+    with running_store(path, tmp_path / "first") as store:
         for _ in range(30):
             store.put(*[row(received_at=1.0, confidence_scores=SCORES) for _ in range(500)])
-    with RunningStore(path, tmp_path / "second", retention=Retention(days=1)) as store:
-        store.wait_until_accessible()
+    with running_store(path, tmp_path / "second", retention=Retention(days=1)) as store:
         waits = []
         while store.state.pruned.value < 15_000:
             started = time.perf_counter()

@@ -15,6 +15,7 @@ from tests.support.logging_store import (
     RunningStore,
     locked_by_another_process,
     row,
+    running_store,
     stored_ids,
 )
 from tests.support.servers import wait_until
@@ -22,8 +23,7 @@ from tests.support.servers import wait_until
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[RunningStore]:
-    with RunningStore(tmp_path / "data" / "predictions.db", tmp_path / "pod") as running:
-        running.wait_until_accessible()
+    with running_store(tmp_path / "data" / "predictions.db", tmp_path / "pod") as running:
         yield running
 
 
@@ -40,24 +40,6 @@ def put_until_refused(store: RunningStore) -> StoreError | ServiceError:
 
     wait_until(refused, "a batch is refused", seconds=10)
     return failures[0]
-
-
-@pytest.mark.case(9)
-def test_a_read_that_takes_too_long_is_no_error_of_the_service(tmp_path: Path) -> None:
-    """Pages that take longer than a query may: each is a 504, and readiness counts none."""
-    with RunningStore(
-        tmp_path / "predictions.db", tmp_path / "pod", query_timeout_seconds=1e-9
-    ) as store:
-        store.wait_until_accessible()
-        store.put(*[row() for _ in range(1_000)])
-        for _ in range(30):
-            with pytest.raises(ServiceError) as late:
-                store.page(PageQuery(limit=1_000))
-            assert late.value.status == 504
-
-        assert store.state.errors.value == 0
-        assert store.state.outcomes.errors == 0
-        assert store.state.db_accessible
 
 
 def test_the_sizes_of_the_files_and_of_the_disk_are_known(store: RunningStore) -> None:
@@ -119,8 +101,7 @@ def test_a_replaced_database_is_used_without_the_old_ones_log(
     store: RunningStore, tmp_path: Path
 ) -> None:
     replacement = tmp_path / "data" / "replacement.db"
-    with RunningStore(replacement, tmp_path / "other-pod") as other:
-        other.wait_until_accessible()
+    with running_store(replacement, tmp_path / "other-pod") as other:
         other.put(row("replaced"))
     store.put(row("old"))
     replacement.replace(store.path)
@@ -213,8 +194,7 @@ def test_a_file_that_is_no_database_at_start_is_neither_opened_nor_overwritten(
 
 def test_damage_in_the_middle_is_found_and_not_accepted_again(tmp_path: Path) -> None:
     path = tmp_path / "predictions.db"
-    with RunningStore(path, tmp_path / "first") as store:
-        store.wait_until_accessible()
+    with running_store(path, tmp_path / "first") as store:
         store.put(*[row() for _ in range(500)])
     with path.open("r+b") as file:
         file.seek(4_096)
@@ -257,8 +237,7 @@ def test_a_read_only_file_is_noticed_while_idle_and_recovered_from(store: Runnin
 def test_a_read_only_disk_is_noticed_and_recovered_from(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", size="16m") as disk:
         path = disk / "predictions.db"
-        with RunningStore(path, tmp_path / "pod") as store:
-            store.wait_until_accessible()
+        with running_store(path, tmp_path / "pod") as store:
             store.put(row("before"))
             store.stop()
         remount_read_only(disk)
@@ -273,8 +252,7 @@ def test_a_read_only_disk_is_noticed_and_recovered_from(tmp_path: Path) -> None:
 def test_a_full_disk_refuses_batches_and_keeps_what_was_acknowledged(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", size="8m") as disk:
         path = disk / "predictions.db"
-        with RunningStore(path, tmp_path / "pod") as store:
-            store.wait_until_accessible()
+        with running_store(path, tmp_path / "pod") as store:
             acknowledged = set()
             ballast = disk / "ballast"
             ballast.write_bytes(b"x" * (5 << 20))
@@ -300,11 +278,9 @@ def test_a_database_moved_away_while_the_disk_is_full_keeps_its_log_to_itself(
     with small_disk(tmp_path / "disk", size="8m") as disk:
         path = disk / "predictions.db"
         replacement = tmp_path / "replacement.db"
-        with RunningStore(replacement, tmp_path / "other-pod") as other:
-            other.wait_until_accessible()
+        with running_store(replacement, tmp_path / "other-pod") as other:
             other.put(row("replaced"))
-        with RunningStore(path, tmp_path / "pod") as store:
-            store.wait_until_accessible()
+        with running_store(path, tmp_path / "pod") as store:
             store.put(*[row() for _ in range(200)])
             (disk / "ballast").write_bytes(b"x" * (5 << 20))
             put_until_refused_by_a_full_disk(store)

@@ -21,7 +21,7 @@ from bentos.logging.store.export import ExportError, export_parquet
 from bentos.logging.store.postgres import PostgresDatabase
 from bentos.logging.store.source import sqlite_source
 from bentos.logging.store.transfer import Progress, transfer, verify
-from tests.support.logging_store import RunningStore, row
+from tests.support.logging_store import RunningStore, row, running_store
 from tests.support.postgres import PASSWORD, PostgresServer, postgres_server, query
 
 pytestmark = pytest.mark.slow
@@ -43,8 +43,7 @@ def url(server: PostgresServer) -> str:
 @pytest.fixture
 def file(tmp_path: Path) -> Iterator[RunningStore]:
     """A store on a file that is open and written to."""
-    with RunningStore(tmp_path / "predictions.db", tmp_path / "pod", queue_rows=100_000) as store:
-        store.wait_until_accessible()
+    with running_store(tmp_path / "predictions.db", tmp_path / "pod", queue_rows=100_000) as store:
         yield store
 
 
@@ -100,8 +99,7 @@ def test_a_transfer_takes_what_is_written_meanwhile_to_either_side(
         while not ended.is_set():
             store.put(*[row() for _ in range(20)])
 
-    with RunningStore(url, tmp_path / "service", busy_timeout_seconds=10) as service:
-        service.wait_until_accessible()
+    with running_store(url, tmp_path / "service", busy_timeout_seconds=10) as service:
         threads = [threading.Thread(target=write, args=(store,)) for store in (file, service)]
         for thread in threads:
             thread.start()

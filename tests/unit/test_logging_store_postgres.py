@@ -15,7 +15,7 @@ from bentos.edge.http import ServiceError
 from bentos.logging.store import PageQuery, Retention, StatsQuery, StoreError
 from bentos.logging.store.postgres import PostgresDatabase
 from bentos.logging.store.postgres_connection import classify
-from tests.support.logging_store import RunningStore, opened, row
+from tests.support.logging_store import RunningStore, opened, row, running_store
 from tests.support.postgres import (
     PASSWORD,
     PostgresServer,
@@ -133,8 +133,7 @@ def test_each_replica_prunes_and_the_totals_stay_true(
 
 def test_what_arrived_in_a_month_lies_in_its_partition(url: str, tmp_path: Path) -> None:
     moment = datetime(2026, 2, 28, 23, 59, 59, 999_999, UTC).timestamp()
-    with RunningStore(url, tmp_path / "pod") as store:
-        store.wait_until_accessible()
+    with running_store(url, tmp_path / "pod") as store:
         store.put(row("february", received_at=moment), row("march", received_at=moment + 1))
         february = query(url, "SELECT prediction_id FROM predictions_2026_02")
         march = query(url, "SELECT prediction_id FROM predictions_2026_03")
@@ -145,8 +144,7 @@ def test_what_arrived_in_a_month_lies_in_its_partition(url: str, tmp_path: Path)
 def test_this_months_partition_and_that_of_next_week_are_there_before_any_row(
     url: str, tmp_path: Path
 ) -> None:
-    with RunningStore(url, tmp_path / "pod") as store:
-        store.wait_until_accessible()
+    with running_store(url, tmp_path / "pod"):
         names = {name for (name,) in query(url, MONTHS)}
 
     for moment in (time.time(), time.time() + 7 * DAY):
@@ -156,8 +154,7 @@ def test_this_months_partition_and_that_of_next_week_are_there_before_any_row(
 def test_a_partition_dropped_by_hand_comes_back_and_its_ids_are_free(
     url: str, tmp_path: Path
 ) -> None:
-    with RunningStore(url, tmp_path / "pod") as store:
-        store.wait_until_accessible()
+    with running_store(url, tmp_path / "pod") as store:
         sent = row("a", received_at=datetime(2026, 2, 3, tzinfo=UTC).timestamp())
         store.put(sent)
         query(url, "DROP TABLE predictions_2026_02")
@@ -166,8 +163,7 @@ def test_a_partition_dropped_by_hand_comes_back_and_its_ids_are_free(
 
 
 def test_tables_dropped_by_hand_are_made_anew(url: str, tmp_path: Path) -> None:
-    with RunningStore(url, tmp_path / "pod") as store:
-        store.wait_until_accessible()
+    with running_store(url, tmp_path / "pod") as store:
         store.put(row("lost"))
         query(url, "DROP TABLE predictions, prediction_ids, schema_migrations, writers CASCADE")
         query(url, "DROP TABLE all_totals, edge_device_totals, model_totals, transfers")
@@ -188,8 +184,7 @@ def test_tables_dropped_by_hand_are_made_anew(url: str, tmp_path: Path) -> None:
 def test_one_table_dropped_by_hand_is_named_and_nothing_is_acknowledged(
     url: str, tmp_path: Path, table: str
 ) -> None:
-    with RunningStore(url, tmp_path / "pod") as store:
-        store.wait_until_accessible()
+    with running_store(url, tmp_path / "pod") as store:
         query(url, f"DROP TABLE {table} CASCADE")
     with RunningStore(url, tmp_path / "again") as store:
         store.wait_for_failure("schema")
@@ -198,9 +193,8 @@ def test_one_table_dropped_by_hand_is_named_and_nothing_is_acknowledged(
 
 
 def test_a_database_of_a_newer_version_is_left_alone(url: str, tmp_path: Path) -> None:
-    with RunningStore(url, tmp_path / "first") as store:
-        store.wait_until_accessible()
-    query(url, "INSERT INTO schema_migrations (version) VALUES (99)")
+    with opened(url):
+        query(url, "INSERT INTO schema_migrations (version) VALUES (99)")
     with RunningStore(url, tmp_path / "second") as store:
         store.wait_for_failure("schema")
         assert not store.state.db_initialized.value
@@ -260,8 +254,7 @@ def test_the_password_is_taken_out_of_whatever_the_driver_says() -> None:
 def test_a_read_that_takes_too_long_is_a_504_and_no_error_of_the_service(
     url: str, tmp_path: Path
 ) -> None:
-    with RunningStore(url, tmp_path / "pod", query_timeout_seconds=0.2, check_seconds=60) as store:
-        store.wait_until_accessible()
+    with running_store(url, tmp_path / "pod", query_timeout_seconds=0.2, check_seconds=60) as store:
         store.put(row())
         store.page(PageQuery())
         with locked_tables(url, "predictions"), pytest.raises(ServiceError) as late:
@@ -273,8 +266,7 @@ def test_a_read_that_takes_too_long_is_a_504_and_no_error_of_the_service(
 
 
 def test_the_size_of_the_database_is_known(url: str, tmp_path: Path) -> None:
-    with RunningStore(url, tmp_path / "pod") as store:
-        store.wait_until_accessible()
+    with running_store(url, tmp_path / "pod") as store:
         store.put(row())
 
         assert store.state.database_bytes.value > 1_000_000

@@ -17,7 +17,7 @@ from bentos.edge.http import ServiceError
 from bentos.logging.request import parse_page_query
 from bentos.logging.store import PageQuery, Retention, StatsQuery, StoreError
 from bentos.logging.store.queries import PAGE_BYTES
-from tests.support.logging_store import RunningStore, row
+from tests.support.logging_store import RunningStore, row, running_store
 from tests.support.postgres import PostgresServer, postgres_server
 from tests.support.servers import wait_until
 
@@ -42,8 +42,7 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> Where:
 
 @pytest.fixture
 def store(where: Where, tmp_path: Path) -> Iterator[RunningStore]:
-    with RunningStore(where, tmp_path / "pod") as running:
-        running.wait_until_accessible()
+    with running_store(where, tmp_path / "pod") as running:
         yield running
 
 
@@ -162,12 +161,10 @@ def test_a_conflict_within_a_batch_and_between_batches_of_one_transaction(
 
 
 def test_a_known_id_is_still_known_after_a_restart(tmp_path: Path, where: Where) -> None:
-    with RunningStore(where, tmp_path / "first") as store:
-        store.wait_until_accessible()
+    with running_store(where, tmp_path / "first") as store:
         sent = row("a")
         store.put(sent)
-    with RunningStore(where, tmp_path / "second") as store:
-        store.wait_until_accessible()
+    with running_store(where, tmp_path / "second") as store:
         assert store.put(sent).duplicates == 1
 
 
@@ -210,10 +207,9 @@ def test_a_failure_of_the_code_itself_fails_what_waits_and_is_recovered_from(
 def test_a_full_queue_refuses_with_429_and_a_large_batch_is_let_in_alone(
     tmp_path: Path, where: Where
 ) -> None:
-    with RunningStore(
+    with running_store(
         where, tmp_path / "pod", queue_rows=10, busy_timeout_seconds=10, check_seconds=60
     ) as store:
-        store.wait_until_accessible()
         with store.locked_by_another():
             first = store.begin([row() for _ in range(15)])
             wait_until(lambda: store.state.queue_depth.value == 15, "it waits", seconds=5)
@@ -226,8 +222,7 @@ def test_a_full_queue_refuses_with_429_and_a_large_batch_is_let_in_alone(
 
 
 def test_what_waits_is_stored_before_the_store_stops(tmp_path: Path, where: Where) -> None:
-    with RunningStore(where, tmp_path / "pod", busy_timeout_seconds=10, check_seconds=60) as store:
-        store.wait_until_accessible()
+    with running_store(where, tmp_path / "pod", busy_timeout_seconds=10, check_seconds=60) as store:
         with store.locked_by_another():
             waiting = [store.begin([row()]) for _ in range(20)]
             wait_until(lambda: store.state.queue_depth.value == 20, "they wait", seconds=5)
@@ -254,8 +249,7 @@ def test_a_lock_held_by_another_process_is_a_failure_until_it_is_gone(
 def test_a_batch_caught_by_a_failure_is_refused_and_counted_as_an_error(
     tmp_path: Path, where: Where
 ) -> None:
-    with RunningStore(where, tmp_path / "pod", check_seconds=60) as store:
-        store.wait_until_accessible()
+    with running_store(where, tmp_path / "pod", check_seconds=60) as store:
         with store.locked_by_another(), pytest.raises(StoreError) as failure:
             store.put(row("refused"))
         assert failure.value.reason == "busy"
@@ -268,8 +262,7 @@ def test_predictions_older_than_the_retention_are_deleted_and_counted(
     tmp_path: Path, where: Where
 ) -> None:
     now = time.time()
-    with RunningStore(where, tmp_path / "pod", retention=Retention(days=30)) as store:
-        store.wait_until_accessible()
+    with running_store(where, tmp_path / "pod", retention=Retention(days=30)) as store:
         store.put(*[row(received_at=now - 31 * DAY) for _ in range(300)], row("kept"))
         store.put(row("new", received_at=now))
         store.wait_for(lambda: store.state.pruned.value == 301)
@@ -282,8 +275,7 @@ def test_predictions_older_than_the_retention_are_deleted_and_counted(
 def test_what_counts_is_when_a_prediction_arrived_not_when_its_sender_says_it_was_made(
     tmp_path: Path, where: Where
 ) -> None:
-    with RunningStore(where, tmp_path / "pod", retention=Retention(days=1)) as store:
-        store.wait_until_accessible()
+    with running_store(where, tmp_path / "pod", retention=Retention(days=1)) as store:
         store.put(row("of 1970", timestamp=5.0, received_at=time.time()))
         store.put(row("old", received_at=time.time() - 2 * DAY))
         store.wait_for(lambda: store.state.pruned.value == 1)
@@ -293,8 +285,7 @@ def test_what_counts_is_when_a_prediction_arrived_not_when_its_sender_says_it_wa
 
 def test_totals_are_of_what_is_still_stored(tmp_path: Path, where: Where) -> None:
     now = time.time()
-    with RunningStore(where, tmp_path / "pod", retention=Retention(days=30)) as store:
-        store.wait_until_accessible()
+    with running_store(where, tmp_path / "pod", retention=Retention(days=30)) as store:
         old: dict[str, Any] = {
             "received_at": now - 31 * DAY,
             "inference_time_ms": 9.0,
@@ -318,8 +309,7 @@ def test_totals_are_of_what_is_still_stored(tmp_path: Path, where: Where) -> Non
 
 
 def test_totals_of_nothing_are_zero(tmp_path: Path, where: Where) -> None:
-    with RunningStore(where, tmp_path / "pod", retention=Retention(days=1)) as store:
-        store.wait_until_accessible()
+    with running_store(where, tmp_path / "pod", retention=Retention(days=1)) as store:
         store.put(row(received_at=1.0))
         store.wait_for(lambda: store.state.pruned.value == 1)
         stats = store.stats(StatsQuery())
@@ -329,8 +319,7 @@ def test_totals_of_nothing_are_zero(tmp_path: Path, where: Where) -> None:
 
 
 def test_without_a_retention_nothing_is_deleted(tmp_path: Path, where: Where) -> None:
-    with RunningStore(where, tmp_path / "pod") as store:
-        store.wait_until_accessible()
+    with running_store(where, tmp_path / "pod") as store:
         store.put(row("of 1970", received_at=0.0))
         time.sleep(0.2)  # several checks
         assert store.ids() == {"of 1970"}
@@ -383,8 +372,7 @@ def test_a_device_that_stored_nothing_is_unknown(store: RunningStore) -> None:
 def test_pages_are_bounded_in_bytes(tmp_path: Path, where: Where) -> None:
     """40 predictions of 80 kB, asked for at once: pages of at most a megabyte each."""
     scores = Raw(b"[" + b"0.12345," * 9_999 + b"0.5]")
-    with RunningStore(where, tmp_path / "pod", queue_rows=10_000) as store:
-        store.wait_until_accessible()
+    with running_store(where, tmp_path / "pod", queue_rows=10_000) as store:
         store.put(*[row(confidence_scores=scores) for _ in range(40)])
         found = list(pages(store, limit=1_000))
 
@@ -469,8 +457,7 @@ def test_totals_are_by_device_and_by_model(store: RunningStore) -> None:
 def test_totals_list_a_thousand_devices_and_say_where_to_go_on(
     tmp_path: Path, where: Where
 ) -> None:
-    with RunningStore(where, tmp_path / "pod", queue_rows=10_000) as store:
-        store.wait_until_accessible()
+    with running_store(where, tmp_path / "pod", queue_rows=10_000) as store:
         store.put(*[row(edge_device_id=f"{n:04}", model_name=f"{n:04}") for n in range(1_100)])
         first = store.stats(StatsQuery())
         second = store.stats(StatsQuery(after=first["edge_devices_next"]))

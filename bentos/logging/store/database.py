@@ -133,10 +133,9 @@ TotalsByKey: TypeAlias = dict[tuple[object, ...], Totals]
 
 @dataclass
 class Changes:
-    """The new rows of a transaction, by their ids, and what they add to the totals."""
+    """The new rows of a transaction, and what they add to the totals."""
 
     rows: list[StoredPrediction] = field(default_factory=list)
-    by_key: dict[Key, StoredPrediction] = field(default_factory=dict)
     groups: Groups = field(default_factory=dict)
 
 
@@ -150,13 +149,14 @@ def sort_batches(
     """
     changes = Changes()
     outcomes: list[Outcome] = []
+    taken: dict[Key, StoredPrediction] = {}
     for rows in batches:
         new: list[StoredPrediction] = []
         by_key: dict[Key, StoredPrediction] = {}
         conflict = None
         for index, row in enumerate(rows):
             key = (row.edge_device_id or "", row.prediction_id or "")
-            known = by_key.get(key) or changes.by_key.get(key)
+            known = by_key.get(key) or taken.get(key)
             if known is None and row.prediction_id is not None:
                 known = find_stored(key)
             if known is None:
@@ -170,7 +170,7 @@ def sort_batches(
             outcomes.append(conflict)
             continue
         changes.rows += new
-        changes.by_key |= by_key
+        taken |= by_key
         _group(new, changes.groups)
         defects = sum(row.defect_detected for row in new)
         outcomes.append(Stored(len(new), len(rows) - len(new), defects))

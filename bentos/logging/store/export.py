@@ -49,7 +49,8 @@ def export_parquet(
         raise ExportError(
             "to export, install pyarrow: pip install pyarrow. The service needs it for nothing else"
         ) from None
-    kinds = {str: arrow.string(), float: arrow.float64(), int: arrow.bool_()}
+    text = arrow.string()
+    kinds = {str: text, float: arrow.float64(), bool: arrow.bool_(), Raw: text}
     schema = arrow.schema(
         [arrow.field(one.name, kinds[one.kind], nullable=one.nullable) for one in COLUMNS]
     )

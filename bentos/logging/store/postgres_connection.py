@@ -1,7 +1,6 @@
 """How PostgreSQL is connected to and read, what JSON becomes on the way, what its errors mean."""
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -172,7 +171,6 @@ class PostgresReader(Reader):
     ) -> None:
         super().__init__(timeout_seconds=timeout_seconds, on_failure=on_failure)
         self._secret = password(url)
-        self._opening = threading.Lock()
         self._pool = ConnectionPool(
             conninfo(url),
             min_size=1,
@@ -187,10 +185,7 @@ class PostgresReader(Reader):
 
     def open(self) -> None:
         """Let queries begin."""
-        with self._opening:
-            if self._pool.closed and not self._open:
-                with contextlib.suppress(ValueError):  # it was open before, and goes on
-                    self._pool.open()
+        self._pool.open()
         super().open()
 
     def shut(self) -> None:

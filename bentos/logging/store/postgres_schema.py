@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TypeAlias
 
+from msgspec import Raw
 from psycopg import Connection, sql
 
 from bentos.logging.store.errors import StoreError
@@ -20,15 +21,20 @@ from bentos.logging.store.schema import COLUMNS, TOTALS, Column
 LOCKS = 0x70726564
 MIGRATION_LOCK, PRUNE_LOCK, PARTITION_LOCK = 1_000_001, 1_000_002, 1_000_003
 
-_KINDS: Mapping[type, str] = {str: 'text COLLATE "C"', float: "double precision"}
+_TEXT = 'text COLLATE "C"'
+# JSON is kept as the text that it came as.
+_KINDS: Mapping[type, str] = {
+    str: _TEXT,
+    float: "double precision",
+    bool: "boolean",
+    Raw: "json",
+}
 _Migration: TypeAlias = Callable[[Connection], None]
 
 
 def column_type(column: Column) -> str:
-    """Return the type of a column: JSON is kept as the text that it came as."""
-    if column.is_json:
-        return "json"
-    return "boolean" if column.is_bool else _KINDS[column.kind]
+    """Return the type of a column."""
+    return _KINDS[column.kind]
 
 
 def partition_name(month: datetime) -> str:
@@ -134,7 +140,7 @@ def _predictions(connection: Connection) -> None:
 
 def _totals(connection: Connection) -> None:
     for table, keys in TOTALS.items():
-        kinds = "".join(f"{key} {'integer' if key == 'id' else _KINDS[str]}, " for key in keys)
+        kinds = "".join(f"{key} {'integer' if key == 'id' else _TEXT}, " for key in keys)
         _run(
             connection,
             f"CREATE TABLE {table} ({kinds}shard integer, predictions bigint NOT NULL,"

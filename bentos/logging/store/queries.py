@@ -4,10 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 import msgspec
-from msgspec import Raw
+from msgspec import Meta, Raw
 
 from bentos.edge.http import ServiceError
 from bentos.logging.store.schema import NAMES, TOTAL_COLUMNS, PredictionInPage, from_row
@@ -69,12 +69,60 @@ class StatsQuery:
     after: str = ""
 
 
-def read_page(session: Session, query: PageQuery) -> bytes:
-    """Return a page of `/predictions` as JSON, newest first.
+class Page(msgspec.Struct, frozen=True):
+    """What `/predictions` answers."""
 
-    It has fewer predictions than the limit where they would be more than PAGE_BYTES. `next` is
-    where the next page begins, null on the last one. Raises ServiceError 404 for a device of which
-    no prediction is stored.
+    predictions: Annotated[list[PredictionInPage], Meta(description="Newest first.")]
+    count: int
+    next: Annotated[str | None, Meta(description="`before` of the next page, null at the end.")]
+
+
+class DeviceTotals(msgspec.Struct, frozen=True):
+    """What is stored of one device; timestamps are Unix seconds."""
+
+    edge_device_id: str
+    predictions: int
+    defects: int
+    average_inference_time_ms: float
+    first_timestamp: float
+    last_timestamp: float
+
+
+class ModelTotals(msgspec.Struct, frozen=True):
+    """What is stored of one version of a model; timestamps are Unix seconds."""
+
+    model_name: str
+    model_version: str
+    predictions: int
+    defects: int
+    average_inference_time_ms: float
+    first_timestamp: float
+    last_timestamp: float
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """What `/stats` answers, at most 1,000 devices and 1,000 models of it."""
+
+    total_predictions: int
+    defects_detected: int
+    normal_detections: int
+    average_inference_time_ms: float
+    by_edge_device: dict[str, int]
+    by_model: dict[str, int]
+    edge_devices: list[DeviceTotals]
+    edge_devices_total: int
+    edge_devices_next: Annotated[
+        str | None, Meta(description="`after` of the devices that follow.")
+    ]
+    models: list[ModelTotals]
+    models_total: int
+
+
+def read_page(session: Session, query: PageQuery) -> bytes:
+    """Return a `Page` as JSON.
+
+    It has fewer predictions than the limit where they would be more than PAGE_BYTES. Raises
+    ServiceError 404 for a device of which no prediction is stored.
     """
     conditions: list[str] = []
     values: list[object] = []
@@ -110,23 +158,23 @@ def read_page(session: Session, query: PageQuery) -> bytes:
 
 
 def read_stats(session: Session, query: StatsQuery) -> bytes:
-    """Return `/stats` as JSON, from the totals: no prediction is read.
+    """Return `Stats` as JSON, from the totals: no prediction is read.
 
     The totals are of the predictions that are stored now, those that were deleted for their age or
     for the database's size are not in them; only first and last timestamps are of all there were.
     Lists hold at most STATS_ROWS entries, in the order of their ids; `edge_devices_total` and
-    `models_total` count all. `edge_devices_next` is the `after` of the devices that follow, null
-    after the last.
+    `models_total` count all.
     """
     totals = session.totals
 
-    def count(table: str) -> int:
+    def count_of(table: str) -> int:
         ((found,),) = session.fetch(f"SELECT count(*) FROM {totals[table]}")  # noqa: S608
         return int(found)
 
     everything = session.fetch(f"SELECT {_TOTALS} FROM {totals['all_totals']}")  # noqa: S608
-    overall = everything[0] if everything else (0, 0, 0.0, None, None)
-    of_all = _totals(overall)
+    predictions, defects, average, *_ = _counts(
+        everything[0] if everything else (0, 0, 0.0, 0.0, 0.0)
+    )
     devices = session.fetch(
         f"SELECT edge_device_id, {_TOTALS} FROM {totals['edge_device_totals']}"  # noqa: S608
         " WHERE edge_device_id > ? ORDER BY edge_device_id LIMIT ?",
@@ -144,35 +192,27 @@ def read_stats(session: Session, query: StatsQuery) -> bytes:
         STATS_ROWS,
     )
     return msgspec.json.encode(
-        {
-            "total_predictions": of_all["predictions"],
-            "defects_detected": of_all["defects"],
-            "normal_detections": overall[0] - overall[1],
-            "average_inference_time_ms": of_all["average_inference_time_ms"],
-            "by_edge_device": {device: predictions for device, predictions, *_ in shown},
-            "by_model": dict(by_model),
-            "edge_devices": [{"edge_device_id": row[0], **_totals(row[1:])} for row in shown],
-            "edge_devices_total": count("edge_device_totals"),
-            "edge_devices_next": shown[-1][0] if len(devices) > STATS_ROWS else None,
-            "models": [
-                {"model_name": row[0], "model_version": row[1], **_totals(row[2:])}
-                for row in models
-            ],
-            "models_total": count("model_totals"),
-        }
+        Stats(
+            total_predictions=predictions,
+            defects_detected=defects,
+            normal_detections=predictions - defects,
+            average_inference_time_ms=average,
+            by_edge_device={device: count for device, count, *_ in shown},
+            by_model=dict(by_model),
+            edge_devices=[DeviceTotals(row[0], *_counts(row[1:])) for row in shown],
+            edge_devices_total=count_of("edge_device_totals"),
+            edge_devices_next=shown[-1][0] if len(devices) > STATS_ROWS else None,
+            models=[ModelTotals(row[0], row[1], *_counts(row[2:])) for row in models],
+            models_total=count_of("model_totals"),
+        )
     )
 
 
-def _totals(row: Row) -> dict[str, object]:
+def _counts(row: Row) -> tuple[int, int, float, float, float]:
     predictions, defects, milliseconds, first, last = row
-    return {
-        "predictions": predictions,
-        "defects": defects,
-        # Taking rows out of a sum of floats may leave less than nothing.
-        "average_inference_time_ms": round(max(milliseconds, 0.0) / max(predictions, 1), 3),
-        "first_timestamp": first,
-        "last_timestamp": last,
-    }
+    # Taking rows out of a sum of floats may leave less than nothing.
+    average = round(max(milliseconds, 0.0) / max(predictions, 1), 3)
+    return predictions, defects, average, first, last
 
 
 def _require_known(session: Session, device: str) -> None:

@@ -47,26 +47,24 @@ class PredictionInPage(StoredPrediction, frozen=True, gc=False):
 
 @dataclass(frozen=True)
 class Column:
-    """A column of `predictions`: its SQLite type, as a Python type, and what may stand in it."""
+    """A column of `predictions`: str, float, bool, or Raw for JSON, and whether it may be null."""
 
     name: str
     kind: type
     nullable: bool
-    is_json: bool
-    is_bool: bool
+
+    @property
+    def is_json(self) -> bool:
+        """Whether JSON stands in it."""
+        return self.kind is Raw
 
 
 def _columns() -> Iterator[Column]:
     for field in _fields(StoredPrediction):
         kinds = [_bare(one) for one in _members(field.type)]
         (kind,) = (one for one in kinds if not isinstance(one, inspect.NoneType))
-        yield Column(
-            field.name,
-            _SQL_KINDS[type(kind)],
-            nullable=len(kinds) > 1 and field.name not in _FILLED_IN,
-            is_json=isinstance(kind, inspect.RawType),
-            is_bool=isinstance(kind, inspect.BoolType),
-        )
+        nullable = len(kinds) > 1 and field.name not in _FILLED_IN
+        yield Column(field.name, _KINDS[type(kind)], nullable)
 
 
 def _fields(kind: type) -> tuple[inspect.Field, ...]:
@@ -83,12 +81,12 @@ def _members(node: inspect.Type) -> tuple[inspect.Type, ...]:
     return bare.types if isinstance(bare, inspect.UnionType) else (bare,)
 
 
-_SQL_KINDS: Mapping[type, type] = {
+_KINDS: Mapping[type, type] = {
     inspect.StrType: str,
     inspect.LiteralType: str,
     inspect.FloatType: float,
-    inspect.BoolType: int,
-    inspect.RawType: str,
+    inspect.BoolType: bool,
+    inspect.RawType: Raw,
 }
 # Optional in a message, since the batch says it for all; never missing in a row.
 _FILLED_IN = ("edge_device_id",)
@@ -113,7 +111,7 @@ _HELD = {field.name: held_type(field.type) for field in _fields(Prediction)}
 def from_row(row: Sequence[Any]) -> list[Any]:
     """Return the values of a row, selected as NAMES, as they stand in a StoredPrediction."""
     return [
-        Raw(value) if column.is_json else bool(value) if column.is_bool else value
+        column.kind(value) if column.kind in (Raw, bool) else value
         for column, value in zip(COLUMNS, row, strict=True)
     ]
 
@@ -158,7 +156,7 @@ TOTAL_COLUMNS = tuple(_TOTALS_OF)
 def m001_predictions(database: Database) -> None:
     """Make the table of predictions, with all of today's columns."""
     database.table("predictions").create(
-        {"id": int, **{column.name: column.kind for column in COLUMNS}},
+        {"id": int, **{column.name: _sql_kind(column) for column in COLUMNS}},
         pk="id",
         not_null={column.name for column in COLUMNS if not column.nullable},
         strict=True,
@@ -262,4 +260,9 @@ def _add_columns(database: Database) -> None:
     present = set(table.columns_dict)
     for column in COLUMNS:
         if column.name not in present:
-            table.add_column(column.name, column.kind)
+            table.add_column(column.name, _sql_kind(column))
+
+
+def _sql_kind(column: Column) -> type:
+    """Return a column's SQLite type, as a Python type."""
+    return {Raw: str, bool: int}.get(column.kind, column.kind)

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
@@ -55,43 +55,8 @@ class _Request:
 
 
 _Result: TypeAlias = tuple[_Request, Stored | Exception]
-
-
-@dataclass
-class _Work:
-    """What the writer took from its queue at once."""
-
-    requests: list[_Request] = field(default_factory=list)
-    loss: StoreError | None = None
-    stop: bool = False
-
-
-class _Queue:
-    """A queue from any thread to the writer's: batches, a reported loss, None to end."""
-
-    def __init__(self) -> None:
-        self._items: queue.SimpleQueue[_Request | StoreError | None] = queue.SimpleQueue()
-        self.put = self._items.put
-
-    def take(self, seconds: float) -> _Work:
-        """Return all that waits, at most a transaction's worth; wait `seconds` for the first."""
-        work = _Work()
-        rows = 0
-        with contextlib.suppress(queue.Empty):
-            item = self._items.get(timeout=seconds) if seconds > 0 else self._items.get_nowait()
-            while True:
-                if item is None:
-                    work.stop = True
-                    break
-                if isinstance(item, StoreError):
-                    work.loss = item
-                else:
-                    work.requests.append(item)
-                    rows += len(item.rows)
-                if rows >= _TRANSACTION_ROWS:
-                    break
-                item = self._items.get_nowait()
-        return work
+# What the writer's thread is handed: a batch, a loss that a reader found, None to end.
+_Item: TypeAlias = _Request | StoreError | None
 
 
 class Store:
@@ -119,7 +84,7 @@ class Store:
         self._retention = retention
         self._check_seconds = check_seconds
         self._failure: StoreError | None = None
-        self._queue = _Queue()
+        self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._open_requests: set[_Request] = set()
         self._waiting_rows = 0
         self._backoff = Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
@@ -222,20 +187,35 @@ class Store:
             with contextlib.suppress(RuntimeError):  # the loop has ended: no request waits
                 self._loop.call_soon_threadsafe(self._settle, results)
 
+    def _take(self, seconds: float) -> list[_Item]:
+        """Return all that waits, at most a transaction's worth; wait `seconds` for the first."""
+        taken: list[_Item] = []
+        rows = 0
+        with contextlib.suppress(queue.Empty):
+            while rows < _TRANSACTION_ROWS:
+                item = self._queue.get(block=seconds > 0, timeout=seconds)
+                seconds = 0.0
+                taken.append(item)
+                if item is None:
+                    break
+                rows += len(item.rows) if isinstance(item, _Request) else 0
+        return taken
+
     def _run(self) -> None:
-        while True:
+        work: list[_Item] = []
+        while None not in work:
             due = min(self._next_check, self._next_prune) if self._prunes else self._next_check
-            work = self._queue.take(due - time.monotonic())
+            work = self._take(due - time.monotonic())
+            requests = [one for one in work if isinstance(one, _Request)]
             try:
-                if work.loss is not None and self._database.is_open:
-                    self._fail(work.loss)
-                self._do(work.requests)
+                for loss in work:
+                    if isinstance(loss, StoreError) and self._database.is_open:
+                        self._fail(loss)
+                self._do(requests)
             except Exception as error:
                 # Whatever happens to one piece of work, the thread goes on with the next.
                 self._fail(StoreError("other", f"{type(error).__name__}: {error}"), cause=error)
-                self._answer([(one, error) for one in work.requests])
-            if work.stop:
-                break
+                self._answer([(one, error) for one in requests])
         self._reader.shut()
         self._database.close()
 
