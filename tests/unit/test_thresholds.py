@@ -81,6 +81,14 @@ def test_thresholds_are_chosen_on_held_out_pictures_and_printed_with_what_each_c
     assert "thresholds" not in MlflowClient(tracking_uri).get_model_version(NAME, "1").tags
 
 
+def test_without_a_folder_it_is_the_one_that_the_model_was_trained_on(
+    tracking_uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--model", NAME, "--tracking-uri", tracking_uri, "--plot", str(tmp_path / "plot.png")]
+    assert thresholds.main([*given, "--max-escape", "0.01"]) in (0, 1)
+    assert "18 held-out pictures" in capsys.readouterr().out
+
+
 def test_set_writes_a_tag_that_a_running_service_takes(
     images: Path, tracking_uri: str, tmp_path: Path
 ) -> None:
