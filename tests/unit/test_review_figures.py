@@ -262,7 +262,7 @@ def test_nothing_is_said_while_a_verdict_has_no_label() -> None:
     )
     assert figures.escape_rate is figures.false_reject_rate is None
     assert set(figures.recall.values()) == set(figures.precision.values()) == {None}
-    assert figures.unlabelled == ["pass", "review"]
+    assert figures.unlabelled_verdicts == ["pass", "review"]
 
 
 def test_nothing_is_said_of_a_class_that_no_label_names() -> None:

@@ -21,9 +21,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 MAX_CLASSES = 100
@@ -32,6 +34,8 @@ _OTHER, _OTHER_GOOD = "\0other", "\0good"
 _DRAWS = 4_000
 # Gamma distributions with a shape of 0 are a limit that NumPy does not draw from.
 _TINY = 1e-9
+# No interval is known to that many.
+_DECIMALS = 6
 _QUANTILES = (0.025, 0.975)
 # With fewer labels a cell is merged with others: each of its few would get a large weight.
 _CELL_LABELS = 10
@@ -56,8 +60,7 @@ class Group:
     differs: bool = False
 
 
-@dataclass(frozen=True)
-class Rate:
+class Rate(msgspec.Struct, frozen=True):
     """A rate between 0 and 1, and its 95% interval.
 
     `labels` is how many labelled pictures are in its denominator, such as defects for an escape
@@ -70,23 +73,28 @@ class Rate:
     labels: int
 
 
-@dataclass(frozen=True)
-class Figures:
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """The rates of one set of predictions, each None where the labels do not tell.
 
-    `escape_rate` is the share of the defects that got the verdict pass, `false_reject_rate` the
-    share of the good ones that got the verdict fail. `precision` and `recall` are by class and
-    disregard the verdict. `unlabelled` are the verdicts of which no picture of the slice has a
-    label: no rate can be told before each of them has one.
+    The model's name and version are empty where the predictions are not those of one version.
+    `precision` and `recall` are by class and disregard the verdict.
     """
 
-    pictures: int
-    labels: int
-    escape_rate: Rate | None
-    false_reject_rate: Rate | None
+    model_name: str = ""
+    model_version: str = ""
+    good_classes: Annotated[Sequence[str], Meta(description="Classes that the model passes.")]
+    pictures: Annotated[int, Meta(description="Pictures in the random sample.")]
+    labels: Annotated[int, Meta(description="Those of them that have a label.")]
+    unlabelled_verdicts: Annotated[
+        Sequence[str],
+        Meta(description="Verdicts of which none has a label yet: without, there are no figures."),
+    ]
+    escape_rate: Annotated[Rate | None, Meta(description="Defects that passed, of all defects.")]
+    false_reject_rate: Annotated[
+        Rate | None, Meta(description="Good ones that failed, of all good ones.")
+    ]
     precision: Mapping[str, Rate | None]
     recall: Mapping[str, Rate | None]
-    unlabelled: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -134,8 +142,10 @@ def estimate(groups: Iterable[Group], good: Collection[str]) -> Figures:
     predicted = {name: _predicted(name) for name in names}
     true = {name: _true(name) for name in names}
     return Figures(
+        good_classes=sorted({*good} - {_OTHER_GOOD}),
         pictures=sum(group.count for group in slice_),
         labels=_labels(slice_),
+        unlabelled_verdicts=sample.unlabelled,
         escape_rate=sample.part(
             lambda some: some.true_class not in good, lambda some: some.verdict == "pass"
         ),
@@ -144,7 +154,6 @@ def estimate(groups: Iterable[Group], good: Collection[str]) -> Figures:
         ),
         precision={name: sample.share(predicted[name], true[name]) for name in names},
         recall={name: sample.part(true[name], predicted[name]) for name in names},
-        unlabelled=sample.unlabelled,
     )
 
 
@@ -321,9 +330,9 @@ def _rate(
     value = having / (having + lacking)
     low, high = np.quantile(np.exp(-np.logaddexp(0, drawn_lacking - drawn_having)), _QUANTILES)
     return Rate(
-        estimate=value,
-        low=min(float(low), value) if having else 0.0,
-        high=max(float(high), value) if lacking else 1.0,
+        estimate=round(value, _DECIMALS),
+        low=round(min(float(low), value), _DECIMALS) if having else 0.0,
+        high=round(max(float(high), value), _DECIMALS) if lacking else 1.0,
         labels=labels,
     )
 

@@ -4,8 +4,12 @@
 """
 
 import sqlite3
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import msgspec
+from msgspec.structs import replace
 
 from bentos.logging.review.figures import Figures, Group, Rate, estimate
 
@@ -39,14 +43,12 @@ class VersionRows:
     good: frozenset[str]
 
 
-@dataclass(frozen=True)
-class VersionFigures:
-    """The figures of one version."""
+class Quality(msgspec.Struct, frozen=True):
+    """What `GET /quality` answers."""
 
-    model_name: str
-    model_version: str
-    good: Sequence[str]
-    figures: Figures
+    days: float
+    edge_device_id: str | None
+    versions: Sequence[Figures]
 
 
 # Of each picture, `true_class` is what the last label says. It counts only where a person labelled
@@ -98,37 +100,29 @@ def read_versions(
     ]
 
 
-def estimate_versions(versions: Sequence[VersionRows]) -> list[VersionFigures]:
+def estimate_versions(versions: Sequence[VersionRows]) -> list[Figures]:
     """Return the figures of each version; a second of processor time for 100,000 groups."""
     return [
-        VersionFigures(
-            one.model_name, one.model_version, sorted(one.good), estimate(one.groups, one.good)
+        replace(
+            estimate(one.groups, one.good),
+            model_name=one.model_name,
+            model_version=one.model_version,
         )
         for one in versions
     ]
 
 
-def quality_answer(query: QualityQuery, versions: Sequence[VersionFigures]) -> dict[str, object]:
-    """Return what `GET /quality` answers."""
-    return {
-        "days": query.days,
-        "edge_device_id": query.edge_device_id,
-        "versions": [_answer(one) for one in versions],
-    }
-
-
-def exposed(versions: Sequence[VersionFigures]) -> list[list[object]]:
+def exposed(versions: Sequence[Figures]) -> list[list[object]]:
     """Return model, version, rate, class and the three numbers of what the metrics show."""
     rows: list[list[object]] = []
     for one in versions[:_EXPOSED_VERSIONS]:
-        found = one.figures
-        classes = sorted(found.precision, key=lambda name: _labels(found, name))
+        classes = sorted(one.precision, key=partial(_labels, one))
         names = sorted(classes[-_EXPOSED_CLASSES:])
         rates: dict[tuple[str, str], Rate | None] = {
-            ("escape_rate", ""): found.escape_rate,
-            ("false_reject_rate", ""): found.false_reject_rate,
-            **{("precision", name): found.precision[name] for name in names},
-            **{("recall", name): found.recall[name] for name in names},
+            ("escape_rate", ""): one.escape_rate,
+            ("false_reject_rate", ""): one.false_reject_rate,
+            **{("precision", name): one.precision[name] for name in names},
+            **{("recall", name): one.recall[name] for name in names},
         }
         for (rate, name), value in rates.items():
             if value is not None:
@@ -147,29 +141,3 @@ def exposed(versions: Sequence[VersionFigures]) -> list[list[object]]:
 def _labels(found: Figures, name: str) -> int:
     rates = (found.precision[name], found.recall[name])
     return sum(rate.labels for rate in rates if rate is not None)
-
-
-def _answer(one: VersionFigures) -> dict[str, object]:
-    found = one.figures
-    return {
-        "model_name": one.model_name,
-        "model_version": one.model_version,
-        "good_classes": one.good,
-        "pictures": found.pictures,
-        "labels": found.labels,
-        "unlabelled_verdicts": found.unlabelled,
-        "escape_rate": _rate(found.escape_rate),
-        "false_reject_rate": _rate(found.false_reject_rate),
-        "precision": _rates(found.precision),
-        "recall": _rates(found.recall),
-    }
-
-
-def _rates(rates: Mapping[str, Rate | None]) -> dict[str, object]:
-    return {name: _rate(rate) for name, rate in rates.items()}
-
-
-def _rate(rate: Rate | None) -> dict[str, float] | None:
-    if rate is None:
-        return None
-    return {name: round(value, 6) for name, value in asdict(rate).items()}
