@@ -112,6 +112,21 @@ def test_figures_can_be_of_one_device_and_of_some_days(database: sqlite3.Connect
     assert figures(database, days=2)[0].pictures == 40
 
 
+def test_each_device_can_have_figures_of_its_own(database: sqlite3.Connection) -> None:
+    fill(database, "a", timestamp=NOW - 60)
+    fill(database, "b", edge_device_id="line-5", timestamp=NOW - 50)
+    label(database, "bd1", "good", edge_device_id="line-5")
+    label(database, "bd0", "good", edge_device_id="line-5")
+    (both,) = figures(database)
+    one, other = figures(database, by_device=True)
+    assert (both.edge_device_id, both.pictures) == (None, 80)
+    assert (one.edge_device_id, other.edge_device_id) == ("line-5", "line-4")
+    assert figures(database, edge_device_id="line-4", by_device=True) == [other]
+    assert other.escape_rate is not None
+    assert one.escape_rate is not None
+    assert (other.escape_rate.estimate, one.escape_rate.estimate) == (0.05, 0.0)
+
+
 def test_only_the_slice_counts(database: sqlite3.Connection) -> None:
     fill(database)
     before = figures(database)

@@ -183,6 +183,7 @@ OPERATIONS: Sequence[Operation] = (
         Content(JSON, Quality, _QUALITY),
         parameter("days", "number", "Of pictures of the last days; QUALITY_DAYS if unset."),
         *_NARROWED,
+        parameter("by_device", "boolean", "Each device's own figures, not those of all together."),
     ),
     _read(
         PICTURE_PATH,

@@ -82,6 +82,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
     model_name: str = ""
     model_version: str = ""
+    edge_device_id: Annotated[str | None, Meta(description="Null for all devices together.")] = None
     good_classes: Annotated[Sequence[str], Meta(description="Classes that the model passes.")]
     pictures: Annotated[int, Meta(description="Pictures in the random sample.")]
     labels: Annotated[int, Meta(description="Those of them that have a label.")]

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 import msgspec
 from msgspec.structs import replace
@@ -16,6 +17,8 @@ from bentos.logging.review.figures import Figures, Group, Rate, estimate
 _DAY_SECONDS = 86_400
 # Of the answer: the versions with the newest pictures.
 MAX_VERSIONS = 20
+# And with devices: figures take some hundredths of a second each.
+MAX_DEVICES = 100
 # Of the metrics: a series for each number.
 _EXPOSED_RATES = ("escape_rate", "false_reject_rate", "precision", "recall")
 _EXPOSED_VERSIONS = 4
@@ -23,13 +26,20 @@ _EXPOSED_CLASSES = 12
 _EXPOSED_CHARACTERS = 60
 
 
+_Version: TypeAlias = tuple[str, str, str | None]
+
+
 @dataclass(frozen=True)
 class QualityQuery:
-    """Whose figures are asked for: pictures of the last `days`, of one version or device or all."""
+    """Whose figures are asked for: pictures of the last `days`, of one version or device or all.
+
+    With `by_device` each device of a version has figures of its own.
+    """
 
     days: float
     model_version: str | None = None
     edge_device_id: str | None = None
+    by_device: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,7 @@ class VersionRows:
 
     model_name: str
     model_version: str
+    edge_device_id: str | None
     last_timestamp: float
     groups: Sequence[Group]
     good: frozenset[str]
@@ -75,11 +86,12 @@ def read_versions(
     good: dict[str, set[str]] = {}
     for model_name, class_name in connection.execute(_GOOD):
         good.setdefault(model_name, set()).add(class_name)
-    groups: dict[tuple[str, str], list[Group]] = {}
-    last: dict[tuple[str, str], float] = {}
+    groups: dict[_Version, list[Group]] = {}
+    last: dict[_Version, float] = {}
     since = now - query.days * _DAY_SECONDS
     for row in connection.execute(_GROUPS, (since, query.model_version, query.edge_device_id)):
-        version = (row["model_name"], row["model_version"])
+        device = row["edge_device_id"] if query.by_device else None
+        version = (row["model_name"], row["model_version"], device)
         last[version] = max(row["last_timestamp"], last.get(version, 0.0))
         groups.setdefault(version, []).append(
             Group(
@@ -93,7 +105,8 @@ def read_versions(
                 differs=bool(row["differs"]),
             )
         )
-    newest = sorted(last, key=lambda version: (-last[version], version))[:MAX_VERSIONS]
+    most = MAX_DEVICES if query.by_device else MAX_VERSIONS
+    newest = sorted(last, key=lambda version: (-last[version], str(version)))[:most]
     return [
         VersionRows(*version, last[version], groups[version], frozenset(good.get(version[0], ())))
         for version in newest
@@ -107,6 +120,7 @@ def estimate_versions(versions: Sequence[VersionRows]) -> list[Figures]:
             estimate(one.groups, one.good),
             model_name=one.model_name,
             model_version=one.model_version,
+            edge_device_id=one.edge_device_id,
         )
         for one in versions
     ]
