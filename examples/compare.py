@@ -14,18 +14,11 @@ from typing import Any, Final
 import httpx
 import numpy as np
 
-from bentos.edge.http import ServiceError
-from bentos.inference.images import open_image, read_input
-from bentos.inference.model.loading import LoadOptions, load
-from bentos.inference.model.registry import Registry, RegistryUnavailable
-from bentos.inference.model.spec import ModelIdentity, UnusableModel
 from bentos.inference.model.warm_up import LoadedModel
-from examples.dataset import SUFFIXES, DatasetError
+from examples.command import UsageError, add_model_options, ask, load_version, run
+from examples.dataset import SUFFIXES
 from examples.pairs import Difference, Finding, Pairs
-from examples.train import DEFAULT_NAME, DEFAULT_TRACKING_URI, MLFLOW_SETTINGS, UsageError
 
-_MAX_PIXELS: Final = 200_000_000
-_BATCH: Final = 64
 _PAGE: Final = 1_000
 _GONE: Final = (404, 410)
 
@@ -49,21 +42,13 @@ class Said:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare as the command line asks and return the exit status."""
-    for name, value in MLFLOW_SETTINGS.items():
-        os.environ.setdefault(name, value)
-    options = _parser().parse_args(arguments)
-    try:
-        _compare(options)
-    except (
-        *(DatasetError, RegistryUnavailable, UnusableModel, UsageError, OSError, httpx.HTTPError),
-    ) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run(_compare, _parser(), arguments)
 
 
 def _compare(options: argparse.Namespace) -> None:
-    champion, challenger = (_load(options, alias) for alias in (options.alias, options.challenger))
+    champion, challenger = (
+        load_version(options, alias)[1] for alias in (options.alias, options.challenger)
+    )
     if champion.identity.version == challenger.identity.version:
         raise UsageError(
             f"{options.alias} and {options.challenger} are both version "
@@ -103,38 +88,18 @@ def _compare(options: argparse.Namespace) -> None:
     print(_conclusion(_show(right, caught)))
 
 
-def _load(options: argparse.Namespace, alias: str) -> LoadedModel:
-    registry = Registry(tracking_uri=options.tracking_uri, name=options.model, stage=alias)
-    found = registry.resolve()
-    if found.version is None:
-        raise UsageError(found.missing)
-    return load(registry, ModelIdentity(options.model, alias, found.version.number), LoadOptions())
-
-
 def _defects(model: LoadedModel) -> dict[str, bool]:
     return dict(zip(model.spec.class_names, model.spec.defects, strict=True))
 
 
 def _ask(model: LoadedModel, pictures: Sequence[Labelled]) -> list[Said]:
-    """Return what a model says of the pictures, read as the service reads them."""
-    if model.spec.picture is None:
-        raise UsageError(f"version {model.identity.version} sees no pictures")
-    size = min(_BATCH, model.max_batch)
+    """Return what a model says of the pictures."""
     said: list[Said] = []
-    for first in range(0, len(pictures), size):
-        inputs = [_input(model, one) for one in pictures[first : first + size]]
-        for row in model.probabilities(np.stack(inputs)):
-            index = int(row.argmax())
-            verdict = model.spec.verdict(index, round(float(row[index]), 6))
-            said.append(Said(model.spec.class_names[index], verdict == "pass"))
+    for row in ask(model, [one.content for one in pictures]):
+        index = int(row.argmax())
+        verdict = model.spec.verdict(index, round(float(row[index]), 6))
+        said.append(Said(model.spec.class_names[index], verdict == "pass"))
     return said
-
-
-def _input(model: LoadedModel, picture: Labelled) -> Any:
-    try:
-        return read_input(open_image(picture.content, max_pixels=_MAX_PIXELS), model.spec)
-    except ServiceError as error:
-        raise UsageError(f"a picture cannot be read: {error.message}") from error
 
 
 def _pairs(pictures: Sequence[Labelled], first: Sequence[bool], second: Sequence[bool]) -> Pairs:
@@ -254,20 +219,8 @@ def _parser() -> argparse.ArgumentParser:
         help="logging service, without --data (LOGGING_URL, else http://127.0.0.1:8001); "
         "LOGGING_TOKEN is its token",
     )
-    add(
-        "--model",
-        default=os.environ.get("MODEL_NAME") or DEFAULT_NAME,
-        metavar="NAME",
-        help=f"the registered model (MODEL_NAME, else {DEFAULT_NAME})",
-    )
-    add("--alias", default="production", help="of the served version (production)")
+    add_model_options(parser, alias="of the served version")
     add("--challenger", default="challenger", metavar="ALIAS", help="of the other (challenger)")
-    add(
-        "--tracking-uri",
-        default=os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_TRACKING_URI,
-        metavar="URI",
-        help=f"MLflow store (MLFLOW_TRACKING_URI, else {DEFAULT_TRACKING_URI})",
-    )
     return parser
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bentos.edge.http import ServiceError
 from bentos.inference.images import ImageFile, open_image, read_pixels
+from examples.command import MAX_PIXELS, CommandError
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".bmp")
 SMALLEST_CLASS: Final = 5
@@ -24,10 +25,9 @@ _Labelled = tuple[Path, int, NDArray[np.uint8]]
 
 # Of a picture with one channel.
 _GREY_MODES: Final = ("1", "L", "LA", "I;16")
-_MAX_PIXELS: Final = 200_000_000
 
 
-class DatasetError(Exception):
+class DatasetError(CommandError):
     """The folder cannot be trained on; the message tells a user why, and which file or class."""
 
 
@@ -167,7 +167,7 @@ def _find_files(folder: Path) -> dict[str, list[Path]]:
 
 def _opened(path: Path) -> ImageFile:
     try:
-        return open_image(path.read_bytes(), max_pixels=_MAX_PIXELS)
+        return open_image(path.read_bytes(), max_pixels=MAX_PIXELS)
     except (OSError, ServiceError) as error:
         raise DatasetError(f"'{path}' cannot be read as an image: {error}") from error
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bentos.inference.model.spec import DEFAULT_THRESHOLD, ModelSpec
+from examples.command import CommandError
 
 # Of a confidence as it is answered, stored and compared.
 _DECIMALS = 6
@@ -14,7 +15,7 @@ _SMALLEST_STEP = 1e-6
 _HALVINGS = 60
 
 
-class Unreachable(ValueError):  # noqa: N818 - says what the rate is
+class Unreachable(CommandError):  # noqa: N818 - says what the rate is
     """No threshold keeps so few defects from passing; the message says why."""
 
 

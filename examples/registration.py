@@ -17,12 +17,13 @@ from mlflow.types import Schema, TensorSpec
 from numpy.typing import NDArray
 from sqlalchemy.exc import SQLAlchemyError
 
+from examples.command import CommandError
 from examples.network import SurfaceNetwork
 
 _SQLITE = "sqlite:///"
 
 
-class RegistrationError(Exception):
+class RegistrationError(CommandError):
     """The registry cannot take the model; the message tells a user why."""
 
 

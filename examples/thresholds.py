@@ -5,59 +5,38 @@ Run `python -m examples.thresholds --data FOLDER`; `--help` lists the options.
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bentos.inference.images import open_image, read_input
-from bentos.inference.model.loading import LoadOptions, load
-from bentos.inference.model.registry import Registry, RegistryUnavailable
-from bentos.inference.model.spec import ModelIdentity, UnusableModel
+from bentos.inference.model.registry import Registry
 from bentos.inference.model.warm_up import LoadedModel
-from examples.dataset import DatasetError, ImageDataset, read_folder, split
-from examples.escapes import Cost, Judged, Unreachable, highest_rate, pictures_needed
-from examples.train import DEFAULT_NAME, DEFAULT_TRACKING_URI, MLFLOW_SETTINGS, UsageError
+from examples.command import UsageError, add_model_options, ask, load_version, run, say
+from examples.dataset import ImageDataset, read_folder, split
+from examples.escapes import Cost, Judged, highest_rate, pictures_needed
 
 TAG: Final = "thresholds"
 _SHOWN: Final = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
-_BATCH: Final = 64
-_MAX_PIXELS: Final = 200_000_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Choose thresholds as the command line asks and return the exit status."""
-    for name, value in MLFLOW_SETTINGS.items():
-        os.environ.setdefault(name, value)
-    options = _parser().parse_args(arguments)
-    try:
-        _choose(options)
-    except (
-        *(DatasetError, RegistryUnavailable, UnusableModel, Unreachable, UsageError, OSError),
-    ) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run(_choose, _parser(), arguments)
 
 
 def _choose(options: argparse.Namespace) -> None:
-    registry = Registry(tracking_uri=options.tracking_uri, name=options.model, stage=options.alias)
-    found = registry.resolve()
-    if found.version is None:
-        raise UsageError(found.missing)
-    version = found.version.number
-    model = load(registry, ModelIdentity(options.model, options.alias, version), LoadOptions())
+    registry, model = load_version(options, options.alias)
+    version = model.identity.version
     if all(model.spec.defects):
         raise UsageError("every class of the model is a defect: no part can pass")
     images = _held_out(registry, version, model, options)
     judged = _judged(model, images)
     if not judged.defects:
         raise UsageError("no picture shows a defect: how many escape cannot be told")
-    _say(
+    say(
         f"{options.model} version {version}: {len(images)} "
         f"{'' if options.all else 'held-out '}pictures, {judged.defects} of them defects"
     )
@@ -65,7 +44,7 @@ def _choose(options: argparse.Namespace) -> None:
     _print_costs(judged, chosen)
     bound = highest_rate(chosen.escapes, judged.defects)
     if bound > options.max_escape:
-        _say(
+        say(
             f"note: so few defects do not show that at most {options.max_escape:.2%} escape, only "
             f"that at most {bound:.2%} do; to show it takes "
             f"{pictures_needed(options.max_escape)} defects without an escape"
@@ -76,13 +55,13 @@ def _choose(options: argparse.Namespace) -> None:
         if not defect
     }
     _draw(judged, chosen, options.plot)
-    _say(f"drawn: {options.plot}")
+    say(f"drawn: {options.plot}")
     content = json.dumps(thresholds)
     if options.set:
         _set_tag(registry, version, options.model, thresholds)
-        _say(f"set as the tag {TAG} of version {version}: {content}")
+        say(f"set as the tag {TAG} of version {version}: {content}")
     else:
-        _say(f"THRESHOLDS='{content}' sets them, or --set as the version's tag")
+        say(f"THRESHOLDS='{content}' sets them, or --set as the version's tag")
 
 
 def _held_out(
@@ -95,7 +74,13 @@ def _held_out(
     picture = model.spec.picture
     if picture is None:
         raise UsageError("the model sees no pictures")
-    dataset = read_folder(options.data, (picture.height, picture.width), picture.bit_depth)
+    client = registry.connect()
+    run_id = client.get_model_version(options.model, version).run_id
+    params = client.get_run(run_id).data.params if run_id else {}
+    folder = options.data or params.get("data")
+    if folder is None:
+        raise UsageError("the version's run does not name a folder of pictures: add --data FOLDER")
+    dataset = read_folder(Path(folder), (picture.height, picture.width), picture.bit_depth)
     if unknown := sorted(set(dataset.class_names) - set(model.spec.class_names)):
         raise UsageError(
             f"the folder has classes that the model has not: {', '.join(unknown)}; its classes "
@@ -103,9 +88,6 @@ def _held_out(
         )
     if options.all:
         return dataset
-    client = registry.connect()
-    run_id = client.get_model_version(options.model, version).run_id
-    params = client.get_run(run_id).data.params if run_id else {}
     counts = [params.get(name, "") for name in ("seed", "training_images", "held_out_images")]
     if not all(count.isdigit() for count in counts):
         raise UsageError(
@@ -123,26 +105,19 @@ def _held_out(
 
 
 def _judged(model: LoadedModel, images: ImageDataset) -> Judged:
-    """Return what the model makes of the pictures, read as the service reads them."""
-    size = min(_BATCH, model.max_batch)
-    answers: list[NDArray[np.float32]] = []
-    for first in range(0, len(images), size):
-        inputs = [
-            read_input(open_image(path.read_bytes(), max_pixels=_MAX_PIXELS), model.spec)
-            for path in images.paths[first : first + size]
-        ]
-        answers.append(model.probabilities(np.stack(inputs)))
+    """Return what the model makes of the pictures."""
+    probabilities = ask(model, [path.read_bytes() for path in images.paths])
     defects = dict(zip(model.spec.class_names, model.spec.defects, strict=True))
     labels = [defects[images.class_names[label]] for label in images.labels.tolist()]
-    return Judged.of(np.concatenate(answers), np.asarray(labels), model.spec)
+    return Judged.of(probabilities, np.asarray(labels), model.spec)
 
 
 def _print_costs(judged: Judged, chosen: Cost) -> None:
     """Print a row for each threshold: defects that escape, and what is left to a person."""
-    _say("\nthreshold       escape  at most *  good parts reviewed  defects reviewed\n")
+    say("\nthreshold       escape  at most *  good parts reviewed  defects reviewed\n")
     for threshold in sorted({*_SHOWN, chosen.threshold}):
         cost = judged.cost(threshold)
-        _say(
+        say(
             f"{threshold:<9g}"
             f"{_share(cost.escapes, judged.defects):>13}"
             f"{highest_rate(cost.escapes, judged.defects):>11.2%}"
@@ -150,7 +125,7 @@ def _print_costs(judged: Judged, chosen: Cost) -> None:
             f"{_share(cost.reviewed_defects, judged.defects):>18}"
             f"{'  <- chosen' if threshold == chosen.threshold else ''}"
         )
-    _say(f"\n* with 95% confidence; of {judged.defects} defects and {judged.good} good parts\n")
+    say(f"\n* with 95% confidence; of {judged.defects} defects and {judged.good} good parts\n")
 
 
 def _share(count: int, number: int) -> str:
@@ -219,10 +194,6 @@ def _set_tag(registry: Registry, version: str, name: str, thresholds: dict[str, 
     registry.connect().set_model_version_tag(name, version, TAG, content)
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m examples.thresholds",
@@ -230,20 +201,13 @@ def _parser() -> argparse.ArgumentParser:
         "was not trained on: the lowest one at which few enough defects escape.",
     )
     add = parser.add_argument
-    add("--data", type=Path, required=True, metavar="FOLDER", help="the folder trained on")
     add(
-        "--model",
-        default=os.environ.get("MODEL_NAME") or DEFAULT_NAME,
-        metavar="NAME",
-        help=f"the registered model (MODEL_NAME, else {DEFAULT_NAME})",
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="pictures, a folder per class (the folder that the model was trained on)",
     )
-    add("--alias", default="production", help="alias, or number, of its version (production)")
-    add(
-        "--tracking-uri",
-        default=os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_TRACKING_URI,
-        metavar="URI",
-        help=f"MLflow store (MLFLOW_TRACKING_URI, else {DEFAULT_TRACKING_URI})",
-    )
+    add_model_options(parser, alias="alias, or number, of its version")
     add(
         "--max-escape",
         type=_rate,

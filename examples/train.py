@@ -4,7 +4,6 @@ Run `python -m examples.train --data FOLDER`; `--help` lists the options.
 """
 
 import argparse
-import os
 import re
 import sys
 import time
@@ -14,28 +13,13 @@ from typing import Final
 
 import torch
 
-from examples.dataset import DatasetError, Split, read_folder, split
+from examples.command import UsageError, add_model_options, run, say
+from examples.dataset import Split, read_folder, split
 from examples.network import SurfaceNetwork
 from examples.profile import profile_of
 from examples.training import Evaluation, evaluate, fit
 
 _NORMAL_CLASS_NAMES: Final = ("normal", "ok", "good", "no_defect", "none")
-# The model that the inference service serves where it is told no other.
-DEFAULT_NAME: Final = "steel-defects"
-DEFAULT_TRACKING_URI: Final = "sqlite:///.data/mlflow.db"
-# MLflow reads these when it is imported or used. They keep its banners, progress bars, notes on
-# its internals and usage data out of a newcomer's way, and a missing server from taking minutes.
-MLFLOW_SETTINGS: Final = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-}
-
-
-class UsageError(Exception):
-    """An option does not fit the data; the message tells a user which."""
 
 
 def choose_defect_classes(
@@ -64,30 +48,21 @@ def choose_defect_classes(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train and register as the command line asks and return the exit status."""
-    for name, value in MLFLOW_SETTINGS.items():
-        os.environ.setdefault(name, value)
-    options = _parser().parse_args(arguments)
     # The batches are small: more threads would wait for each other longer than they work.
     torch.set_num_threads(min(2, torch.get_num_threads()))
-    # Not before the settings above; and a mistyped option should not wait seconds for the import.
-    from examples.registration import RegistrationError
-
     try:
-        _train_and_register(options)
-    except (DatasetError, RegistrationError, UsageError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return run(_train_and_register, _parser(), arguments)
     except KeyboardInterrupt:
         print("error: interrupted, nothing was registered", file=sys.stderr)
         return 130
-    return 0
 
 
 def _train_and_register(options: argparse.Namespace) -> None:
+    # A mistyped option should not wait seconds for MLflow.
     from examples import registration
 
     registration.check_names(options.name, options.alias)
-    _say(f"reading {options.data}")
+    say(f"reading {options.data}")
     dataset = read_folder(options.data, options.size, options.bit_depth)
     defects = choose_defect_classes(
         dataset.class_names, normal=options.normal_class, defects=options.defect_classes
@@ -97,20 +72,20 @@ def _train_and_register(options: argparse.Namespace) -> None:
         raise UsageError(f"'{unknown[0]}' is not one of the classes: {classes}")
     parts = split(dataset, seed=options.seed)
     _, channels, height, width = dataset.pixels.shape
-    _say(
+    say(
         f"{len(dataset)} images of {len(dataset.class_names)} classes as "
         f"{channels}x{height}x{width}: {len(parts.train)} to train on, "
         f"{len(parts.held_out)} held out"
     )
     if dataset.duplicates:
-        _say(f"note: duplicate pictures left out: {dataset.duplicates}")
-    _say(f"defect classes: {', '.join(defects) or 'none'}")
+        say(f"note: duplicate pictures left out: {dataset.duplicates}")
+    say(f"defect classes: {', '.join(defects) or 'none'}")
     if len(defects) == len(dataset.class_names):
-        _say(
+        say(
             "note: no class is the normal one, so every picture will be a defect; "
             "name it with --normal-class, or the defects with --defect-classes"
         )
-    _say(f"opening the registry at {options.tracking_uri}")
+    say(f"opening the registry at {options.tracking_uri}")
     registry = registration.open_registry(options.tracking_uri, experiment=options.name)
 
     started = time.monotonic()
@@ -119,7 +94,7 @@ def _train_and_register(options: argparse.Namespace) -> None:
     seconds = time.monotonic() - started
     _print_evaluation(evaluation, dataset.class_names)
 
-    _say("registering")
+    say("registering")
     version = registration.register(
         registry,
         network,
@@ -129,6 +104,7 @@ def _train_and_register(options: argparse.Namespace) -> None:
             bit_depth=options.bit_depth,
             params={
                 "epochs": options.epochs,
+                "data": options.data.resolve(),
                 "seed": options.seed,
                 "flips": options.flips,
                 "channels": channels,
@@ -152,11 +128,11 @@ def _train_and_register(options: argparse.Namespace) -> None:
         model_name=options.name,
         alias=options.alias,
     )
-    _say(
+    say(
         f"held-out accuracy {evaluation.accuracy:.1%} "
         f"({evaluation.correct} of {evaluation.count} images)"
     )
-    _say(f"registered {options.name} version {version}, alias {options.alias}")
+    say(f"registered {options.name} version {version}, alias {options.alias}")
 
 
 def _fit_with_progress(
@@ -166,7 +142,7 @@ def _fit_with_progress(
 
     def report(epoch: int, loss: float) -> None:
         losses.append(loss)
-        _say(f"epoch {epoch:>3} of {options.epochs}  training loss {loss:.4f}")
+        say(f"epoch {epoch:>3} of {options.epochs}  training loss {loss:.4f}")
 
     network = fit(
         parts.train, epochs=options.epochs, seed=options.seed, flips=options.flips, report=report
@@ -181,20 +157,15 @@ def _print_evaluation(evaluation: Evaluation, class_names: Sequence[str]) -> Non
     header = "  ".join(
         f"{name:>{column}}" for name, column in zip(class_names, columns, strict=True)
     )
-    _say("\nheld-out images, true class by row, predicted class by column\n")
-    _say(f"{'class':{label_width}}   found  {header}")
+    say("\nheld-out images, true class by row, predicted class by column\n")
+    say(f"{'class':{label_width}}   found  {header}")
     for index, name in enumerate(class_names):
         counts = "  ".join(
             f"{count:>{column}}"
             for count, column in zip(evaluation.confusion[index].tolist(), columns, strict=True)
         )
-        _say(f"{name:{label_width}}  {evaluation.recall(index):>6.1%}  {counts}")
-    _say("")
-
-
-def _say(line: str) -> None:
-    # Progress must show at once where the output is a pipe, as under make.
-    print(line, flush=True)
+        say(f"{name:{label_width}}  {evaluation.recall(index):>6.1%}  {counts}")
+    say("")
 
 
 def _metric_name(class_name: str) -> str:
@@ -209,19 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--data", type=Path, required=True, metavar="FOLDER", help="images, a folder per class")
-    add(
-        "--name",
-        default=os.environ.get("MODEL_NAME") or DEFAULT_NAME,
-        metavar="MODEL",
-        help=f"name of the registered model (MODEL_NAME, else {DEFAULT_NAME})",
-    )
-    add("--alias", default="production", help="alias to point at the new version (production)")
-    add(
-        "--tracking-uri",
-        default=os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_TRACKING_URI,
-        metavar="URI",
-        help=f"MLflow store (MLFLOW_TRACKING_URI, else {DEFAULT_TRACKING_URI})",
-    )
+    add_model_options(parser, "--name", alias="alias to point at the new version")
     add("--normal-class", metavar="CLASS", help="the class without a defect")
     add(
         "--defect-classes",

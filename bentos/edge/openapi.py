@@ -232,7 +232,10 @@ def _media(bodies: Sequence[Content], schemas: dict[str, Any]) -> dict[str, obje
         schema = _schema(body.schema, schemas)
         media[body.media_type] = {"schema": schema}
         if body.example is not None:
-            media[body.media_type] = {"schema": schema, "example": body.example}
+            media[body.media_type] = {
+                "schema": schema,
+                "example": msgspec.to_builtins(body.example),
+            }
     return media
 
 

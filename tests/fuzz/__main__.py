@@ -42,7 +42,8 @@ nothing may hang; every error has the one shape, `{{"error", "reason"}}`; memory
   has to return or to refuse with a 4xx.
 - **By their documents**: schemathesis makes valid and invalid requests of `/docs.json`.
 - **Damaged requests**: real ones with bits turned, pieces cut, repeated, moved and joined, three in
-  four in the body alone, on {connections} connections.
+  four in the body alone, on {connections} connections. They go to every route that the running
+  service says it has, with the examples of its document.
 
 Last run: {date}, {minutes:.0f} minutes, seed {seed}.
 

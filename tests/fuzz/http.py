@@ -84,7 +84,7 @@ def declared_reasons(service: str) -> frozenset[str]:
     # Counted as `other`, and answered by their own names.
     others = (
         *("not_found", "conflict", "unknown_edge_device", "too_many_headers", "bad_request"),
-        *("no_heat_map", "explain_busy"),
+        *("no_heat_map", "picture_deleted", "explain_busy", "explain_starting"),
     )
     return frozenset((*counted, *failed, *others))
 

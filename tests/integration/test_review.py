@@ -1,11 +1,11 @@
-"""Kept pictures as they arrive at a running logging service."""
+"""Kept pictures, their labels, the queue and the figures of a running logging service."""
 
-import base64
-import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.slow
 TARGET = "bentos.logging.service:LoggingService"
 TOKEN = "a-token-for-pictures"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+READS = ("/labels", "/review", "/quality")
 
 
 def start(directory: Path, **env: str) -> Server:
@@ -40,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Server]:
     """A service with a token, for the tests that break nothing."""
-    with start(folder, LOGGING_TOKEN=TOKEN) as running:
+    with start(folder, LOGGING_TOKEN=TOKEN, MAX_ESCAPE_RATE="0.02") as running:
         running.wait_until_ready()
         yield running
 
@@ -57,12 +58,15 @@ def stored(folder: Path) -> list[dict[str, Any]]:
 
 
 def metric(server: Server, name: str, **labels: str) -> float:
-    """Return a sample of a scrape of the probe process."""
+    """Return a sample of a scrape of the probe process, NaN where there is none."""
     return next(
-        sample.value
-        for family in text_string_to_metric_families(server.probe("/metrics").text)
-        for sample in family.samples
-        if sample.name == name and labels.items() <= sample.labels.items()
+        (
+            sample.value
+            for family in text_string_to_metric_families(server.probe("/metrics").text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        ),
+        nan,
     )
 
 
@@ -93,26 +97,6 @@ def test_pictures_need_the_token_that_predictions_need(server: Server) -> None:
 def test_no_other_spelling_of_the_route_is_let_in(server: Server, path: str) -> None:
     """POST to another spelling of the route without the token: 404."""
     assert server.post(path, content=b"{}").status_code == 404
-
-
-@pytest.mark.case(7)
-@pytest.mark.parametrize(
-    ("picture", "says"),
-    [
-        (base64.b64encode(b"<svg onload=alert(1)>").decode(), "evidence[0].picture"),
-        ("%%%", "evidence[0].picture"),
-        (base64.b64encode(b"\x89PNG").decode(), "evidence[0].picture"),
-    ],
-)
-def test_a_picture_that_is_none_is_a_400_that_names_it(
-    server: Server, picture: str, says: str
-) -> None:
-    """A picture that is no image, wrong base64, or cut short: 400 that names the item."""
-    body = json.loads(msgspec.json.encode(EvidenceBatch([evidence()])))
-    body["evidence"][0]["picture"] = picture
-    answer = server.post("/evidence", json=body, headers=HEADERS)
-    assert answer.status_code == 400
-    assert answer.json()["field"] == says
 
 
 @pytest.mark.case(7)
@@ -176,6 +160,151 @@ def _send_alone(server: Server) -> int:
     ).status_code
 
 
+def label(server: Server, **label_: Any) -> httpx.Response:
+    """Send one label."""
+    return server.post("/labels", json={"labelled_by": "ada", **label_}, headers=HEADERS)
+
+
+def get(server: Server, path: str) -> Any:
+    """Return the JSON of a 200."""
+    answer = server.get(path, headers=HEADERS)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def inspect(server: Server, version: str) -> None:
+    """Keep 60 pictures of a version and label them all: of 20 defects, 8 passed."""
+    now = time.time()
+    good = [
+        evidence(
+            f"{version}-g{number}",
+            timestamp=now,
+            model_version=version,
+            class_name="good",
+            verdict="pass",
+            sample_probability=0.5,
+        )
+        for number in range(48)
+    ]
+    failed = [
+        evidence(
+            f"{version}-f{number}",
+            timestamp=now,
+            model_version=version,
+            verdict="fail",
+            sample_probability=0.5,
+        )
+        for number in range(12)
+    ]
+    send(server, *good, *failed)
+    rows = [
+        f"{one.prediction_id},{'good' if n >= 8 else 'crack'},ada" for n, one in enumerate(good)
+    ]
+    rows += [f"{one.prediction_id},crack,ada" for one in failed]
+    answer = server.post(
+        "/labels",
+        content="\n".join(["prediction_id,true_class,labelled_by", *rows]),
+        headers={**HEADERS, "Content-Type": "text/csv; charset=utf-8"},
+    )
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["labels"] == 60
+
+
+def test_a_labelled_picture_leaves_the_queue_and_its_label_is_read_back(server: Server) -> None:
+    one = evidence(model_version="queue")
+    send(server, one)
+    queue = get(server, "/review?model_version=queue")
+    assert queue["waiting"] == 1
+    assert queue["pictures"][0]["prediction_id"] == one.prediction_id
+
+    answer = label(server, prediction_id=one.prediction_id, true_class="scratch", note="faint")
+    assert answer.status_code == 200
+    assert answer.json() == {"status": "success", "labels": 1, "unknown": 0, "new_classes": []}
+    assert get(server, "/review?model_version=queue") == {
+        "waiting": 0,
+        "pictures": [],
+        "next": None,
+    }
+    labels = get(server, "/labels?limit=1000")["labels"]
+    (read,) = [found for found in labels if found["prediction_id"] == one.prediction_id]
+    assert (read["true_class"], read["class_name"], read["note"]) == ("scratch", "crack", "faint")
+
+
+def test_figures_come_with_their_intervals_as_json_and_as_metrics(server: Server) -> None:
+    inspect(server, "figures")
+    (version,) = get(server, "/quality?model_version=figures")["versions"]
+    rate = version["escape_rate"]
+    assert rate["estimate"] == pytest.approx(0.4)
+    assert 0.2 < rate["low"] < rate["estimate"] < rate["high"] < 0.65
+    assert rate["labels"] == 20
+    assert (version["pictures"], version["labels"]) == (60, 60)
+    assert version["false_reject_rate"]["estimate"] == 0.0
+
+    def shown(bound: str) -> float:
+        key = {"model_name": "steel-defects", "model_version": "figures", "bound": bound}
+        return metric(server, "logging_quality_escape_rate", **key)
+
+    server.wait_until(lambda: not isnan(shown("high")), "the metric is there", seconds=60)
+    assert shown("estimate") == pytest.approx(0.4)
+    assert shown("low") == pytest.approx(rate["low"], abs=1e-3)
+    assert shown("high") == pytest.approx(rate["high"], abs=1e-3)
+    recall = metric(server, "logging_quality_recall", class_name="crack", bound="estimate")
+    assert recall == pytest.approx(0.6)
+    assert metric(server, "logging_quality_escape_rate_limit") == 0.02
+    assert metric(server, "logging_labels_total") >= 60
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("/labels?limit=0", "limit"),
+        ("/labels?after=-1", "after"),
+        ("/labels?after=99999999999999999999", "after"),
+        ("/review?verdict=maybe", "verdict"),
+        ("/review?differ=2", "differ"),
+        ("/review?skip=x", "skip"),
+        ("/review?size=3", "query"),
+        ("/quality?days=0", "days"),
+        ("/quality?days=nan", "days"),
+        ("/quality?edge_device_id=", "edge_device_id"),
+    ],
+)
+def test_a_wrong_parameter_is_named(server: Server, path: str, field: str) -> None:
+    answer = server.get(path, headers=HEADERS)
+    assert (answer.status_code, answer.json()["field"]) == (400, field)
+
+
+def test_labels_need_a_token_and_so_do_reads_where_there_is_one(server: Server) -> None:
+    body = {"prediction_id": "a", "true_class": "b", "labelled_by": "c"}
+    assert server.post("/labels", json=body).status_code == 401
+    for path in READS:
+        assert server.get(path).status_code == 401
+
+
+def test_a_form_of_another_site_has_no_type_that_labels_have(server: Server) -> None:
+    form = {"Content-Type": "text/plain"}
+    assert server.post("/labels", content=b"{}", headers=HEADERS | form).status_code == 415
+
+
+@pytest.mark.case(21)
+def test_one_wrong_label_refuses_the_request_and_stores_nothing(server: Server) -> None:
+    """Of three labels in one request the last lacks its class: a 400 names it; none is stored."""
+    labels: list[dict[str, Any]] = [
+        {"prediction_id": f"half-{number}", "true_class": "crack", "labelled_by": "ada"}
+        for number in range(3)
+    ]
+    del labels[2]["true_class"]
+    answer = server.post("/labels", json={"labels": labels}, headers=HEADERS)
+    assert (answer.status_code, answer.json()["field"]) == (400, "labels[2].true_class")
+    stored = get(server, "/labels?limit=1000")["labels"]
+    assert not [one for one in stored if one["prediction_id"].startswith("half-")]
+
+
+def test_other_methods_are_refused_with_those_that_there_are(server: Server) -> None:
+    answer = httpx.put(f"{server.url}/labels", headers=HEADERS)
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST, GET")
+
+
 def test_a_store_that_fails_leaves_predictions_and_readiness_alone(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     review = tmp_path / "data" / "review"
@@ -195,11 +324,16 @@ def test_a_store_that_fails_leaves_predictions_and_readiness_alone(tmp_path: Pat
 
 
 def test_without_review_there_is_no_route_no_file_and_no_series_that_moves(tmp_path: Path) -> None:
+    more = ("/review/picture?id=1", "/review/heat?id=1", "/review/page.js")
     with start(tmp_path, REVIEW="off") as server:
         server.wait_until_ready()
         assert send(server, evidence(), headers={}).status_code == 404
+        assert {server.get(path).status_code for path in (*READS, *more)} == {404}
         assert "/evidence" not in server.get("/docs.json").text
+        assert 'href="review"' not in server.get("/").text
         assert metric(server, "logging_review_capacity_bytes") == 0
+        assert metric(server, "logging_quality_escape_rate_limit") == 0
+        assert isnan(metric(server, "logging_quality_escape_rate"))
     assert not (tmp_path / "data" / "review").exists()
 
 

@@ -5,10 +5,7 @@ import contextlib
 import io
 import os
 import sqlite3
-import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from PIL import Image
 from bentos.evidence import Evidence
 from local.browser import Browser, Page
 from tests.support.evidence import evidence
+from tests.support.pages import Explainer, explainer
 from tests.support.servers import Server, start_service, wait_until
 
 LOGGING = "bentos.logging.service:LoggingService"
@@ -27,54 +25,13 @@ TOKEN = "a-token-for-labels"
 DESKTOP, PHONE = (1280, 800), (360, 740)
 CLASSES = ("crack", "good", "scratch")
 HOSTILE = "\"'><script>window.hurt = 1</script><img src=x onerror='window.hurt = 2'>"
-MAP = {
-    "class_name": "crack",
-    "confidence": 0.9,
-    "model_version": "3",
-    "rows": 8,
-    "columns": 8,
-    "drops": [[float(x == y) for x in range(8)] for y in range(8)],
-}
-
-
-@dataclass(frozen=True)
-class Inference:
-    """What answers `/explain` with MAP, after the statuses, and `/` with a page of another site."""
-
-    url: str
-    statuses: list[int] = field(default_factory=list)
 
 
 @pytest.fixture(scope="module")
-def inference() -> Iterator[Inference]:
-    statuses: list[int] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["content-length"]))
-            self.answer(msgspec.json.encode(MAP), "application/json")
-
-        def do_GET(self) -> None:
-            self.answer(b"<!DOCTYPE html><title>evil</title>", "text/html")
-
-        def answer(self, body: bytes, content_type: str) -> None:
-            self.send_response(statuses.pop(0) if statuses else 200)
-            self.send_header("content-type", content_type)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield Inference(f"http://127.0.0.1:{server.server_port}", statuses)
-        finally:
-            server.shutdown()
-            thread.join()
+def inference() -> Iterator[Explainer]:
+    """What answers `/explain`, and `/` with a page of another site."""
+    with explainer() as running:
+        yield running
 
 
 @contextlib.contextmanager
@@ -93,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(folder: Path, inference: Inference) -> Iterator[Server]:
+def server(folder: Path, inference: Explainer) -> Iterator[Server]:
     with logging_service(folder, EXPLAIN_URL=inference.url) as running:
         yield running
 
@@ -294,7 +251,7 @@ def test_which_part_decided_is_shown_over_the_picture(
 
 
 def test_a_heat_map_that_failed_at_first_is_asked_for_again(
-    browser: Browser, server: Server, inference: Inference
+    browser: Browser, server: Server, inference: Explainer
 ) -> None:
     keep(server, [kept("again-1", edge_device_id="again")])
     with browser.page(width=DESKTOP[0], height=DESKTOP[1]) as page:
@@ -308,7 +265,7 @@ def test_a_heat_map_that_failed_at_first_is_asked_for_again(
 
 
 def test_a_map_that_takes_longer_than_a_request_may_is_told_with_its_reason(
-    tmp_path: Path, inference: Inference
+    tmp_path: Path, inference: Explainer
 ) -> None:
     with logging_service(
         tmp_path, EXPLAIN_URL=inference.url, REQUEST_TIMEOUT_SECONDS="2"
@@ -429,7 +386,7 @@ def test_a_browser_signs_in_and_labels(browser: Browser, guarded: Server) -> Non
 
 
 def test_a_page_of_another_site_cannot_label(
-    browser: Browser, server: Server, guarded: Server, inference: Inference
+    browser: Browser, server: Server, guarded: Server, inference: Explainer
 ) -> None:
     """A form and a request of a page elsewhere, also where the browser knows the password."""
     label = {"prediction_id": "p2", "true_class": "crack", "labelled_by": "evil"}
@@ -457,13 +414,6 @@ def test_a_page_of_another_site_cannot_label(
         wait_until(lambda: "other_site" in page.text, "it is refused", describe=lambda: page.text)
     said = labels_of(guarded, "line-4", token=TOKEN)
     assert "evil" not in {one["labelled_by"] for one in said}
-
-
-def test_review_off_has_neither_page_nor_link(tmp_path: Path) -> None:
-    with logging_service(tmp_path, REVIEW="off") as running:
-        for path in ("/review", "/review/picture?id=1", "/review/heat?id=1", "/review/page.js"):
-            assert running.get(path, headers=HTML).status_code == 404
-        assert 'href="review"' not in running.get("/").text
 
 
 def test_looking_at_pictures_says_nothing_of_the_services_work(server: Server) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
@@ -182,25 +183,34 @@ def remove_alias(tracking_uri: str, name: str, *, alias: str = ALIAS) -> None:
     _client(tracking_uri).delete_registered_model_alias(name, alias)
 
 
+@contextlib.contextmanager
+def restored_mlflow() -> Iterator[None]:
+    """Undo what a block leaves in the process: MLflow's settings and its stores."""
+    import mlflow
+
+    before, registry = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    try:
+        with mock.patch.dict(os.environ):
+            yield
+    finally:
+        mlflow.set_tracking_uri(before)
+        mlflow.set_registry_uri(registry)
+
+
 def make_store(directory: Path) -> ModelStore:
     """Export and register every model of this module, the alias at each one's version 1."""
     import mlflow
 
     directory.mkdir(parents=True, exist_ok=True)
     store = ModelStore(directory)
-    # A test before may have set a registry of its own, beside the tracking store.
-    before, registry = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
-    try:
+    with restored_mlflow(), _quiet():
         mlflow.set_tracking_uri(store.tracking_uri)
+        # A test before may have set a registry of its own, beside the tracking store.
         mlflow.set_registry_uri(store.tracking_uri)
         experiment = _client(store.tracking_uri).create_experiment(
             _EXPERIMENT, artifact_location=store.artifacts.as_uri()
         )
-        with _quiet():
-            _register_all(store, experiment)
-    finally:
-        mlflow.set_tracking_uri(before)
-        mlflow.set_registry_uri(registry)
+        _register_all(store, experiment)
     return store
 
 

@@ -31,14 +31,18 @@ class Client:
 
 
 def scope(
-    path: str, *, method: str = "POST", headers: Mapping[str, str] | None = None
+    path: str,
+    *,
+    method: str = "POST",
+    headers: Mapping[str, str] | None = None,
+    query: str = "",
 ) -> dict[str, Any]:
     """Return an ASGI scope."""
     return {
         "type": "http",
         "method": method,
         "path": path,
-        "query_string": b"",
+        "query_string": query.encode(),
         "headers": [
             (name.lower().encode("latin-1"), value.encode("latin-1"))
             for name, value in (headers or {}).items()
@@ -51,6 +55,8 @@ def request(
     method: str = "POST",
     path: str = "/predict",
     headers: Mapping[str, str] | None = None,
+    query: str = "",
 ) -> Request:
     """Return a request whose body comes in these messages."""
-    return Request(scope(path, method=method, headers=headers), Client(messages).receive)
+    given = scope(path, method=method, headers=headers, query=query)
+    return Request(given, Client(messages).receive)

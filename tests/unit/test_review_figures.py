@@ -1,5 +1,6 @@
 """The figures, proved on drawn predictions whose truth is known."""
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -225,6 +226,15 @@ def test_no_observed_escape_is_no_proof_that_there_are_none() -> None:
     assert figures.escape_rate.high > 0.2
 
 
+def test_that_no_picture_of_a_kind_was_drawn_is_no_proof_that_there_are_none() -> None:
+    some = [group("pass", "good", "good", 50, 0.02), group("review", "good", "crack", 20, 0.2)]
+    figures = estimate(some, {"good"})
+    for rate in (figures.false_reject_rate, figures.escape_rate, figures.recall["crack"]):
+        assert rate is not None
+        assert (rate.estimate, rate.low) == (0.0, 0.0)
+        assert 0.01 < rate.high < 0.9
+
+
 def test_more_labels_give_a_shorter_interval() -> None:
     widths = []
     for size in (1, 4, 16):
@@ -252,7 +262,7 @@ def test_nothing_is_said_while_a_verdict_has_no_label() -> None:
     )
     assert figures.escape_rate is figures.false_reject_rate is None
     assert set(figures.recall.values()) == set(figures.precision.values()) == {None}
-    assert figures.unlabelled == ["pass", "review"]
+    assert figures.unlabelled_verdicts == ["pass", "review"]
 
 
 def test_nothing_is_said_of_a_class_that_no_label_names() -> None:
@@ -283,6 +293,38 @@ def test_the_rarest_pictures_that_may_be_sent_have_figures() -> None:
     )
     assert figures.escape_rate is not None
     assert 0.99 < figures.escape_rate.low <= figures.escape_rate.estimate < 1.0
+
+
+def test_a_class_that_only_a_line_with_many_labels_has_gets_an_interval() -> None:
+    """Of one line every picture is labelled and of the other one in 2,000: weights that unlike."""
+    figures = estimate(
+        [
+            *(Group("pass", "good", "good", 0.02, 20, "line-1"),),
+            *(Group("pass", "good", None, 0.02, 40_000, "line-1"),),
+            *(Group("pass", "good", "good", 0.02, 20, "line-2"),),
+            *(Group("pass", "good", "pit", 0.02, 1, "line-2"),),
+            *(Group("fail", "pit", "good", 0.2, 20, "line-1"),),
+            *(Group("fail", "pit", None, 0.2, 40_000, "line-1"),),
+            *(Group("fail", "pit", "pit", 0.2, 1, "line-2"),),
+            *(Group("fail", "pit", "good", 0.2, 20, "line-2"),),
+        ],
+        {"good"},
+    )
+    for rate in (figures.escape_rate, figures.recall["pit"]):
+        assert rate is not None
+        assert 0 <= rate.low < rate.estimate < rate.high <= 1
+
+
+@pytest.mark.slow
+def test_figures_of_100_000_classes_come_to_an_end() -> None:
+    """A device that names every class anew, as with a number in it."""
+    started = time.monotonic()
+    some = [group("fail", f"crack {n}", f"crack {n}", 1, 0.2) for n in range(100_000)]
+    figures = estimate([*some, group("pass", "good", "good", 500, 0.1)], {"good"})
+    assert time.monotonic() - started < 40
+    assert len(figures.recall) == 100
+    assert figures.escape_rate is not None
+    assert figures.escape_rate.labels == 100_000
 
 
 def test_the_same_labels_give_the_same_figures_in_any_order() -> None:

@@ -7,7 +7,9 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import pytest
+from msgspec.structs import asdict
 
 from bentos.edge.http import ServiceError
 from bentos.evidence import ChallengerAnswer, Evidence
@@ -49,20 +51,19 @@ class Reviewed:
 
     def labels(self, *, after: int = 0, limit: int = 100) -> Page:
         """Return a page of labels."""
-        return self._run(
-            lambda store: store.read(lambda one: read_labels(one, after=after, limit=limit))
-        )
+        return self._read(lambda one: read_labels(one, after=after, limit=limit))
 
     def queue(self, filters: Filters | None = None, *, skip: int = 0, limit: int = 100) -> Page:
         """Return pictures that wait."""
         chosen = filters or Filters()
-        return self._run(
-            lambda store: store.read(lambda one: read_queue(one, chosen, skip=skip, limit=limit))
-        )
+        return self._read(lambda one: read_queue(one, chosen, skip=skip, limit=limit))
 
     def waiting(self, filters: Filters | None = None) -> list[str]:
         """Return the ids of the pictures that wait, in order."""
         return [one["prediction_id"] for one in self.queue(filters)["pictures"]]
+
+    def _read(self, question: Callable[[sqlite3.Connection], msgspec.Struct]) -> Page:
+        return asdict(self._run(lambda store: store.read(question)))
 
     def _run(self, use: "Callable[[ReviewStore], Coroutine[Any, Any, ResultT]]") -> ResultT:
         async def run() -> ResultT:

@@ -1,21 +1,17 @@
 """The page to review on, without a server and a browser: what it shows, to whom, and its limits."""
 
 import asyncio
-import base64
-import contextlib
 import html
 import json
 import re
-import threading
-from collections.abc import Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from bentos.edge.http import Request, Response, ServiceError
+from bentos.edge.http import Response, ServiceError
 from bentos.edge.tokens import Tokens
 from bentos.evidence import ChallengerAnswer, Evidence
 from bentos.logging.page.access import require_own_page
@@ -23,17 +19,11 @@ from bentos.logging.review.page import ReviewPage
 from bentos.logging.review.page.heat import HeatMap, HeatMaps, read_map, svg
 from bentos.logging.review.store import ReviewStore
 from tests.support.evidence import evidence, png
+from tests.support.pages import MAP, ask, basic, explainer, text_of
+from tests.support.requests import request
 
 TOKEN = "a-token-for-review"
 HOSTILE = "\"'><script>window.hurt = 1</script>"
-MAP = {
-    "class_name": "crack",
-    "confidence": 0.9,
-    "model_version": "3",
-    "rows": 2,
-    "columns": 3,
-    "drops": [[0.0, 0.1, 0.5], [-0.2, 0.0, 0.0]],
-}
 
 
 class House:
@@ -81,35 +71,14 @@ class House:
         self, what: str = "page", query: str = "", *, authorization: str = "", accept: str = ""
     ) -> Response:
         """Return the answer of a route, an error's as well."""
-        sent = {b"authorization": authorization, b"accept": accept}
-        headers = [(name, value.encode()) for name, value in sent.items() if value]
-        scope = {"method": "GET", "path": "/", "headers": headers, "query_string": query.encode()}
-
-        try:
-            answer: Response = asyncio.run(getattr(self.page, what)(Request(scope, _nothing)))
-            return answer
-        except ServiceError as error:
-            return error.response()
+        handler = getattr(self.page, what)
+        return asyncio.run(ask(handler, query, authorization=authorization, accept=accept))
 
     def html(self, query: str = "") -> str:
         """Return a page that is there."""
         response = self.ask("page", query)
         assert response.status == 200, response.body
         return response.body.decode()
-
-
-async def _nothing() -> dict[str, Any]:
-    return {"type": "http.disconnect"}
-
-
-def basic(password: str) -> str:
-    return "Basic " + base64.b64encode(f"me:{password}".encode()).decode()
-
-
-def text_of(page: str) -> str:
-    """Return what a person reads on a page, without its marks."""
-    without_style = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
-    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", without_style)))
 
 
 def keys_of(page: str) -> dict[str, str]:
@@ -121,46 +90,6 @@ def keys_of(page: str) -> dict[str, str]:
 @pytest.fixture
 def house(tmp_path: Path) -> House:
     return House(tmp_path)
-
-
-class Explainer:
-    """An inference service that answers `/explain` by the list of statuses, then with 200."""
-
-    def __init__(self, *statuses: int) -> None:
-        self.statuses = list(statuses)
-        self.body = json.dumps(MAP).encode()
-        self.asked: list[tuple[str, str, str, bytes]] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                sent = (self.headers["content-type"], self.headers["authorization"])
-                outer.asked.append((self.path, *sent, body))
-                status = outer.statuses.pop(0) if outer.statuses else 200
-                self.send_response(status)
-                self.send_header("content-length", str(len(outer.body)))
-                self.end_headers()
-                self.wfile.write(outer.body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-
-@contextlib.contextmanager
-def explainer(*statuses: int) -> Iterator[Explainer]:
-    made = Explainer(*statuses)
-    thread = threading.Thread(target=made.server.serve_forever)
-    thread.start()
-    try:
-        yield made
-    finally:
-        made.server.shutdown()
-        made.server.server_close()
-        thread.join()
 
 
 def test_a_page_shows_the_first_of_the_queue_and_what_was_said_of_it(house: House) -> None:
@@ -395,14 +324,12 @@ def test_where_only_labels_need_a_token_the_page_offers_to_sign_in(tmp_path: Pat
 def test_a_label_that_another_sites_page_makes_a_browser_send_is_refused(
     headers: dict[str, str], *, allowed: bool
 ) -> None:
-    sent = [(b"host", b"logging:8001")]
-    sent += [(name.encode(), value.encode()) for name, value in headers.items()]
-    request = Request({"method": "POST", "path": "/labels", "headers": sent}, _nothing)
+    sent = request(path="/labels", headers={"host": "logging:8001", **headers})
     if allowed:
-        require_own_page(request)
+        require_own_page(sent)
         return
     with pytest.raises(ServiceError) as refused:
-        require_own_page(request)
+        require_own_page(sent)
     assert refused.value.status == 403
 
 

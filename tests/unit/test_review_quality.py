@@ -6,16 +6,16 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from bentos.evidence import decide
+from bentos.logging.review.figures import Figures
 from bentos.logging.review.labels import Filters, Label, add_labels, waiting_keys
 from bentos.logging.review.quality import (
     QualityQuery,
-    VersionFigures,
     estimate_versions,
     exposed,
-    quality_answer,
     read_versions,
 )
 from bentos.logging.review.schema import configure
@@ -74,9 +74,7 @@ def label(database: sqlite3.Connection, prediction_id: str, true_class: str, **m
     add_labels(database, [Label(prediction_id, true_class, "ada", **more)], at=NOW)
 
 
-def figures(
-    database: sqlite3.Connection, *, days: float = 30, **query: Any
-) -> list[VersionFigures]:
+def figures(database: sqlite3.Connection, *, days: float = 30, **query: Any) -> list[Figures]:
     """Return the figures by version."""
     return estimate_versions(read_versions(database, QualityQuery(days, **query), now=NOW))
 
@@ -99,19 +97,34 @@ def test_figures_are_by_version_and_the_one_seen_last_comes_first(
     fill(database, "b", model_version="4", timestamp=NOW - 5)
     newest, older = figures(database)
     assert (newest.model_version, older.model_version) == ("4", "3")
-    assert newest.figures.escape_rate is not None
-    assert newest.figures.escape_rate.estimate == pytest.approx(0.05)
-    assert newest.figures.escape_rate.labels == 20
+    assert newest.escape_rate is not None
+    assert newest.escape_rate.estimate == pytest.approx(0.05)
+    assert newest.escape_rate.labels == 20
     assert figures(database, model_version="3") == [older]
 
 
 def test_figures_can_be_of_one_device_and_of_some_days(database: sqlite3.Connection) -> None:
     fill(database, "a")
     keep(database, "b", edge_device_id="line-5", timestamp=NOW - 3 * DAY)
-    assert figures(database)[0].figures.pictures == 41
-    assert figures(database, edge_device_id="line-4")[0].figures.pictures == 40
-    assert figures(database, edge_device_id="line-5")[0].figures.pictures == 1
-    assert figures(database, days=2)[0].figures.pictures == 40
+    assert figures(database)[0].pictures == 41
+    assert figures(database, edge_device_id="line-4")[0].pictures == 40
+    assert figures(database, edge_device_id="line-5")[0].pictures == 1
+    assert figures(database, days=2)[0].pictures == 40
+
+
+def test_each_device_can_have_figures_of_its_own(database: sqlite3.Connection) -> None:
+    fill(database, "a", timestamp=NOW - 60)
+    fill(database, "b", edge_device_id="line-5", timestamp=NOW - 50)
+    label(database, "bd1", "good", edge_device_id="line-5")
+    label(database, "bd0", "good", edge_device_id="line-5")
+    (both,) = figures(database)
+    one, other = figures(database, by_device=True)
+    assert (both.edge_device_id, both.pictures) == (None, 80)
+    assert (one.edge_device_id, other.edge_device_id) == ("line-5", "line-4")
+    assert figures(database, edge_device_id="line-4", by_device=True) == [other]
+    assert other.escape_rate is not None
+    assert one.escape_rate is not None
+    assert (other.escape_rate.estimate, one.escape_rate.estimate) == (0.05, 0.0)
 
 
 def test_only_the_slice_counts(database: sqlite3.Connection) -> None:
@@ -129,19 +142,19 @@ def test_a_reported_defect_counts_only_once_the_queue_has_shown_it(
     keep(database, "sold")
     label(database, "sold", "crack", reported=True)
     (found,) = figures(database)
-    assert (found.figures.pictures, found.figures.labels) == (41, 40)
+    assert (found.pictures, found.labels) == (41, 40)
     label(database, "sold", "good")
     label(database, "sold", "crack", reported=True)
     (found,) = figures(database)
-    assert found.figures.labels == 41
-    assert found.figures.escape_rate is not None
-    assert found.figures.escape_rate.labels == 21
+    assert found.labels == 41
+    assert found.escape_rate is not None
+    assert found.escape_rate.labels == 21
 
 
 def test_the_last_label_decides(database: sqlite3.Connection) -> None:
     fill(database)
     label(database, "d0", "good")
-    rate = figures(database)[0].figures.escape_rate
+    rate = figures(database)[0].escape_rate
     assert rate is not None
     assert rate.estimate == 0.0
 
@@ -153,25 +166,21 @@ def test_classes_that_a_model_passes_are_good(database: sqlite3.Connection) -> N
     for name, true in (("a", "clean"), ("b", "clean"), ("c", "dust")):
         label(database, name, true)
     (found,) = figures(database)
-    assert found.good == ["clean"]
-    assert found.figures.false_reject_rate is not None
-    assert found.figures.false_reject_rate.estimate == pytest.approx(0.5)
+    assert found.good_classes == ["clean"]
+    assert found.false_reject_rate is not None
+    assert found.false_reject_rate.estimate == pytest.approx(0.5)
 
 
 def test_the_answer_has_numbers_or_null(database: sqlite3.Connection) -> None:
     fill(database)
     keep(database, "doubtful", verdict="review")
 
-    def answer() -> dict[str, Any]:
-        versions: Any = quality_answer(QualityQuery(30), figures(database))["versions"]
-        (version,) = versions
-        return dict(version)
-
-    version = answer()
-    assert version["unlabelled_verdicts"] == ["review"]
-    assert version["escape_rate"] is None
+    version: Any
+    (version,) = figures(database)
+    assert version.unlabelled_verdicts == ["review"]
+    assert version.escape_rate is None
     label(database, "doubtful", "good")
-    version = answer()
+    (version,) = msgspec.to_builtins(figures(database))
     rate = version["escape_rate"]
     assert rate["low"] < rate["estimate"] == 0.05 < rate["high"]
     assert version["recall"]["crack"]["estimate"] == 0.95
@@ -237,10 +246,10 @@ def test_labelling_a_part_of_the_queue_gives_intervals_that_hold_the_truth() -> 
     found: Counter[str] = Counter()
     for seed in range(100):
         database, truth = inspected(seed, labels=400)
-        rate = figures(database)[0].figures.escape_rate
+        rate = figures(database)[0].escape_rate
         found["weighted"] += rate is not None and rate.low <= truth <= rate.high
         database.execute("UPDATE evidence SET sampled = labelled, sample_probability = 1.0")
-        rate = figures(database)[0].figures.escape_rate
+        rate = figures(database)[0].escape_rate
         found["unweighted"] += rate is not None and rate.low <= truth <= rate.high
         database.close()
     assert found["weighted"] >= 93, found
@@ -261,5 +270,5 @@ def test_labels_of_one_filter_do_not_change_what_is_said_of_the_others(
         label(database, f"fail{number}", "crack")
     (found,) = figures(database)
     # 200 of 300 defects passed, whichever share of them is labelled.
-    assert found.figures.escape_rate is not None
-    assert found.figures.escape_rate.estimate == pytest.approx(200 / 300)
+    assert found.escape_rate is not None
+    assert found.escape_rate.estimate == pytest.approx(200 / 300)

@@ -1,7 +1,6 @@
 """The status page without a server: what it says of states, who sees what, and what it costs."""
 
 import asyncio
-import base64
 import html
 import json
 import re
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bentos.edge.http import Request, Response, ServiceError
+from bentos.edge.http import Response, ServiceError
 from bentos.edge.tokens import Tokens
 from bentos.inference.settings import InferenceSettings
 from bentos.inference.state import inference_probes
@@ -22,6 +21,7 @@ from bentos.logging.page.services import InferenceProbe
 from bentos.logging.settings import LoggingSettings
 from bentos.logging.state import STORE_ERROR_REASONS, LoggingState, logging_probes
 from monitoring.prometheus.source.rule import RUNBOOKS_URL
+from tests.support.pages import ask, basic, text_of
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "a-token-for-reads"
@@ -76,26 +76,11 @@ class House:
 
     async def ask(self, query: str = "", authorization: str = "") -> Response:
         """Return the page's answer, an error's as well."""
-        headers = [(b"authorization", authorization.encode())] if authorization else []
-        scope = {"method": "GET", "path": "/", "headers": headers, "query_string": query.encode()}
-        try:
-            return await self.page.answer(Request(scope, _nothing))
-        except ServiceError as error:
-            return error.response()
+        return await ask(self.page.answer, query, authorization=authorization)
 
     def text(self, query: str = "", authorization: str = "") -> str:
         """Return what a person reads on the page, without its marks."""
-        body = asyncio.run(self.ask(query, authorization)).body.decode()
-        without_style = re.sub(r"<style>.*?</style>", "", body, flags=re.DOTALL)
-        return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", without_style)))
-
-
-async def _nothing() -> dict[str, Any]:
-    return {"type": "http.disconnect"}
-
-
-def basic(password: str) -> str:
-    return "Basic " + base64.b64encode(f"me:{password}".encode()).decode()
+        return text_of(asyncio.run(self.ask(query, authorization)).body.decode())
 
 
 @pytest.fixture

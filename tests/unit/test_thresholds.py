@@ -1,13 +1,9 @@
 """`python -m examples.thresholds`: thresholds by the pictures that training held out."""
 
 import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from unittest import mock
 
-import mlflow
 import pytest
 from mlflow import MlflowClient
 from PIL import Image
@@ -17,26 +13,16 @@ from bentos.inference.model.registry import Registry
 from bentos.inference.model.spec import ModelIdentity
 from examples import steel_images, thresholds, train
 from tests.support.images import colour_file
-from tests.support.models import COLOUR_CLASSES, COLOURS, ModelStore
+from tests.support.models import COLOUR_CLASSES, COLOURS, ModelStore, restored_mlflow
 
 NAME = "steel"
 
 pytestmark = pytest.mark.slow
 
 
-@contextmanager
-def restored() -> Iterator[None]:
-    """Undo what the commands leave in the process: MLflow's settings and its tracking store."""
-    before, registry = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
-    with mock.patch.dict(os.environ):
-        yield
-    mlflow.set_tracking_uri(before)
-    mlflow.set_registry_uri(registry)
-
-
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:
-    with restored():
+    with restored_mlflow():
         yield
 
 
@@ -52,7 +38,7 @@ def tracking_uri(images: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A store with a model that is hardly trained, so that defects do escape."""
     uri = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
     options = ["--data", str(images), "--name", NAME, "--epochs", "6", "--seed", "7"]
-    with restored():
+    with restored_mlflow():
         assert train.main([*options, "--tracking-uri", uri]) == 0
     return uri
 
@@ -79,6 +65,14 @@ def test_thresholds_are_chosen_on_held_out_pictures_and_printed_with_what_each_c
     with Image.open(plot) as drawn:
         assert drawn.format == "PNG"
     assert "thresholds" not in MlflowClient(tracking_uri).get_model_version(NAME, "1").tags
+
+
+def test_without_a_folder_it_is_the_one_that_the_model_was_trained_on(
+    tracking_uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--model", NAME, "--tracking-uri", tracking_uri, "--plot", str(tmp_path / "plot.png")]
+    assert thresholds.main([*given, "--max-escape", "0.01"]) in (0, 1)
+    assert "18 held-out pictures" in capsys.readouterr().out
 
 
 def test_set_writes_a_tag_that_a_running_service_takes(

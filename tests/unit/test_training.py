@@ -1,12 +1,10 @@
 """The network learns, and what MLflow gives back is the network that was trained."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
 import mlflow
 import numpy as np
@@ -21,6 +19,7 @@ from examples import registration, steel_images, train
 from examples.dataset import Split, read_folder, split
 from examples.network import SurfaceNetwork
 from examples.training import evaluate, fit
+from tests.support.models import restored_mlflow
 
 MODEL = "steel-surface"
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,13 +28,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def environment() -> Iterator[None]:
-    """Undo what a test leaves in the process: MLflow's settings and its tracking store."""
-    before, registry = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
-    with mock.patch.dict(os.environ, {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}):
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    with restored_mlflow():
         yield
-    mlflow.set_tracking_uri(before)
-    mlflow.set_registry_uri(registry)
 
 
 @pytest.fixture(scope="module")

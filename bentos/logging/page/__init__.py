@@ -22,10 +22,10 @@ from bentos.edge.door import Route
 from bentos.edge.http import Request, Response, ServiceError
 from bentos.health.probes import Probes
 from bentos.logging.page import words
-from bentos.logging.page.access import as_bearer, sign_in
+from bentos.logging.page.access import is_allowed, sign_in
 from bentos.logging.page.html import HtmlPage
 from bentos.logging.page.neighbour import decode_answer
-from bentos.logging.page.predictions import SHOWN, ShownPrediction, shown_predictions
+from bentos.logging.page.predictions import SHOWN, ShownPrediction, read_predictions
 from bentos.logging.page.rate import SAMPLE_SECONDS, MinuteCounts, Minutes
 from bentos.logging.page.services import (
     ASK_SECONDS,
@@ -42,7 +42,6 @@ CACHE_SECONDS = 2.0
 # After how many seconds a browser may ask again, the first by itself; 0 is never.
 REFRESH_SECONDS = (10, 60, 0)
 _FOLDER = Path(__file__).parent
-_BAR_HEIGHT = 100
 
 _logger = get_logger("page")
 
@@ -59,15 +58,6 @@ class Links:
     def runbook(self, name: str) -> str:
         """Return the address of a runbook."""
         return f"{self.runbooks}/{name}.md"
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A minute of the chart; `height` is of 100, None where nobody watched."""
-
-    count: int
-    height: float | None
-    minutes_ago: int
 
 
 @dataclass(frozen=True)
@@ -136,7 +126,7 @@ class StatusPage:
         """
         query = parse_qs(request.query.decode("latin-1"), keep_blank_values=True)
         refresh = _refresh(query.get("refresh"))
-        allowed = self._allows(request.header(b"authorization"))
+        allowed = self._require_token is None or is_allowed(self._require_token, request)
         if "sign-in" in query and not allowed:
             raise sign_in("the last predictions")
         snapshot = await self._fresh_snapshot()
@@ -144,19 +134,6 @@ class StatusPage:
         if key not in snapshot.pages:
             snapshot.pages[key] = self._render(snapshot, allowed=allowed, refresh=refresh)
         return self._html.response(snapshot.pages[key])
-
-    def _allows(self, header: bytes | None) -> bool:
-        """Return whether who sends this Authorization header may read predictions.
-
-        A wrong one is no error: it may be meant for a proxy before this service.
-        """
-        if self._require_token is None:
-            return True
-        try:
-            self._require_token(as_bearer(header))
-        except ServiceError:
-            return False
-        return True
 
     async def _fresh_snapshot(self) -> _Snapshot:
         known = self._snapshot
@@ -170,7 +147,7 @@ class StatusPage:
     async def _take(self) -> _Snapshot:
         now = time.time()
         inference, (predictions, failure) = await asyncio.gather(
-            self._inference.view(now=now), self._last_predictions(now)
+            self._inference.view(now=now), self._last_predictions()
         )
         services = (inference, self._own_view(now))
         self._snapshot = _Snapshot(
@@ -178,12 +155,12 @@ class StatusPage:
         )
         return self._snapshot
 
-    async def _last_predictions(self, now: float) -> tuple[Sequence[ShownPrediction], str]:
+    async def _last_predictions(self) -> tuple[Sequence[ShownPrediction], str]:
         """Return the last predictions, or none and why."""
         try:
             async with asyncio.timeout(ASK_SECONDS):
                 page = await self._read_page(SHOWN)
-            return shown_predictions(page, now=now), ""
+            return read_predictions(page), ""
         except TimeoutError:
             return (), "The database takes too long to answer."
         except ServiceError as error:
@@ -224,13 +201,12 @@ class StatusPage:
             title=_headline(snapshot.services),
             level="bad" if "bad" in levels else "good",
             version=__version__,
-            taken=f"{words.moment(snapshot.seconds, now=snapshot.seconds)} UTC",
+            now=snapshot.seconds,
             refresh=refresh,
             default_refresh=REFRESH_SECONDS[0],
             services=snapshot.services,
             links=self._links,
             minutes=snapshot.minutes,
-            bars=_bars(snapshot.minutes),
             scale=_scale(snapshot.minutes.most),
             backlog=inference.log_backlog if inference else None,
             dead_letters=inference.log_dead_letters if inference else None,
@@ -254,19 +230,6 @@ def _headline(services: Sequence[ServiceView]) -> str:
     if all(service.level == "good" for service in services):
         return "Both services are ready"
     return "The logging service is ready"
-
-
-def _bars(minutes: Minutes) -> list[Bar]:
-    scale = _scale(minutes.most)
-    last = len(minutes.counts) - 1
-    return [
-        Bar(
-            number or 0,
-            None if number is None else round(_BAR_HEIGHT * number / scale, 2),
-            last - index,
-        )
-        for index, number in enumerate(minutes.counts)
-    ]
 
 
 def _scale(most: int) -> int:

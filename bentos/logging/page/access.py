@@ -6,6 +6,7 @@ changes something is therefore refused where it comes from another site's page.
 
 import base64
 import binascii
+from collections.abc import Callable
 
 from bentos.edge.http import Request, ServiceError
 
@@ -22,6 +23,18 @@ def as_bearer(header: bytes | None) -> bytes | None:
     except (binascii.Error, ValueError):
         return None
     return b"Bearer " + password
+
+
+def is_allowed(require_token: Callable[[bytes | None], None], request: Request) -> bool:
+    """Return whether a request has a token that is valid; `require_token` raises ServiceError.
+
+    A wrong one is no error: it may be meant for a proxy before this service.
+    """
+    try:
+        require_token(as_bearer(request.header(b"authorization")))
+    except ServiceError:
+        return False
+    return True
 
 
 def sign_in(what: str) -> ServiceError:

@@ -30,7 +30,13 @@ class HtmlPage:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        environment.filters |= {"count": words.count, "percent": "{:.1%}".format}
+        environment.filters |= {
+            "count": words.count,
+            "percent": "{:.1%}".format,
+            "short": words.shorten,
+            "moment": words.moment,
+            "ago": words.ago,
+        }
         self._template: Template = environment.get_template(f"{name}.html")
         files = (_BASE, folder / f"{name}.css")
         self._style = "".join(file.read_text(encoding="utf-8") for file in files)

@@ -19,17 +19,23 @@ unequal weights (Kish 1965, Survey Sampling, section 11.7).
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 MAX_CLASSES = 100
+# No class has a NUL in its name.
+_OTHER, _OTHER_GOOD = "\0other", "\0good"
 _DRAWS = 4_000
-# Beta distributions with a parameter of 0 are a limit that NumPy does not draw from.
+# Gamma distributions with a shape of 0 are a limit that NumPy does not draw from.
 _TINY = 1e-9
+# No interval is known to that many.
+_DECIMALS = 6
 _QUANTILES = (0.025, 0.975)
 # With fewer labels a cell is merged with others: each of its few would get a large weight.
 _CELL_LABELS = 10
@@ -54,8 +60,7 @@ class Group:
     differs: bool = False
 
 
-@dataclass(frozen=True)
-class Rate:
+class Rate(msgspec.Struct, frozen=True):
     """A rate between 0 and 1, and its 95% interval.
 
     `labels` is how many labelled pictures are in its denominator, such as defects for an escape
@@ -68,23 +73,29 @@ class Rate:
     labels: int
 
 
-@dataclass(frozen=True)
-class Figures:
+class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """The rates of one set of predictions, each None where the labels do not tell.
 
-    `escape_rate` is the share of the defects that got the verdict pass, `false_reject_rate` the
-    share of the good ones that got the verdict fail. `precision` and `recall` are by class and
-    disregard the verdict. `unlabelled` are the verdicts of which no picture of the slice has a
-    label: no rate can be told before each of them has one.
+    The model's name and version are empty where the predictions are not those of one version.
+    `precision` and `recall` are by class and disregard the verdict.
     """
 
-    pictures: int
-    labels: int
-    escape_rate: Rate | None
-    false_reject_rate: Rate | None
+    model_name: str = ""
+    model_version: str = ""
+    edge_device_id: Annotated[str | None, Meta(description="Null for all devices together.")] = None
+    good_classes: Annotated[Sequence[str], Meta(description="Classes that the model passes.")]
+    pictures: Annotated[int, Meta(description="Pictures in the random sample.")]
+    labels: Annotated[int, Meta(description="Those of them that have a label.")]
+    unlabelled_verdicts: Annotated[
+        Sequence[str],
+        Meta(description="Verdicts of which none has a label yet: without, there are no figures."),
+    ]
+    escape_rate: Annotated[Rate | None, Meta(description="Defects that passed, of all defects.")]
+    false_reject_rate: Annotated[
+        Rate | None, Meta(description="Good ones that failed, of all good ones.")
+    ]
     precision: Mapping[str, Rate | None]
     recall: Mapping[str, Rate | None]
-    unlabelled: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -119,18 +130,23 @@ def estimate(groups: Iterable[Group], good: Collection[str]) -> Figures:
     MAX_CLASSES classes, those with the most pictures have precision and recall.
     """
     slice_ = sorted(groups, key=_order)
-    sample = _Sample(slice_)
     pictures: Counter[str] = Counter()
     for group in slice_:
         pictures[group.class_name] += group.count
         if group.true_class is not None:
             pictures[group.true_class] += group.count
     names = sorted(name for name, _ in pictures.most_common(MAX_CLASSES))
+    if len(pictures) > len(names):
+        slice_ = [_without_names(group, {*names}, good) for group in slice_]
+        good = {*good, _OTHER_GOOD}
+    sample = _Sample(slice_)
     predicted = {name: _predicted(name) for name in names}
     true = {name: _true(name) for name in names}
     return Figures(
+        good_classes=sorted({*good} - {_OTHER_GOOD}),
         pictures=sum(group.count for group in slice_),
         labels=_labels(slice_),
+        unlabelled_verdicts=sample.unlabelled,
         escape_rate=sample.part(
             lambda some: some.true_class not in good, lambda some: some.verdict == "pass"
         ),
@@ -139,8 +155,19 @@ def estimate(groups: Iterable[Group], good: Collection[str]) -> Figures:
         ),
         precision={name: sample.share(predicted[name], true[name]) for name in names},
         recall={name: sample.part(true[name], predicted[name]) for name in names},
-        unlabelled=sample.unlabelled,
     )
+
+
+def _without_names(group: Group, names: Collection[str], good: Collection[str]) -> Group:
+    """Return a group whose classes have one name where they have no rates of their own.
+
+    Otherwise a device that names each class anew would keep a processor busy for minutes.
+    """
+    true = group.true_class
+    if true is not None and true not in names:
+        true = _OTHER_GOOD if true in good else _OTHER
+    class_name = group.class_name if group.class_name in names else _OTHER
+    return replace(group, class_name=class_name, true_class=true)
 
 
 def _order(group: Group) -> tuple[Any, ...]:
@@ -175,15 +202,29 @@ class _Stratum:
     having: int
 
     def draw(self, random: np.random.Generator) -> tuple[Draws, Draws]:
-        """Return how many have it and how many have not, as often as it is drawn."""
-        size = random.gamma(self.effective_pictures, self.size / self.effective_pictures, _DRAWS)
+        """Return how many have it and how many have not, as often as it is drawn, as logarithms.
+
+        A share may be drawn that no float is small enough for; the ratio of two is still known.
+        """
+        size = np.log(
+            random.gamma(self.effective_pictures, self.size / self.effective_pictures, _DRAWS)
+        )
         having = self.share * self.effective_labels
         upper = random.integers(0, 2, _DRAWS)
-        share = random.beta(
-            np.maximum(having + upper, _TINY),
-            np.maximum(self.effective_labels - having + 1 - upper, _TINY),
-        )
-        return size * share, size * (1 - share)
+        with_it = _log_gamma(random, having + upper)
+        without = _log_gamma(random, self.effective_labels - having + 1 - upper)
+        both = np.logaddexp(with_it, without)
+        return size + with_it - both, size + without - both
+
+
+def _log_gamma(random: np.random.Generator, shape: NDArray[np.floating[Any]]) -> Draws:
+    """Return logarithms of gamma-distributed numbers, which may be too small for a float.
+
+    A number for a + 1, times U^(1/a), is one for a (Marsaglia and Tsang 2000, ACM Transactions on
+    Mathematical Software 26, section 6).
+    """
+    shape = np.maximum(shape, _TINY)
+    return np.log(random.standard_gamma(shape + 1)) - random.standard_exponential(_DRAWS) / shape
 
 
 class _Sample:
@@ -192,6 +233,7 @@ class _Sample:
     def __init__(self, groups: Sequence[Group]) -> None:
         cells = _split(groups, lambda group: group.verdict)
         self.unlabelled = [cell[0].verdict for cell in cells if not _labels(cell)]
+        self._least_probability = min((one.sample_probability for one in groups), default=1.0)
         self._pictures = _sum(((one, 1 / one.sample_probability) for one in groups), labels=False)
         self._labelled = _sum(
             (one for cell in cells if _labels(cell) for one in _weighted(cell, _CELL_KEYS)),
@@ -208,8 +250,8 @@ class _Sample:
         return _rate(
             sum(one.size * one.share for one in strata),
             sum(one.size * (1 - one.share) for one in strata),
-            np.sum([having for having, _ in draws], axis=0),
-            np.sum([lacking for _, lacking in draws], axis=0),
+            np.logaddexp.reduce([having for having, _ in draws]),
+            np.logaddexp.reduce([lacking for _, lacking in draws]),
             labels=sum(one.labels for one in strata),
         )
 
@@ -223,10 +265,20 @@ class _Sample:
         return _rate(
             sum(one.size * one.share for one in inner),
             sum(one.size * one.share for one in outer),
-            sum((one.draw(random)[0] for one in inner), start=np.zeros(_DRAWS)),
-            sum((one.draw(random)[0] for one in outer), start=np.zeros(_DRAWS)),
+            np.logaddexp.reduce([one.draw(random)[0] for one in inner] or [self._unseen(random)]),
+            np.logaddexp.reduce([one.draw(random)[0] for one in outer] or [self._unseen(random)]),
             labels=sum(one.having for one in (*inner, *outer)),
         )
+
+    def _unseen(self, random: np.random.Generator) -> Draws:
+        """Return how many there may be of a kind of which no picture is in the slice, as above.
+
+        Half of the fiducial distribution of a count of 0 is 0, and half of that of a share of
+        which there is no label.
+        """
+        count = random.standard_exponential(_DRAWS) / self._least_probability
+        with np.errstate(divide="ignore"):
+            return np.log(np.where(random.integers(0, 4, _DRAWS) == 0, count, 0.0))
 
     def _strata(self, side: Test, having: Test) -> list[_Stratum] | None:
         """Return what passed and what did not of one side; None where labels are missing.
@@ -270,15 +322,18 @@ def _stratum(
 def _rate(
     having: float, lacking: float, drawn_having: Draws, drawn_lacking: Draws, *, labels: int
 ) -> Rate | None:
-    """Return having / (having + lacking) with its interval; None where both are 0."""
+    """Return having / (having + lacking) with its interval; None where both are 0.
+
+    What is drawn of them are logarithms.
+    """
     if having + lacking == 0:
         return None
     value = having / (having + lacking)
-    low, high = np.quantile(drawn_having / (drawn_having + drawn_lacking), _QUANTILES)
+    low, high = np.quantile(np.exp(-np.logaddexp(0, drawn_lacking - drawn_having)), _QUANTILES)
     return Rate(
-        estimate=value,
-        low=min(float(low), value) if having else 0.0,
-        high=max(float(high), value) if lacking else 1.0,
+        estimate=round(value, _DECIMALS),
+        low=round(min(float(low), value), _DECIMALS) if having else 0.0,
+        high=round(max(float(high), value), _DECIMALS) if lacking else 1.0,
         labels=labels,
     )
 

@@ -7,9 +7,9 @@ a random part of the slice, on which all figures stand.
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -52,17 +52,32 @@ class Labels(msgspec.Struct, frozen=True, gc=False):
     labels: Annotated[list[Label], Meta(description="a list of labels")]
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """What became of labels.
-
-    `unknown` are of predictions of which no picture is kept, and `new_classes` those classes that
-    no model has said and no one has labelled before.
-    """
+class Labelled(msgspec.Struct, frozen=True):
+    """What became of labels: the answer of `POST /labels`, once they are on disk."""
 
     labels: int
-    unknown: int
-    new_classes: Sequence[str]
+    unknown: Annotated[int, Meta(description="Of predictions of which no picture is kept.")]
+    new_classes: Annotated[
+        Sequence[str],
+        Meta(description="Classes that no model has said and no label named before: misspelt?"),
+    ]
+    status: Literal["success"] = "success"
+
+
+class LabelsPage(msgspec.Struct, frozen=True):
+    """Labels, oldest first, each with what was said of its picture, and whether it counts."""
+
+    labels: Sequence[Mapping[str, Any]]
+    count: int
+    next: Annotated[int | None, Meta(description="`after` of the next page, null at the end.")]
+
+
+class Queue(msgspec.Struct, frozen=True):
+    """Pictures that wait for a label, in the order in which to look at them."""
+
+    waiting: Annotated[int, Meta(description="How many wait in all.")]
+    pictures: Sequence[Mapping[str, Any]]
+    next: Annotated[int | None, Meta(description="`skip` of the next page, null at the end.")]
 
 
 @dataclass(frozen=True)
@@ -161,19 +176,11 @@ def add_labels(connection: sqlite3.Connection, labels: Sequence[Label], *, at: f
     return Labelled(len(labels), unknown, sorted(new)[:_MOST_NEW_CLASSES])
 
 
-def read_labels(connection: sqlite3.Connection, *, after: int, limit: int) -> dict[str, object]:
-    """Return at most `limit` labels after the id `after`, in the order in which they were given.
-
-    Each has what was said of its picture, and `last`, whether it counts.
-    """
+def read_labels(connection: sqlite3.Connection, *, after: int, limit: int) -> LabelsPage:
+    """Return at most `limit` labels after the id `after`, in the order in which they were given."""
     rows = connection.execute(_PAGE, (after, limit + 1)).fetchall()
     labels = [_shown(row) for row in rows[:limit]]
-    more = len(rows) > limit
-    return {
-        "labels": labels,
-        "count": len(labels),
-        "next": labels[-1]["id"] if more else None,
-    }
+    return LabelsPage(labels, len(labels), rows[limit - 1]["id"] if len(rows) > limit else None)
 
 
 def _shown(row: sqlite3.Row) -> dict[str, object]:
@@ -209,18 +216,16 @@ def waiting_keys(
     return _alternating(*arms)[skip : skip + limit]
 
 
-def read_queue(
-    connection: sqlite3.Connection, filters: Filters, *, skip: int, limit: int
-) -> dict[str, object]:
-    """Return what `GET /review` answers: pictures that wait, and how many there are."""
+def read_queue(connection: sqlite3.Connection, filters: Filters, *, skip: int, limit: int) -> Queue:
+    """Return pictures that wait, and how many there are."""
     waiting = count_waiting(connection, filters)
     keys = waiting_keys(connection, filters, skip=skip, limit=limit)
     following = skip + len(keys)
-    return {
-        "waiting": waiting,
-        "pictures": [_shown(connection.execute(_FIND, key).fetchone()) for key in keys],
-        "next": following if keys and following < waiting else None,
-    }
+    return Queue(
+        waiting,
+        [_shown(connection.execute(_FIND, key).fetchone()) for key in keys],
+        following if keys and following < waiting else None,
+    )
 
 
 def _alternating(first: Sequence[Key], second: Sequence[Key]) -> list[Key]:

@@ -4,14 +4,21 @@
 """
 
 import sqlite3
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeAlias
+
+import msgspec
+from msgspec.structs import replace
 
 from bentos.logging.review.figures import Figures, Group, Rate, estimate
 
 _DAY_SECONDS = 86_400
 # Of the answer: the versions with the newest pictures.
 MAX_VERSIONS = 20
+# And with devices: figures take some hundredths of a second each.
+MAX_DEVICES = 100
 # Of the metrics: a series for each number.
 _EXPOSED_RATES = ("escape_rate", "false_reject_rate", "precision", "recall")
 _EXPOSED_VERSIONS = 4
@@ -19,13 +26,20 @@ _EXPOSED_CLASSES = 12
 _EXPOSED_CHARACTERS = 60
 
 
+_Version: TypeAlias = tuple[str, str, str | None]
+
+
 @dataclass(frozen=True)
 class QualityQuery:
-    """Whose figures are asked for: pictures of the last `days`, of one version or device or all."""
+    """Whose figures are asked for: pictures of the last `days`, of one version or device or all.
+
+    With `by_device` each device of a version has figures of its own.
+    """
 
     days: float
     model_version: str | None = None
     edge_device_id: str | None = None
+    by_device: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,19 +48,18 @@ class VersionRows:
 
     model_name: str
     model_version: str
+    edge_device_id: str | None
     last_timestamp: float
     groups: Sequence[Group]
     good: frozenset[str]
 
 
-@dataclass(frozen=True)
-class VersionFigures:
-    """The figures of one version."""
+class Quality(msgspec.Struct, frozen=True):
+    """What `GET /quality` answers."""
 
-    model_name: str
-    model_version: str
-    good: Sequence[str]
-    figures: Figures
+    days: float
+    edge_device_id: str | None
+    versions: Sequence[Figures]
 
 
 # Of each picture, `true_class` is what the last label says. It counts only where a person labelled
@@ -73,11 +86,12 @@ def read_versions(
     good: dict[str, set[str]] = {}
     for model_name, class_name in connection.execute(_GOOD):
         good.setdefault(model_name, set()).add(class_name)
-    groups: dict[tuple[str, str], list[Group]] = {}
-    last: dict[tuple[str, str], float] = {}
+    groups: dict[_Version, list[Group]] = {}
+    last: dict[_Version, float] = {}
     since = now - query.days * _DAY_SECONDS
     for row in connection.execute(_GROUPS, (since, query.model_version, query.edge_device_id)):
-        version = (row["model_name"], row["model_version"])
+        device = row["edge_device_id"] if query.by_device else None
+        version = (row["model_name"], row["model_version"], device)
         last[version] = max(row["last_timestamp"], last.get(version, 0.0))
         groups.setdefault(version, []).append(
             Group(
@@ -91,44 +105,38 @@ def read_versions(
                 differs=bool(row["differs"]),
             )
         )
-    newest = sorted(last, key=lambda version: (-last[version], version))[:MAX_VERSIONS]
+    most = MAX_DEVICES if query.by_device else MAX_VERSIONS
+    newest = sorted(last, key=lambda version: (-last[version], str(version)))[:most]
     return [
         VersionRows(*version, last[version], groups[version], frozenset(good.get(version[0], ())))
         for version in newest
     ]
 
 
-def estimate_versions(versions: Sequence[VersionRows]) -> list[VersionFigures]:
+def estimate_versions(versions: Sequence[VersionRows]) -> list[Figures]:
     """Return the figures of each version; a second of processor time for 100,000 groups."""
     return [
-        VersionFigures(
-            one.model_name, one.model_version, sorted(one.good), estimate(one.groups, one.good)
+        replace(
+            estimate(one.groups, one.good),
+            model_name=one.model_name,
+            model_version=one.model_version,
+            edge_device_id=one.edge_device_id,
         )
         for one in versions
     ]
 
 
-def quality_answer(query: QualityQuery, versions: Sequence[VersionFigures]) -> dict[str, object]:
-    """Return what `GET /quality` answers."""
-    return {
-        "days": query.days,
-        "edge_device_id": query.edge_device_id,
-        "versions": [_answer(one) for one in versions],
-    }
-
-
-def exposed(versions: Sequence[VersionFigures]) -> list[list[object]]:
+def exposed(versions: Sequence[Figures]) -> list[list[object]]:
     """Return model, version, rate, class and the three numbers of what the metrics show."""
     rows: list[list[object]] = []
     for one in versions[:_EXPOSED_VERSIONS]:
-        found = one.figures
-        classes = sorted(found.precision, key=lambda name: _labels(found, name))
+        classes = sorted(one.precision, key=partial(_labels, one))
         names = sorted(classes[-_EXPOSED_CLASSES:])
         rates: dict[tuple[str, str], Rate | None] = {
-            ("escape_rate", ""): found.escape_rate,
-            ("false_reject_rate", ""): found.false_reject_rate,
-            **{("precision", name): found.precision[name] for name in names},
-            **{("recall", name): found.recall[name] for name in names},
+            ("escape_rate", ""): one.escape_rate,
+            ("false_reject_rate", ""): one.false_reject_rate,
+            **{("precision", name): one.precision[name] for name in names},
+            **{("recall", name): one.recall[name] for name in names},
         }
         for (rate, name), value in rates.items():
             if value is not None:
@@ -147,29 +155,3 @@ def exposed(versions: Sequence[VersionFigures]) -> list[list[object]]:
 def _labels(found: Figures, name: str) -> int:
     rates = (found.precision[name], found.recall[name])
     return sum(rate.labels for rate in rates if rate is not None)
-
-
-def _answer(one: VersionFigures) -> dict[str, object]:
-    found = one.figures
-    return {
-        "model_name": one.model_name,
-        "model_version": one.model_version,
-        "good_classes": one.good,
-        "pictures": found.pictures,
-        "labels": found.labels,
-        "unlabelled_verdicts": found.unlabelled,
-        "escape_rate": _rate(found.escape_rate),
-        "false_reject_rate": _rate(found.false_reject_rate),
-        "precision": _rates(found.precision),
-        "recall": _rates(found.recall),
-    }
-
-
-def _rates(rates: Mapping[str, Rate | None]) -> dict[str, object]:
-    return {name: _rate(rate) for name, rate in rates.items()}
-
-
-def _rate(rate: Rate | None) -> dict[str, float] | None:
-    if rate is None:
-        return None
-    return {name: round(value, 6) for name, value in asdict(rate).items()}

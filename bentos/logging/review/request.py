@@ -112,11 +112,12 @@ def parse_queue_part(values: Mapping[str, str]) -> tuple[Filters, int]:
 
 def parse_quality_query(query: bytes, *, days: float) -> QualityQuery:
     """Return whose figures are asked for, of the last `days` where the query does not say."""
-    values = parse_parameters(query, "days", "model_version", "edge_device_id")
+    values = parse_parameters(query, "days", "model_version", "edge_device_id", "by_device")
     return QualityQuery(
         _parse_days(values["days"]) if "days" in values else days,
         parse_device("model_version", values),
         parse_device("edge_device_id", values),
+        by_device=parse_flag("by_device", values),
     )
 
 

@@ -8,14 +8,18 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
+import msgspec
+from msgspec.structs import asdict
+
 from bentos.edge.door import Handler, Route, admit
-from bentos.edge.http import RETRY_LATER, Request, Response, ServiceError, json_response
+from bentos.edge.http import RETRY_LATER, Request, Response, ServiceError
 from bentos.edge.tokens import Tokens
 from bentos.logging.page.access import as_bearer, require_own_page
+from bentos.logging.review.figures import Figures
 from bentos.logging.review.labels import (
     Filters,
     add_labels,
@@ -25,11 +29,10 @@ from bentos.logging.review.labels import (
 )
 from bentos.logging.review.page import HEAT_PATH, PICTURE_PATH, SCRIPT_PATH, ReviewPage
 from bentos.logging.review.quality import (
+    Quality,
     QualityQuery,
-    VersionFigures,
     estimate_versions,
     exposed,
-    quality_answer,
     read_versions,
 )
 from bentos.logging.review.request import (
@@ -62,6 +65,7 @@ _MEASURE_SECONDS = 15.0
 _RETRY_SECONDS = "5"
 
 _logger = get_logger("review")
+_encode = msgspec.json.encode
 ResultT = TypeVar("ResultT")
 
 
@@ -82,7 +86,6 @@ class Review:
         protect_reads: bool,
         quality_days: float,
         max_escape_rate: float,
-        upkeep_seconds: float = _UPKEEP_SECONDS,
     ) -> None:
         self._page = page
         self._protect_reads = protect_reads
@@ -90,7 +93,6 @@ class Review:
         self._state = state
         self._tokens = tokens
         self._max_body_bytes = max_body_bytes
-        self._upkeep_seconds = upkeep_seconds
         self._days = quality_days
         self._evidence_slots = asyncio.Semaphore(_MOST_EVIDENCE)
         self._label_slots = asyncio.Semaphore(_MOST_LABELS)
@@ -99,8 +101,8 @@ class Review:
         self._seen: tuple[object, ...] = ()
         self._estimated_at = float("-inf")
         self._background: list[asyncio.Task[None]] = []
-        # Why the store fails, None while it works.
-        self.failure: str | None = None
+        # It is said in the log when the store begins to fail, and when it works again.
+        self._failing = False
         state.review_capacity_bytes.set(store.max_bytes)
         state.quality_escape_rate_limit.set(max_escape_rate)
 
@@ -108,8 +110,8 @@ class Review:
         """Begin to look after age and size, and to measure."""
         loop = asyncio.get_running_loop()
         self._background = [
-            loop.create_task(self._keep_up()),
-            loop.create_task(self._keep_measuring()),
+            loop.create_task(self._repeat(_UPKEEP_SECONDS, self._keep_up)),
+            loop.create_task(self._repeat(_MEASURE_SECONDS, self._measure)),
         ]
 
     async def stop(self) -> None:
@@ -188,10 +190,9 @@ class Review:
             # A thread: the digests, and what explains a fault, take longer than others may wait.
             evidence = await asyncio.to_thread(parse_evidence, body)
             added = await self._store.add(evidence)
-        self._state.review_stored.add(added.stored)
+        self._state.review_stored.add(added.answer.stored)
         self._state.review_pruned.add(added.pruned)
-        answer = {"status": "success", "stored": added.stored, "duplicates": added.duplicates}
-        return json_response(answer, log=answer)
+        return Response(_encode(added.answer), log=asdict(added.answer))
 
     async def _add_labels(self, request: Request) -> Response:
         """Store the labels of a body, all or none."""
@@ -209,33 +210,31 @@ class Review:
                 lambda connection: add_labels(connection, labels, at=at)
             )
         self._state.labels_stored.add(added.labels)
-        answer = {"status": "success", **asdict(added)}
-        return json_response(answer, log=answer)
+        return Response(_encode(added), log=asdict(added))
 
     async def _labels(self, request: Request) -> Response:
         """Return a page of labels, oldest first."""
         after, limit = parse_labels_query(request.query)
-        return json_response(
-            await self._store.read(
-                lambda connection: read_labels(connection, after=after, limit=limit)
-            )
+        page = await self._store.read(
+            lambda connection: read_labels(connection, after=after, limit=limit)
         )
+        return Response(_encode(page))
 
     async def _queue(self, request: Request) -> Response:
         """Return pictures that wait for a label, in the order in which to look at them."""
         filters, skip, limit = parse_queue_query(request.query)
-        return json_response(
-            await self._store.read(
-                lambda connection: read_queue(connection, filters, skip=skip, limit=limit)
-            )
+        page = await self._store.read(
+            lambda connection: read_queue(connection, filters, skip=skip, limit=limit)
         )
+        return Response(_encode(page))
 
     async def _quality(self, request: Request) -> Response:
         """Return the figures by model version."""
         query = parse_quality_query(request.query, days=self._days)
-        return json_response(quality_answer(query, await self._figures(query)))
+        figures = await self._figures(query)
+        return Response(_encode(Quality(query.days, query.edge_device_id, figures)))
 
-    async def _figures(self, query: QualityQuery) -> Sequence[VersionFigures]:
+    async def _figures(self, query: QualityQuery) -> Sequence[Figures]:
         async with self._estimating:
             versions = await self._store.read(
                 lambda connection: read_versions(connection, query, now=time.time())
@@ -247,39 +246,43 @@ class Review:
         try:
             result = await work
         except StoreError as failure:
-            self._failed(failure)
+            self._state.review_errors[failure.reason].add()
+            if not self._failing:
+                event(_logger, logging.ERROR, f"pictures cannot be stored: {failure.message}")
+            self._failing = True
             raise ServiceError(
                 503,
                 "review_not_accessible",
                 f"nothing was stored, try again: the store of pictures fails: {failure.reason}",
                 headers={"Retry-After": _RETRY_SECONDS},
             ) from failure
-        self._works()
+        if self._failing:
+            event(_logger, logging.INFO, "pictures can be stored again")
+        self._failing = False
         return result
 
-    async def _keep_up(self) -> None:
-        while True:
-            with contextlib.suppress(ServiceError):
-                kept = await self._tried(self._store.keep_up())
-                self._state.review_pruned.add(kept.pruned)
-                self._state.review_pictures.set(kept.pictures)
-                self._state.review_bytes.set(kept.bytes)
-            await asyncio.sleep(self._upkeep_seconds)
-
-    async def _keep_measuring(self) -> None:
+    async def _repeat(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             try:
-                if self._store.exists():
-                    await self._tried(self._measure())
+                await self._tried(work())
             except ServiceError:
                 pass  # counted and logged
             except Exception as error:
                 # The metrics stay as they were; the next attempt may succeed.
-                event(_logger, logging.ERROR, "the figures cannot be computed", error=error)
-            await asyncio.sleep(_MEASURE_SECONDS)
+                event(_logger, logging.ERROR, "upkeep, or the figures, failed", error=error)
+            await asyncio.sleep(seconds)
+
+    async def _keep_up(self) -> None:
+        """Delete what is too old or too much, and set the metrics of what is kept."""
+        kept = await self._store.keep_up()
+        self._state.review_pruned.add(kept.pruned)
+        self._state.review_pictures.set(kept.pictures)
+        self._state.review_bytes.set(kept.bytes)
 
     async def _measure(self) -> None:
         """Set the metrics: how many pictures wait, and the figures where there is news."""
+        if not self._store.exists():
+            return
         waiting, seen = await self._store.read(
             lambda connection: (
                 count_waiting(connection, Filters()),
@@ -294,17 +297,6 @@ class Review:
         if seen != self._seen or late:
             self._state.tell_figures(exposed(await self._figures(QualityQuery(self._days))))
             self._seen, self._estimated_at = seen, time.monotonic()
-
-    def _failed(self, failure: StoreError) -> None:
-        self._state.review_errors[failure.reason].add()
-        if self.failure is None:
-            event(_logger, logging.ERROR, f"pictures cannot be stored: {failure.message}")
-        self.failure = failure.reason
-
-    def _works(self) -> None:
-        if self.failure is not None:
-            event(_logger, logging.INFO, "pictures can be stored again")
-        self.failure = None
 
 
 @contextlib.asynccontextmanager

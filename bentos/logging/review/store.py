@@ -17,9 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from bentos.evidence import Evidence, media_type_of
 from bentos.logging.review.schema import configure
@@ -82,16 +83,20 @@ _DELETE_ROWS = (
 ResultT = TypeVar("ResultT")
 
 
-@dataclass(frozen=True)
-class Added:
-    """What became of pictures that were to be stored.
-
-    `duplicates` were stored before; `pruned` is how many older ones had to go for them.
-    """
+class Stored(msgspec.Struct, frozen=True):
+    """What became of pictures: the answer of `/evidence`, once they are on disk."""
 
     stored: int
-    duplicates: int
-    pruned: int = 0
+    duplicates: Annotated[int, Meta(description="Pictures that were stored before.")]
+    status: Literal["success"] = "success"
+
+
+@dataclass(frozen=True)
+class Added:
+    """What became of pictures, and how many older ones had to go for them."""
+
+    answer: Stored
+    pruned: int
 
 
 @dataclass(frozen=True)
@@ -200,7 +205,7 @@ class ReviewStore:
                 elif one.challenger is not None:
                     key = (row["challenger"], one.prediction_id, one.edge_device_id)
                     connection.execute(_ADD_CHALLENGER, key)
-            return Added(stored, len(rows) - stored, self._prune(connection))
+            return Added(Stored(stored, len(rows) - stored), self._prune(connection))
 
         return self._write(add)
 

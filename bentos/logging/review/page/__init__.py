@@ -10,7 +10,7 @@ import hashlib
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -18,14 +18,13 @@ import msgspec
 
 from bentos import __version__
 from bentos.edge.http import Request, Response, ServiceError
-from bentos.logging.page.access import as_bearer, sign_in
+from bentos.logging.page.access import is_allowed, sign_in
 from bentos.logging.page.html import HtmlPage
 from bentos.logging.page.words import shorten
 from bentos.logging.request import parse_parameters
 from bentos.logging.review.labels import Filters, Key, count_waiting, waiting_keys
 from bentos.logging.review.page.heat import HeatMaps, picture_or_error, svg
 from bentos.logging.review.page.pictures import (
-    Choices,
     ShownPicture,
     count_kept,
     find_choices,
@@ -58,37 +57,6 @@ _HARMLESS = (
     (b"referrer-policy", b"no-referrer"),
     (b"vary", b"accept, authorization"),
 )
-
-
-@dataclass(frozen=True)
-class _Option:
-    value: str
-    shown: str
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """A filter of the page: its parameter, its values, and the one that is chosen."""
-
-    title: str
-    name: str
-    options: Sequence[_Option]
-    chosen: str
-
-
-@dataclass(frozen=True)
-class _Progress:
-    labelled: int
-    kept: int
-    narrowed: bool
-
-
-@dataclass(frozen=True)
-class _Empty:
-    """What to say where no picture waits."""
-
-    title: str
-    sentence: str
 
 
 @dataclass(frozen=True)
@@ -131,7 +99,7 @@ class ReviewPage:
         self._require_token = require_token
         self._protect_reads = protect_reads
         self._heat = heat
-        self._choices: tuple[float, Choices] | None = None
+        self._choices: tuple[float, Mapping[str, Sequence[str]]] | None = None
         self._script = (_FOLDER / "review.js").read_bytes()
         self._version = hashlib.sha256(self._script).hexdigest()[:12]
         self._html = HtmlPage(
@@ -152,12 +120,11 @@ class ReviewPage:
         Raises ServiceError 400 for a wrong parameter, 401 with which a browser asks for the token,
         404 for a picture that was never kept, and StoreError.
         """
-        signed_in = self._is_signed_in(request)
+        signed_in = is_allowed(self._require_token, request)
         asked = _asked(request)
         if not signed_in and (self._protect_reads or asked.sign_in):
             raise sign_in("kept pictures and labels")
-        now = time.time()
-        found = await self._store.read(lambda connection: _find(connection, asked, now=now))
+        found = await self._store.read(lambda connection: _find(connection, asked))
         choices = await self._known_choices()
         return self._html.response(
             self._render(found, choices, asked, signed_in=signed_in),
@@ -194,64 +161,64 @@ class ReviewPage:
         headers = ((b"x-content-type-options", b"nosniff"), _kept_for(86_400))
         return Response(self._script, 200, b"text/javascript; charset=utf-8", headers)
 
-    def _is_signed_in(self, request: Request) -> bool:
-        """Return whether the request has a valid token, or needs none."""
-        try:
-            self._require_token(as_bearer(request.header(b"authorization")))
-        except ServiceError:
-            return False
-        return True
-
     async def _key(self, request: Request) -> Key:
-        if self._protect_reads and not self._is_signed_in(request):
+        if self._protect_reads and not is_allowed(self._require_token, request):
             raise sign_in("kept pictures")
         asked = _asked(request).key
         if asked is None:
             raise ServiceError(400, "bad_input", "id: expected a prediction's id", field="id")
         return await self._store.read(lambda connection: find_key(connection, *asked))
 
-    async def _known_choices(self) -> Choices:
+    async def _known_choices(self) -> Mapping[str, Sequence[str]]:
         """Return what the filters offer, read again when it is no longer fresh."""
         if self._choices is None or time.monotonic() > self._choices[0] + _CHOICES_SECONDS:
             self._choices = time.monotonic(), await self._store.read(find_choices)
         return self._choices[1]
 
-    def _render(self, found: _Found, choices: Choices, asked: _Asked, *, signed_in: bool) -> bytes:
+    def _render(
+        self,
+        found: _Found,
+        choices: Mapping[str, Sequence[str]],
+        asked: _Asked,
+        *,
+        signed_in: bool,
+    ) -> bytes:
         filters, skip, one = asked.filters, asked.skip, found.one
-        narrowed = filters != Filters()
-        following = found.following
-        links: dict[str, object] = {}
+        links: dict[str, str] = {}
         if one is not None:
-            key = (one.prediction_id, one.edge_device_id)
-            here = _key_query(key)
+            here = _key_query(one.key)
             links = {
                 "here_link": _link(REVIEW_PATH, filters, skip, here),
-                "picture_link": _link(PICTURE_PATH, None, 0, here) if one.picture_kept else "",
-                "heat_link": _link(HEAT_PATH, None, 0, here) if self._heat else "",
+                "picture_link": _link(PICTURE_PATH, more=here) if one.said["picture_kept"] else "",
+                "heat_link": _link(HEAT_PATH, more=here) if self._heat else "",
             }
+        following = found.following
         return self._html.render(
             title="Review",
             version=__version__,
+            now=time.time(),
             script=f"{SCRIPT_PATH[1:]}?v={self._version}",
-            progress=_Progress(max(0, found.kept - found.waiting), found.kept, narrowed),
+            labelled=max(0, found.kept - found.waiting),
+            kept=found.kept,
+            waiting=found.waiting,
+            narrowed=filters != Filters(),
             pick=asked.key is not None,
-            choices=_choices(choices, filters),
-            differ=filters.differ,
+            choices=choices,
+            chosen=filters,
             described=_described(filters),
             one=one,
             skip=skip,
-            empty=_empty(found, narrowed=narrowed, skip=skip),
             sign_in="" if signed_in else _link(REVIEW_PATH, filters, skip, {"sign-in": ""}),
-            queue_link=_link(REVIEW_PATH, filters, 0),
+            queue_link=_link(REVIEW_PATH, filters),
             stay_link=_link(REVIEW_PATH, filters, skip),
             skip_link=_link(REVIEW_PATH, filters, skip + found.at_skip),
             back_link=_link(REVIEW_PATH, filters, max(0, skip - 1)),
-            following=_link(PICTURE_PATH, None, 0, _key_query(following)) if following else "",
+            following=_link(PICTURE_PATH, more=_key_query(following)) if following else "",
             **links,
         )
 
 
-def _find(connection: sqlite3.Connection, asked: _Asked, *, now: float) -> _Found:
+def _find(connection: sqlite3.Connection, asked: _Asked) -> _Found:
     """Read everything that a page shows, in one transaction."""
     keys = waiting_keys(connection, asked.filters, skip=asked.skip, limit=2)
     key = keys[0] if keys else None
@@ -259,7 +226,7 @@ def _find(connection: sqlite3.Connection, asked: _Asked, *, now: float) -> _Foun
         key = find_key(connection, *asked.key)
     others = [one for one in keys if one != key]
     return _Found(
-        one=shown_picture(connection, key, now=now) if key else None,
+        one=shown_picture(connection, key) if key else None,
         following=others[0] if others else None,
         at_skip=bool(keys) and key == keys[0],
         waiting=count_waiting(connection, asked.filters),
@@ -282,7 +249,10 @@ def _key_query(key: Key) -> dict[str, str]:
 
 
 def _link(
-    path: str, filters: Filters | None, skip: int, more: Mapping[str, str] | None = None
+    path: str,
+    filters: Filters | None = None,
+    skip: int = 0,
+    more: Mapping[str, str] | None = None,
 ) -> str:
     """Return an address relative to the page's, so that a proxy may put all below a prefix."""
     query = {
@@ -296,58 +266,19 @@ def _link(
 
 def _filter_query(filters: Filters) -> dict[str, str]:
     """Return the parameters that ask for the same filters."""
-    found = {
-        "model_version": filters.model_version,
-        "edge_device_id": filters.edge_device_id,
-        "verdict": filters.verdict,
-        "differ": "true" if filters.differ else "",
-    }
-    return {name: value for name, value in found.items() if value}
+    chosen = {name: value for name, value in asdict(filters).items() if value}
+    return {name: "true" if value is True else value for name, value in chosen.items()}
 
 
 def _described(filters: Filters) -> str:
     """Return the filters in words, empty for none."""
-    parts = (
-        (filters.model_version, f"version {shorten(filters.model_version, _MOST_CHARACTERS)}"),
-        (filters.edge_device_id, f"device {shorten(filters.edge_device_id, _MOST_CHARACTERS)}"),
-        (filters.verdict, f"verdict {shorten(filters.verdict, _MOST_CHARACTERS)}"),
-        (filters.differ, "the challenger differs"),
-    )
-    return ", ".join(text for chosen, text in parts if chosen)
-
-
-def _choices(found: Choices, filters: Filters) -> Sequence[_Choice]:
-    parts = (
-        ("Model version", "model_version", found.versions, filters.model_version),
-        ("Device", "edge_device_id", found.devices, filters.edge_device_id),
-        ("Verdict", "verdict", found.verdicts, filters.verdict),
-    )
-    return [
-        _Choice(
-            title,
-            name,
-            [
-                _Option(value, shorten(value, _MOST_CHARACTERS))
-                # One that nothing kept has any more stays chosen.
-                for value in dict.fromkeys([*values, *([chosen] if chosen else [])])
-            ],
-            chosen,
-        )
-        for title, name, values, chosen in parts
-    ]
-
-
-def _empty(found: _Found, *, narrowed: bool, skip: int) -> _Empty:
-    if found.waiting:
-        return _Empty("That was the last one", f"You have skipped {skip} that still have no label.")
-    if narrowed:
-        return _Empty("Nothing waits here", "No picture without a label fits these filters.")
-    if found.kept:
-        return _Empty("All pictures have a label", "New ones appear here as they are kept.")
-    return _Empty(
-        "No pictures yet",
-        "Pictures appear here once the inference service keeps them: set KEEP_IMAGES=true there.",
-    )
+    said = {
+        "model_version": f"version {shorten(filters.model_version, _MOST_CHARACTERS)}",
+        "edge_device_id": f"device {shorten(filters.edge_device_id, _MOST_CHARACTERS)}",
+        "verdict": f"verdict {filters.verdict}",
+        "differ": "the challenger differs",
+    }
+    return ", ".join(said[name] for name in _filter_query(filters))
 
 
 def _kept_for(seconds: int) -> tuple[bytes, bytes]:

@@ -31,12 +31,15 @@ Side = Annotated[int, Meta(ge=1, le=64)]
 class HeatMap(msgspec.Struct, frozen=True):
     """How much the score of the class drops where each cell of the picture is covered."""
 
-    class_name: str
+    class_name: Annotated[str, Meta(description="What the model says.")]
     confidence: float
-    model_version: str
+    model_version: Annotated[str, Meta(description="Of the model that was asked.")]
     rows: Side
     columns: Side
-    drops: list[list[float]]
+    drops: Annotated[
+        list[list[float]],
+        Meta(description="By row, how far the class falls where this part is covered."),
+    ]
 
 
 def read_map(answer: bytes) -> HeatMap:
