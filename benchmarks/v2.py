@@ -38,7 +38,6 @@ from local.process import ROOT, Server, StepError, free_ports
 PAGE = ROOT / "docs" / "v2.md"
 CLIENTS = 16
 SIZES = (1, 8)
-REACH = 1.2
 SAME = 1e-6
 _BEGIN, _END = "<!-- benchmark:begin -->\n", "<!-- benchmark:end -->"
 _WARM_UP_SECONDS = 2
