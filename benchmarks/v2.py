@@ -257,7 +257,7 @@ def _run(options: Any, scratch: Path) -> int:
         seconds=options.seconds,
         rates=rates,
     )
-    (FOLDER / "v2.json").write_text(json.dumps(asdict(results), indent=2) + "\n")
+    (FOLDER / "v2.json").write_text(json.dumps(asdict(results)) + "\n")
     text = table(results, {side.peer.key: side.peer.title for side in sides})
     print(f"\n{text}")
     if options.publish:
