@@ -126,7 +126,6 @@ containerize: $(STAMP) ## Two OCI images of them (BACKEND=docker|podman|buildah)
 
 render: $(STAMP) ## Write the generated rules, dashboards and pages anew
 	$(BIN)/python -m monitoring.generate
-	$(BIN)/python -m compose.prometheus
 	$(BIN)/python -m docs.generate
 
 docs: $(STAMP) ## The documents as a site, in build/site (SERVE=1 shows it at http://127.0.0.1:8080)

@@ -38,7 +38,6 @@ from local.process import ROOT, Server, StepError, free_ports
 PAGE = ROOT / "docs" / "v2.md"
 CLIENTS = 16
 SIZES = (1, 8)
-REACH = 1.2
 SAME = 1e-6
 _BEGIN, _END = "<!-- benchmark:begin -->\n", "<!-- benchmark:end -->"
 _WARM_UP_SECONDS = 2
@@ -258,7 +257,7 @@ def _run(options: Any, scratch: Path) -> int:
         seconds=options.seconds,
         rates=rates,
     )
-    (FOLDER / "v2.json").write_text(json.dumps(asdict(results), indent=2) + "\n")
+    (FOLDER / "v2.json").write_text(json.dumps(asdict(results)) + "\n")
     text = table(results, {side.peer.key: side.peer.title for side in sides})
     print(f"\n{text}")
     if options.publish:

@@ -1,16 +1,22 @@
 """Writes the documents' generated parts anew: run `python -m docs.generate`.
 
 They are made of the settings, the checks, the manifests, the states' declarations, the Makefile,
-the tests, and the answers of running services; docs/regions.py says how. A test holds the
-committed pages against them.
+the tests, and the answers of running services. In a page that is otherwise written by hand such a
+part stands between two comments, which name what makes it::
+
+    <!-- generated: answer logging-service GET /health 200 -->
+    <!-- end -->
+
+A test holds the committed pages against them.
 """
 
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from docs import probes, reference
 from docs.probes import REGION
-from docs.regions import filled
 from examples.third_service.rules import rules
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,6 +31,44 @@ def pages() -> Iterator[tuple[Path, str]]:
         text = path.read_text(encoding="utf-8")
         if REGION.search(text):
             yield path, filled(text)
+
+
+def filled(text: str) -> str:
+    """Return a page with all its generated parts written anew.
+
+    Raises KeyError where a part names something that is not there.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        content = _KINDS[match["kind"]](match["argument"] or "")
+        # With empty lines, or Markdown takes what follows a comment for HTML.
+        return f"{match['begin']}\n{content.strip()}\n\n{match['end']}"
+
+    return REGION.sub(replace, text)
+
+
+def _file(path: str) -> str:
+    language = {".py": "python", ".yml": "yaml", ".yaml": "yaml"}[Path(path).suffix]
+    return f"```{language}\n{(ROOT / path).read_text(encoding='utf-8')}```"
+
+
+_KINDS: Mapping[str, Callable[[str], str]] = {
+    "answer": probes.shown_answer,
+    "cases": reference.cases,
+    "commands": reference.commands,
+    "file": _file,
+    "metrics": reference.metrics,
+    "other-probe-answers": probes.other_probe_answers,
+    "probe": probes.probe_lines,
+    "probe-times": probes.probe_times,
+    "promises": reference.promises,
+    "ready-tree": probes.tree,
+    "reasons": reference.reasons,
+    "request-answers": probes.request_answers,
+    "settings": reference.settings,
+    "timeline": probes.timeline,
+    "timings": reference.timings,
+}
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from loadtests.samples import (
     Observations,
     Outcome,
     ProbeSample,
-    as_dict,
     read_samples,
     write_samples,
 )
@@ -84,7 +83,7 @@ class Recorder:
         for (name, outcome), count in sorted(self._outcomes.items()):
             outcomes.setdefault(name, {})[outcome] = count
         content = {
-            "changes": [as_dict(change) for change in self.changes],
+            "changes": [asdict(change) for change in self.changes],
             "outcomes": outcomes,
             "ended_at": time.time(),
         }
@@ -95,7 +94,7 @@ def read_observations(folder: Path) -> Observations:
     """Read what a recorder wrote; FileNotFoundError where the test wrote nothing."""
     content = json.loads((folder / LOAD_FILE).read_text())
     return Observations(
-        samples=list(read_samples(folder / SAMPLES_FILE)),
+        samples=read_samples(folder / SAMPLES_FILE),
         changes=[Change(**change) for change in content["changes"]],
         outcomes=content["outcomes"],
         ended_at=content["ended_at"],

@@ -1,6 +1,5 @@
 """What a load test leaves behind: a verdict as text and JSON, and charts."""
 
-import csv
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,6 @@ from loadtests.settings import LoadTestSettings
 
 VERDICT_FILE = "verdict.json"
 PROBES_CHART = "probes.png"
-LOAD_CHART = "load.png"
 
 _PATHS = (HEALTH_PATH, READY_PATH, METRICS_PATH)
 _SHARES = (0.5, 0.9, 0.95, 0.99, 0.995, 0.999, 1.0)
@@ -137,44 +135,3 @@ def draw_probes(folder: Path, observations: Observations, settings: LoadTestSett
     chart = folder / PROBES_CHART
     figure.savefig(chart, dpi=110)
     return chart
-
-
-def draw_load(folder: Path, history: Path) -> Path | None:
-    """Draw rate and latency of each kind of request over time from Locust's own history.
-
-    Returns None where Locust kept none.
-    """
-    from matplotlib.figure import Figure
-
-    if not history.exists():
-        return None
-    with history.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["Type"] == "POST"]
-    if not rows:
-        return None
-    first = float(rows[0]["Timestamp"])
-    figure = Figure(figsize=(12, 6), layout="constrained")
-    rates, latencies = figure.subplots(2, 1, sharex=True)
-    names = dict.fromkeys(row["Name"] for row in rows)
-    for number, name in enumerate(names):
-        mine = [row for row in rows if row["Name"] == name]
-        seconds = [float(row["Timestamp"]) - first for row in mine]
-        colour = f"C{number}"
-        requests = [float(row["Requests/s"]) for row in mine]
-        rates.plot(seconds, requests, color=colour, label=f"POST {name}")
-        for column, style in (("50%", "-"), ("99%", "--")):
-            values = [_milliseconds(row[column]) for row in mine]
-            label = f"{name} p{column.rstrip('%')}"
-            latencies.plot(seconds, values, color=colour, linestyle=style, label=label)
-    rates.set(ylabel="requests/s")
-    latencies.set(xlabel="seconds", ylabel="milliseconds, rounded by Locust", yscale="symlog")
-    for axes in (rates, latencies):
-        axes.grid(visible=True, alpha=0.3)
-        axes.legend(fontsize="small", ncols=2)
-    chart = folder / LOAD_CHART
-    figure.savefig(chart, dpi=110)
-    return chart
-
-
-def _milliseconds(text: str) -> float:
-    return float(text) if text not in ("", "N/A") else float("nan")

@@ -19,7 +19,6 @@ from loadtests.plan import subjects
 from loadtests.recorder import LOAD_FILE, SAMPLES_FILE, read_observations
 from loadtests.replay import consequences_of
 from loadtests.report import (
-    draw_load,
     draw_probes,
     format_probe_table,
     probe_table,
@@ -84,7 +83,7 @@ def _run_locust(settings: LoadTestSettings) -> None:
     )
     _say(f"{settings.shape} load for {seconds:g} s: {load}; first {settings.idle_seconds:g} s idle")
     options = ["--headless", "--only-summary", "--loglevel", "WARNING", "--exit-code-on-error", "0"]
-    options += ["--csv", str(settings.reports / _CSV_PREFIX), "--csv-full-history"]
+    options += ["--csv", str(settings.reports / _CSV_PREFIX)]
     options += ["--html", str(settings.reports / _HTML), "--stop-timeout", str(_STOP_SECONDS)]
     if settings.expect_workers:
         options += ["--master", "--master-bind-port", str(settings.master_port)]
@@ -141,7 +140,6 @@ def _conclude(settings: LoadTestSettings, load_before: float) -> int:
     judgements = judge(observations, consequences, settings)
     verdict = write_verdict(folder, observations, judgements, consequences, settings, load_before)
     chart = draw_probes(folder, observations, settings)
-    draw_load(folder, folder / f"{_CSV_PREFIX}_stats_history.csv")
     _say("")
     _say(format_probe_table(probe_table(observations)))
     _say("")

@@ -2,10 +2,12 @@
 
 import csv
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Literal
+
+from pydantic import TypeAdapter
 
 from local.prober import MISSED, Answer
 
@@ -50,11 +52,7 @@ class ProbeSample:
     def of(cls, target: ProbeTarget, answer: Answer) -> "ProbeSample":
         """Join an answer to what was asked."""
         return cls(
-            service=target.service,
-            port=target.port,
-            path=target.path,
-            probe=target.probe,
-            cadence=target.cadence,
+            **asdict(target),
             intended=answer.intended,
             delay=answer.delay,
             latency=answer.latency,
@@ -124,6 +122,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 _COLUMNS = [column.name for column in fields(ProbeSample)]
+_SAMPLES = TypeAdapter(list[ProbeSample])
 
 
 def write_samples(path: Path, samples: Iterable[ProbeSample]) -> None:
@@ -134,24 +133,7 @@ def write_samples(path: Path, samples: Iterable[ProbeSample]) -> None:
         writer.writerows(astuple(sample) for sample in samples)
 
 
-def read_samples(path: Path) -> Iterator[ProbeSample]:
-    """Read what `write_samples` wrote."""
+def read_samples(path: Path) -> list[ProbeSample]:
+    """Read what `write_samples` wrote; ValueError where that is not what the file has."""
     with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            yield ProbeSample(
-                service=row["service"],
-                port=row["port"],  # type: ignore[arg-type]
-                path=row["path"],
-                probe=row["probe"],
-                cadence=row["cadence"],  # type: ignore[arg-type]
-                intended=float(row["intended"]),
-                delay=float(row["delay"]),
-                latency=float(row["latency"]),
-                status=int(row["status"]),
-                error=row["error"],
-            )
-
-
-def as_dict(change: Change) -> dict[str, float]:
-    """Return a change as JSON takes it."""
-    return asdict(change)
+        return _SAMPLES.validate_python(list(csv.DictReader(file)))

@@ -3,9 +3,17 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bentos.inference.settings import InferenceSettings
@@ -14,6 +22,8 @@ from loadtests.kubelet.spec import MANIFESTS
 from monitoring.timings import INFERENCE_SERVICE, LOGGING_SERVICE
 
 PREFIX = "LOADTEST_"
+Share = Annotated[float, Field(ge=0, le=1)]
+PortNumber = Annotated[int, Field(ge=1, le=65_535)]
 ShapeName = Literal["steady", "steps", "spike", "soak", "manual"]
 
 _INFERENCE_PORT = InferenceSettings.model_fields["inference_port"].default
@@ -33,123 +43,90 @@ class LoadTestSettings(BaseSettings):
         cli_implicit_flags=True,
         cli_hide_none_type=True,
         cli_avoid_json=True,
+        use_attribute_docstrings=True,
     )
 
-    inference_url: str = Field(
-        default=f"http://127.0.0.1:{_INFERENCE_PORT}", description="The inference service."
-    )
-    logging_url: str = Field(
-        default=f"http://127.0.0.1:{_LOGGING_PORT}",
-        description="The logging service; `none` leaves it out.",
-    )
-    inference_probe_url: str | None = Field(
-        default=None,
-        description="Its probe port; by default the manifest's, on the host of the service.",
-    )
-    logging_probe_url: str | None = Field(
-        default=None, description="The same for the logging service."
-    )
-    logging_token: SecretStr | None = Field(
-        default=None, description="Bearer token for `/log`, where the service wants one."
-    )
-    inference_manifest: Path = Field(
-        default=MANIFESTS[INFERENCE_SERVICE],
-        description="Where the inference service's probes stand.",
-    )
-    logging_manifest: Path = Field(
-        default=MANIFESTS[LOGGING_SERVICE],
-        description="Where the logging service's probes stand.",
-    )
+    inference_url: str = f"http://127.0.0.1:{_INFERENCE_PORT}"
+    """The inference service."""
+    logging_url: str = f"http://127.0.0.1:{_LOGGING_PORT}"
+    """The logging service; `none` leaves it out."""
+    inference_probe_url: str | None = None
+    """Its probe port; by default the manifest's, on the host of the service."""
+    logging_probe_url: str | None = None
+    """The same for the logging service."""
+    logging_token: SecretStr | None = None
+    """Bearer token for `/log`, where the service wants one."""
+    inference_manifest: Path = MANIFESTS[INFERENCE_SERVICE]
+    """Where the inference service's probes stand."""
+    logging_manifest: Path = MANIFESTS[LOGGING_SERVICE]
+    """Where the logging service's probes stand."""
 
-    shape: ShapeName = Field(
-        default="steady",
-        description="How the load runs: steady; steps up in quarters; spike, a sixth of the load "
-        "with a burst; soak, steady and judged minute by minute; manual, as Locust is told.",
-    )
-    clients: int = Field(
-        default=16, ge=1, description="Clients at full load; each waits for its answer."
-    )
-    rate: float = Field(
-        default=0.0,
-        ge=0,
-        description="Requests per second at full load, arriving at random and waiting for no "
-        "answer (open loop); 0: the clients send as fast as they are answered (closed loop).",
-    )
-    in_flight: int = Field(
-        default=100,
-        ge=1,
-        description="Open loop: most requests of a client on their way; beyond, arrivals drop.",
-    )
-    idle_seconds: float = Field(
-        default=10.0, ge=0, description="Time before the load, to compare the probes with."
-    )
-    seconds: float = Field(default=30.0, gt=0, description="Time under load.")
-    predict_weight: int = Field(default=6, ge=0, description="Share of clients of /predict.")
-    image_weight: int = Field(default=2, ge=0, description="Share of clients of /predict_image.")
-    log_weight: int = Field(default=1, ge=0, description="Share of clients of /log.")
-    input_size: int = Field(
-        default=3072, ge=1, description="Numbers in one input of the model, for /predict."
-    )
-    log_batch: int = Field(default=20, ge=1, description="Predictions in one batch for /log.")
-    request_timeout_seconds: float = Field(
-        default=15.0, gt=0, description="Longest a client waits; then the request has failed."
-    )
+    shape: ShapeName = "steady"
+    """How the load runs: steady; steps up in quarters; spike, a sixth of the load with a burst;
+    soak, steady and judged minute by minute; manual, as Locust is told."""
+    clients: PositiveInt = 16
+    """Clients at full load; each waits for its answer."""
+    rate: NonNegativeFloat = 0.0
+    """Requests per second at full load, arriving at random and waiting for no answer (open loop);
+    0: the clients send as fast as they are answered (closed loop)."""
+    in_flight: PositiveInt = 100
+    """Open loop: most requests of a client on their way; beyond, arrivals drop."""
+    idle_seconds: NonNegativeFloat = 10.0
+    """Time before the load, to compare the probes with."""
+    seconds: PositiveFloat = 30.0
+    """Time under load."""
+    predict_weight: NonNegativeInt = 6
+    """Share of clients of /predict."""
+    image_weight: NonNegativeInt = 2
+    """Share of clients of /predict_image."""
+    log_weight: NonNegativeInt = 1
+    """Share of clients of /log."""
+    input_size: PositiveInt = 3072
+    """Numbers in one input of the model, for /predict."""
+    log_batch: PositiveInt = 20
+    """Predictions in one batch for /log."""
+    request_timeout_seconds: PositiveFloat = 15.0
+    """Longest a client waits; then the request has failed."""
 
-    probe_interval_seconds: float = Field(
-        default=0.1,
-        gt=0,
-        description="Pause between probes of /health and of /ready that percentiles come from, "
-        "beside those at the manifest's period.",
-    )
-    scrape_interval_seconds: float = Field(
-        default=1.0, gt=0, description="Pause between scrapes of /metrics."
-    )
-    scrape_timeout_seconds: float = Field(
-        default=10.0, gt=0, description="Longest a scrape may take; Prometheus' own default."
-    )
+    probe_interval_seconds: PositiveFloat = 0.1
+    """Pause between probes of /health and of /ready that percentiles come from, beside those at the
+    manifest's period."""
+    scrape_interval_seconds: PositiveFloat = 1.0
+    """Pause between scrapes of /metrics."""
+    scrape_timeout_seconds: PositiveFloat = 10.0
+    """Longest a scrape may take; Prometheus' own default."""
 
-    max_health_p99_ms: float = Field(
-        default=100.0, gt=0, description="Limit of /health's 99th percentile under load."
-    )
-    max_ready_p99_ms: float = Field(
-        default=100.0, gt=0, description="Limit of /ready's 99th percentile under load."
-    )
-    max_metrics_p99_ms: float = Field(
-        default=250.0, gt=0, description="Limit of /metrics' 99th percentile under load."
-    )
-    max_failed_probes: int = Field(default=0, ge=0, description="Probes and scrapes that may fail.")
-    max_missed_probes: int = Field(
-        default=0, ge=0, description="Probes that may not be sent in their time."
-    )
-    max_readiness_flaps: int = Field(
-        default=0, ge=0, description="Times that a ready pod may turn unready."
-    )
-    max_restarts: int = Field(
-        default=0, ge=0, description="Times that the kubelet would have restarted the container."
-    )
-    max_error_ratio: float = Field(
-        default=0.01, ge=0, le=1, description="Failed requests over all; a 429 is not a failure."
-    )
-    max_rejected_ratio: float = Field(
-        default=1.0, ge=0, le=1, description="Requests answered 429 over all."
-    )
-    max_dropped_ratio: float = Field(
-        default=0.01, ge=0, le=1, description="Open loop: arrivals that could not be sent over all."
-    )
+    max_health_p99_ms: PositiveFloat = 100.0
+    """Limit of /health's 99th percentile under load."""
+    max_ready_p99_ms: PositiveFloat = 100.0
+    """Limit of /ready's 99th percentile under load."""
+    max_metrics_p99_ms: PositiveFloat = 250.0
+    """Limit of /metrics' 99th percentile under load."""
+    max_failed_probes: NonNegativeInt = 0
+    """Probes and scrapes that may fail."""
+    max_missed_probes: NonNegativeInt = 0
+    """Probes that may not be sent in their time."""
+    max_readiness_flaps: NonNegativeInt = 0
+    """Times that a ready pod may turn unready."""
+    max_restarts: NonNegativeInt = 0
+    """Times that the kubelet would have restarted the container."""
+    max_error_ratio: Share = 0.01
+    """Failed requests over all; a 429 is not a failure."""
+    max_rejected_ratio: Share = 1.0
+    """Requests answered 429 over all."""
+    max_dropped_ratio: Share = 0.01
+    """Open loop: arrivals that could not be sent over all."""
 
-    reports: Path = Field(
-        default=Path("reports/loadtest"), description="Folder that takes the results."
-    )
-    ui: bool = Field(default=False, description="Serve Locust's web page instead of a verdict.")
-    ui_port: int = Field(default=8089, ge=1, le=65_535, description="Port of that page.")
-    expect_workers: int = Field(
-        default=0,
-        ge=0,
-        description="Locust workers on other machines to wait for; 0: all clients run here.",
-    )
-    master_port: int = Field(
-        default=5557, ge=1, le=65_535, description="Port that those workers connect to."
-    )
+    reports: Path = Path("reports/loadtest")
+    """Folder that takes the results."""
+    ui: bool = False
+    """Serve Locust's web page instead of a verdict."""
+    ui_port: PortNumber = 8089
+    """Port of that page."""
+    expect_workers: NonNegativeInt = 0
+    """Locust workers on other machines to wait for; 0: all clients run here."""
+    master_port: PortNumber = 5557
+    """Port that those workers connect to."""
 
     @field_validator("inference_url", "logging_url", "inference_probe_url", "logging_probe_url")
     @classmethod

@@ -83,7 +83,12 @@ def plan(options: Options) -> list[Program]:
 
     Raises StepError where a program that is needed is not installed.
     """
-    programs = [_alertmanager(options), _prometheus(options)]
+    alertmanager = options.data / "alertmanager"
+    alertmanager.mkdir(parents=True, exist_ok=True)
+    programs = [
+        alertmanager_program(ALERTMANAGER_CONFIG, alertmanager, options.alertmanager_port),
+        _prometheus(options),
+    ]
     try:
         programs.append(_grafana(options))
     except StepError:
@@ -116,46 +121,49 @@ def local_configuration(config: Mapping[str, Any], options: Options) -> dict[str
     return {**config, "scrape_configs": scrapes, "alerting": alerting, "rule_files": rules}
 
 
-def _prometheus(options: Options) -> Program:
-    program = find_program(PROMETHEUS_PROGRAMS, "apt-get install prometheus")
-    data = options.data / "prometheus"
-    data.mkdir(parents=True, exist_ok=True)
-    config = yaml.safe_load(PROMETHEUS_CONFIG.read_text(encoding="utf-8"))
-    local = data / "prometheus.yml"
-    local.write_text(yaml.safe_dump(local_configuration(config, options), sort_keys=False))
+def prometheus_program(config: Path, data: Path, port: int, *options: str) -> Program:
+    """Return Prometheus on a configuration; StepError where it is not installed."""
     return Program(
         name="Prometheus",
         command=(
-            program,
-            f"--config.file={local}",
-            f"--storage.tsdb.path={data / 'data'}",
+            find_program(PROMETHEUS_PROGRAMS, "apt-get install prometheus"),
+            f"--config.file={config}",
+            f"--storage.tsdb.path={data}",
             "--enable-feature=exemplar-storage",
-            f"--storage.tsdb.retention.time={RETENTION}",
-            f"--web.listen-address={HOST}:{options.prometheus_port}",
+            f"--web.listen-address={HOST}:{port}",
+            *options,
         ),
-        port=options.prometheus_port,
+        port=port,
         ready_path="/-/ready",
         port_setting="--prometheus-port",
     )
 
 
-def _alertmanager(options: Options) -> Program:
-    program = find_program(ALERTMANAGER_PROGRAMS, "apt-get install prometheus-alertmanager")
-    data = options.data / "alertmanager"
-    data.mkdir(parents=True, exist_ok=True)
+def alertmanager_program(config: Path, data: Path, port: int) -> Program:
+    """Return an Alertmanager on a configuration; StepError where it is not installed."""
     return Program(
         name="Alertmanager",
         command=(
-            program,
-            f"--config.file={ALERTMANAGER_CONFIG}",
+            find_program(ALERTMANAGER_PROGRAMS, "apt-get install prometheus-alertmanager"),
+            f"--config.file={config}",
             f"--storage.path={data}",
-            f"--web.listen-address={HOST}:{options.alertmanager_port}",
+            f"--web.listen-address={HOST}:{port}",
             "--cluster.listen-address=",
         ),
-        port=options.alertmanager_port,
+        port=port,
         ready_path="/-/ready",
         port_setting="--alertmanager-port",
     )
+
+
+def _prometheus(options: Options) -> Program:
+    data = options.data / "prometheus"
+    data.mkdir(parents=True, exist_ok=True)
+    config = yaml.safe_load(PROMETHEUS_CONFIG.read_text(encoding="utf-8"))
+    local = data / "prometheus.yml"
+    local.write_text(yaml.safe_dump(local_configuration(config, options), sort_keys=False))
+    retention = f"--storage.tsdb.retention.time={RETENTION}"
+    return prometheus_program(local, data / "data", options.prometheus_port, retention)
 
 
 def _grafana(options: Options) -> Program:

@@ -40,12 +40,8 @@ class ServiceTimings:
 
     def probe(self, kind: ProbeKind) -> ProbeTiming:
         """Return the timing of one kind of probe."""
-        probes: Mapping[ProbeKind, ProbeTiming] = {
-            "startup": self.startup,
-            "readiness": self.readiness,
-            "liveness": self.liveness,
-        }
-        return probes[kind]
+        timing: ProbeTiming = getattr(self, kind)
+        return timing
 
 
 _READINESS = ProbeTiming(period_seconds=5, timeout_seconds=2, failure_threshold=3)

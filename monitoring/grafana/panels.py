@@ -24,7 +24,6 @@ READY_OR_NOT = (ValueText(1, "Ready", "green"), ValueText(0, "Not ready", "red")
 YES_OR_NO = (ValueText(1, "Yes", "green"), ValueText(0, "No", "red"))
 FAILING = (ValueText(0, "No", "green"), ValueText(1, "Keeps it from being ready", "red"))
 
-GREEN = Thresholds("green")
 PLAIN = Thresholds("text")
 BLUE = Thresholds("blue")
 ZERO_IS_GOOD = Thresholds("green", ((1, "red"),))

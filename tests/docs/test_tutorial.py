@@ -5,7 +5,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import pytest
 
@@ -97,9 +97,12 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         pytest.skip(str(error))
 
 
-@contextmanager
+@pytest.fixture(scope="module")
 def terminals() -> Iterator[dict[str, Process]]:
-    """Yield where foreground commands are noted; Ctrl-C has to end them, the last one first."""
+    """The foreground commands that run; at the end Ctrl-C has to end them, the last one first.
+
+    What the tutorial has left running serves the commands of the other pages.
+    """
     running: dict[str, Process] = {}
     try:
         yield running
@@ -127,48 +130,50 @@ def start(reader: Machine, command: str) -> Process:
 
 
 @pytest.mark.slow
-def test_every_step_of_the_tutorial_works_in_its_order(reader: Machine) -> None:
-    with terminals() as running:
-        for step in steps(TUTORIAL):
-            if step.not_run:
-                continue
-            if step.ends:
-                end(running.pop(step.command))
-                continue
-            if sign_of(step.command):
-                running[step.command] = start(reader, step.command)
-                printed = running[step.command].log
-            else:
-                printed = reader.run(step.command)
-            sys.stdout.write(f"$ {step.command}\n{printed}\n")
-            missing = disagreement(step.output, printed)
-            assert not missing, f"$ {step.command}\ndid not print {missing}\nbut\n{printed}"
+def test_every_step_of_the_tutorial_works_in_its_order(
+    reader: Machine, terminals: dict[str, Process]
+) -> None:
+    for step in steps(TUTORIAL):
+        if step.not_run:
+            continue
+        if step.ends:
+            end(terminals.pop(step.command))
+            continue
+        if sign_of(step.command):
+            terminals[step.command] = start(reader, step.command)
+            printed = terminals[step.command].log
+        else:
+            printed = reader.run(step.command)
+        sys.stdout.write(f"$ {step.command}\n{printed}\n")
+        missing = disagreement(step.output, printed)
+        assert not missing, f"$ {step.command}\ndid not print {missing}\nbut\n{printed}"
 
 
 @pytest.mark.slow
-def test_every_command_of_every_other_page_works(reader: Machine) -> None:
+def test_every_command_of_every_other_page_works(
+    reader: Machine, terminals: dict[str, Process]
+) -> None:
     failed: dict[str, str] = {}
     settings = 'PATH="$PWD/.venv/bin:$PATH" MLFLOW_TRACKING_URI=sqlite:///.data/mlflow.db'
-    with terminals() as running:
-        for command in ("make serve", "make monitoring"):
-            running[command] = start(reader, command)
-        wanted = dict.fromkeys(step.command for step in other_steps() if not why(step))
+    for command in ("make serve", "make monitoring"):
+        if not any(command in one for one in terminals):
+            terminals[command] = start(reader, command)
 
-        def works(command: str) -> bool:
-            try:
-                reader.run(f"export {settings}; {command}")
-            except AssertionError as error:
-                failed[command] = str(error)
-                return False
-            failed.pop(command, None)
-            return True
+    def works(command: str) -> bool:
+        try:
+            reader.run(f"export {settings}; {command}")
+        except AssertionError as error:
+            failed[command] = str(error)
+            return False
+        failed.pop(command, None)
+        return True
 
-        for command in wanted:
-            works(command)
-        # Prometheus and Alertmanager need a moment until they have something to show.
-        with suppress(StepError):
-            wait_until(lambda: all(works(one) for one in [*failed]), "all work", seconds=45)
-        assert not failed, "\n".join(failed.values())
+    for command in dict.fromkeys(step.command for step in other_steps() if not why(step)):
+        works(command)
+    # Prometheus and Alertmanager need a moment until they have something to show.
+    with suppress(StepError):
+        wait_until(lambda: all(works(one) for one in [*failed]), "all work", seconds=45)
+    assert not failed, "\n".join(failed.values())
 
 
 def other_steps() -> list[Step]:

@@ -146,7 +146,6 @@ def said(finished: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
 
 
 def test_a_backup_of_a_database_in_use_holds_all_that_was_committed(cluster: Cluster) -> None:
-    """Nothing from before it is missing, and the writer is not held up."""
     with writer(cluster.database) as process:
         before = [committed(process) for _ in range(200)][-1]
         finished = cluster.run(BACKUP)
@@ -161,7 +160,6 @@ def test_a_backup_of_a_database_in_use_holds_all_that_was_committed(cluster: Clu
 def test_a_restore_brings_back_the_newest_backup_and_keeps_the_former_database(
     cluster: Cluster,
 ) -> None:
-    """Back up, write on, lose the rest on purpose, restore: the backup's rows are there again."""
     with writer(cluster.database) as process:
         [committed(process) for _ in range(50)]
         assert cluster.run(BACKUP).returncode == 0
@@ -179,7 +177,6 @@ def test_a_restore_brings_back_the_newest_backup_and_keeps_the_former_database(
 
 
 def test_a_restored_database_is_written_to_again(cluster: Cluster) -> None:
-    """The service goes on where the backup ended."""
     with writer(cluster.database):
         assert cluster.run(BACKUP).returncode == 0
     at_backup = rows(cluster.copies()[-1])
@@ -190,7 +187,6 @@ def test_a_restored_database_is_written_to_again(cluster: Cluster) -> None:
 
 
 def test_a_restore_is_refused_while_the_service_has_the_database(cluster: Cluster) -> None:
-    """And says what to do; nothing has changed."""
     with writer(cluster.database) as process:
         assert cluster.run(BACKUP).returncode == 0
         before = committed(process)
@@ -203,7 +199,6 @@ def test_a_restore_is_refused_while_the_service_has_the_database(cluster: Cluste
 
 
 def test_a_restore_into_an_empty_volume_needs_no_former_database(cluster: Cluster) -> None:
-    """The volume was lost: only the backups are left."""
     with writer(cluster.database):
         assert cluster.run(BACKUP).returncode == 0
     for path in cluster.database.parent.iterdir():
@@ -228,7 +223,6 @@ def test_a_restore_replaces_a_damaged_database(cluster: Cluster) -> None:
 
 
 def test_a_named_backup_can_be_restored(cluster: Cluster) -> None:
-    """BACKUP names the file; the newest is only the default."""
     with writer(cluster.database) as process:
         assert cluster.run(BACKUP).returncode == 0
         [committed(process) for _ in range(20)]
@@ -240,7 +234,6 @@ def test_a_named_backup_can_be_restored(cluster: Cluster) -> None:
 
 
 def test_a_damaged_backup_is_not_restored(cluster: Cluster) -> None:
-    """The database stays as it is."""
     with writer(cluster.database):
         assert cluster.run(BACKUP).returncode == 0
     (copy,) = cluster.copies()
@@ -255,7 +248,6 @@ def test_a_damaged_backup_is_not_restored(cluster: Cluster) -> None:
 
 
 def test_a_backup_that_is_not_there_is_told_with_those_that_are(cluster: Cluster) -> None:
-    """A typing error in BACKUP has an answer."""
     with writer(cluster.database):
         assert cluster.run(BACKUP).returncode == 0
     finished = cluster.run(RESTORE, BACKUP="predictions-2020.db")
@@ -264,7 +256,6 @@ def test_a_backup_that_is_not_there_is_told_with_those_that_are(cluster: Cluster
 
 
 def test_only_the_newest_backups_are_kept(cluster: Cluster) -> None:
-    """KEEP of them."""
     with writer(cluster.database):
         for _ in range(4):
             assert cluster.run(BACKUP, KEEP="2").returncode == 0
@@ -318,7 +309,6 @@ def script(cluster: Cluster) -> ModuleType:
 def test_a_copy_from_which_nothing_sound_can_be_restored_is_no_backup(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The disk damages what is restored from the new copy: the job fails, the older copy stays."""
     with writer(cluster.database):
         assert cluster.run(BACKUP).returncode == 0
     older = cluster.copies()
@@ -341,7 +331,6 @@ def test_a_copy_from_which_nothing_sound_can_be_restored_is_no_backup(
 def test_a_copy_that_restores_to_fewer_rows_is_no_backup(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is restored is sound and has fewer rows than the database had: the job fails."""
     with writer(cluster.database) as process:
         [committed(process) for _ in range(20)]
     module = script(cluster)
@@ -394,7 +383,6 @@ def test_totals_that_are_not_those_of_the_predictions_are_found(cluster: Cluster
 
 
 def test_the_list_tells_how_old_each_backup_is(cluster: Cluster) -> None:
-    """Age and size of every copy, the newest last."""
     with writer(cluster.database):
         assert cluster.run(BACKUP).returncode == 0
     older = cluster.backups / "predictions-20200101T000000.000000Z.db"

@@ -112,7 +112,6 @@ def backlog(*rows: int) -> tuple[int, list[str]]:
 
 @pytest.mark.parametrize("command", ["apply", "delete"])
 def test_without_a_cluster_it_says_so_and_what_to_do(command: str, tmp_path: Path) -> None:
-    """Nothing but one clear message."""
     config = tmp_path / "config"
     config.write_text(
         "apiVersion: v1\nkind: Config\ncurrent-context: gone\n"
@@ -129,7 +128,6 @@ def test_without_a_cluster_it_says_so_and_what_to_do(command: str, tmp_path: Pat
 
 
 def test_an_unknown_overlay_is_refused_before_any_cluster_is_asked(cluster: Cluster) -> None:
-    """With the names of those that there are."""
     finished = cluster.run("apply", "--overlay", "staging")
     assert finished.returncode == 1
     assert "no overlay 'staging'; there are local, production" in finished.stderr
@@ -144,7 +142,6 @@ def test_production_asks_for_the_tokens_and_local_does_not() -> None:
 
 
 def test_a_missing_secret_ends_it_with_the_command_that_makes_it(cluster: Cluster) -> None:
-    """Before anything but the namespace is applied."""
     finished = cluster.run("apply", "--overlay", "production")
     assert finished.returncode == 1
     assert "kubectl create secret generic logging-tokens -n mlops" in finished.stderr
@@ -163,7 +160,6 @@ def test_the_inference_service_is_waited_for_last(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_taking_it_away_leaves_the_predictions(overlay: str) -> None:
-    """Neither the volumes go nor the namespace that they are in; everything else does."""
     kinds = {item["kind"] for item in rendered(overlay)}
     assert {"PersistentVolumeClaim", "Namespace"} <= kinds or overlay == "scale"
     assert {item["kind"] for item in without_data(rendered(overlay))} == kinds - {

@@ -59,7 +59,6 @@ def events(report: Report) -> list[str]:
 
 
 def test_a_good_container_starts_and_becomes_ready() -> None:
-    """And is left alone."""
 
     async def scenario(driver: Driver) -> None:
         await driver.wait_for(lambda report: report.probes["liveness"] >= 5, seconds=PATIENCE)
@@ -96,7 +95,6 @@ def test_a_port_that_opens_late_is_a_slow_start() -> None:
 
 
 def test_a_blocked_event_loop_has_the_container_restarted() -> None:
-    """Connections are accepted, and no answer comes within the time-out."""
 
     async def scenario(driver: Driver) -> None:
         await driver.wait_for(ready, seconds=PATIENCE)
@@ -110,7 +108,6 @@ def test_a_blocked_event_loop_has_the_container_restarted() -> None:
 
 
 def test_readiness_is_asked_as_soon_as_the_container_has_started() -> None:
-    """The kubelet does not wait for the next tick of a long period."""
     probes = ContainerProbes(
         "it",
         startup=HttpProbe("startup", "/health", 8000, period_seconds=0.1, failure_threshold=50),
@@ -249,7 +246,6 @@ def run_command(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_the_command_tells_a_good_service_from_one_that_does_not_answer() -> None:
-    """Status 0 and 1, with a report for people."""
     options = ("--workload", "inference-service", "--seconds", "1.5")
     with serve(WELL) as server:
         good = run_command("--probe-url", server.url, *options)
@@ -261,7 +257,6 @@ def test_the_command_tells_a_good_service_from_one_that_does_not_answer() -> Non
 
 
 def test_the_command_says_what_it_could_not_try(tmp_path: Path) -> None:
-    """Status 2: neither good nor bad."""
     unknown = run_command("--workload", "inference")
     assert unknown.returncode == 2
     assert "name --manifest" in unknown.stderr

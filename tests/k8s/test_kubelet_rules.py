@@ -41,14 +41,12 @@ def started(probes: ContainerProbes = PROBES) -> ContainerVerdict:
 
 
 def test_a_container_is_not_ready_before_it_was_asked() -> None:
-    """Readiness begins as a failure, liveness as a success."""
     verdict = ContainerVerdict(PROBES)
     assert not verdict.started
     assert not verdict.ready
 
 
 def test_nothing_but_the_startup_probe_is_asked_until_it_has_succeeded() -> None:
-    """And nothing of the startup probe after."""
     verdict = ContainerVerdict(PROBES)
     assert [kind for kind in ("startup", "readiness", "liveness") if verdict.wants(kind, 1)] == [
         "startup"
@@ -68,14 +66,12 @@ def test_answers_that_the_kubelet_would_not_have_asked_for_change_nothing() -> N
 
 
 def test_a_container_without_startup_probe_is_asked_at_once() -> None:
-    """As before startup probes there were."""
     verdict = ContainerVerdict(ContainerProbes("it", liveness=LIVENESS))
     assert verdict.ready
     assert verdict.wants("liveness", 0)
 
 
 def test_the_initial_delay_puts_the_first_probe_off() -> None:
-    """Counted from the container's start."""
     probes = ContainerProbes(
         "it", readiness=HttpProbe("readiness", "/ready", 8000, initial_delay_seconds=7)
     )
@@ -85,7 +81,6 @@ def test_the_initial_delay_puts_the_first_probe_off() -> None:
 
 
 def test_a_startup_probe_may_fail_fewer_times_than_its_threshold() -> None:
-    """A slow start is no reason for a restart."""
     verdict = ContainerVerdict(PROBES)
     failing = [answer("startup", second, 503) for second in (0, 2)]
     assert observe(verdict, *failing, answer("startup", 4)) == ["started"]
@@ -93,7 +88,6 @@ def test_a_startup_probe_may_fail_fewer_times_than_its_threshold() -> None:
 
 
 def test_a_startup_probe_that_fails_too_often_restarts_the_container() -> None:
-    """And the counting begins anew."""
     verdict = ContainerVerdict(PROBES)
     assert observe(verdict, *(answer("startup", second, 0) for second in (0, 2, 4))) == ["restart"]
     assert observe(verdict, *(answer("startup", second, 0) for second in (6, 8))) == []
@@ -102,7 +96,6 @@ def test_a_startup_probe_that_fails_too_often_restarts_the_container() -> None:
 
 
 def test_liveness_restarts_only_after_as_many_failures_in_a_row_as_its_threshold() -> None:
-    """A success in between begins the count anew."""
     verdict = started()
     statuses = (500, 500, 200, 500, 500, 500)
     events = [
@@ -113,7 +106,6 @@ def test_liveness_restarts_only_after_as_many_failures_in_a_row_as_its_threshold
 
 
 def test_a_restart_begins_everything_anew() -> None:
-    """The container is neither started nor ready, and asked by its startup probe first."""
     verdict = started()
     observe(verdict, *(answer("liveness", second, 500) for second in (10, 20, 30)))
     assert not verdict.ready
@@ -123,7 +115,6 @@ def test_a_restart_begins_everything_anew() -> None:
 
 
 def test_a_container_that_exits_is_restarted_and_begins_anew() -> None:
-    """Between its exit and its next start nothing is asked."""
     verdict = started()
     (restart,) = verdict.container_exited(12, "exit status 1")
     assert (restart.event, restart.at) == ("restart", 12)
@@ -136,7 +127,6 @@ def test_a_container_that_exits_is_restarted_and_begins_anew() -> None:
 
 
 def test_an_exit_that_the_kubelet_caused_is_no_second_restart() -> None:
-    """Nor is one of a pod that is being deleted."""
     verdict = started()
     observe(verdict, *(answer("liveness", second, 500) for second in (10, 20, 30)))
     assert verdict.container_exited(31, "exit status 0") == []
@@ -147,7 +137,6 @@ def test_an_exit_that_the_kubelet_caused_is_no_second_restart() -> None:
 
 
 def test_readiness_takes_its_threshold_to_fail_and_one_success_to_return() -> None:
-    """Each change of mind is counted once."""
     verdict = started()
     failing = [answer("readiness", second, 503) for second in (5, 10, 15, 20)]
     assert observe(verdict, *failing) == ["unready"]
@@ -164,7 +153,6 @@ def test_a_higher_success_threshold_takes_as_many_successes() -> None:
 
 
 def test_not_being_ready_yet_is_not_becoming_unready() -> None:
-    """A loading model is no flap."""
     verdict = ContainerVerdict(PROBES)
     observe(verdict, answer("startup", 0))
     observe(verdict, *(answer("readiness", second, 503) for second in range(1, 30)))
@@ -189,7 +177,6 @@ def test_not_being_ready_yet_is_not_becoming_unready() -> None:
 def test_success_is_a_status_from_200_to_399_within_the_timeout(
     status: int, latency: float, good: bool
 ) -> None:
-    """One failure is enough where the threshold is 1."""
     probe = HttpProbe("liveness", "/health", 8000, timeout_seconds=2, failure_threshold=1)
     verdict = ContainerVerdict(ContainerProbes("it", liveness=probe))
     observe(verdict, answer("liveness", 0, status, latency))
@@ -212,7 +199,6 @@ def test_a_probe_that_the_container_has_not_is_refused() -> None:
 
 
 def test_a_replay_takes_samples_in_the_order_of_time() -> None:
-    """Recorded by several tasks, they come in any order."""
     samples = [answer("readiness", second, 503) for second in (15.0, 5.0, 10.0)]
     report = replay(PROBES, samples, running=True)
     assert (report.unready, report.restarts) == (1, 0)
@@ -238,24 +224,20 @@ def test_a_stall_that_some_ticks_would_miss_is_found_by_the_worst_phase() -> Non
 
 
 def test_stalls_that_no_phase_meets_thrice_restart_nothing() -> None:
-    """The negative control."""
     assert worst_replay(PROBES, "liveness", dense([(13.0, 14.0), (23.0, 24.0)])).restarts == 0
     assert worst_replay(PROBES, "liveness", dense([(11.0, 29.0)])).restarts == 0
 
 
 def test_a_stall_longer_than_the_patience_restarts_at_every_phase() -> None:
-    """Three periods without an answer."""
     assert worst_replay(PROBES, "liveness", dense([(10.0, 40.0)])).restarts == 1
 
 
 def test_nothing_to_replay_is_an_error() -> None:
-    """No samples prove nothing."""
     with pytest.raises(ValueError, match="no samples"):
         worst_replay(PROBES, "liveness", [])
 
 
 def test_hastened_probes_have_a_tenth_of_the_patience_and_the_same_startup_budget() -> None:
-    """What scenario tests run with."""
     hastened = PROBES.hastened(10)
     assert hastened.readiness is not None
     assert hastened.liveness is not None
@@ -267,7 +249,6 @@ def test_hastened_probes_have_a_tenth_of_the_patience_and_the_same_startup_budge
 
 @pytest.mark.parametrize("name", list(SERVICES))
 def test_the_manifest_of_the_base_gives_every_probe(name: str) -> None:
-    """Ports are resolved by their names."""
     found = read_probes(MANIFESTS[name], name)
     for kind in ("startup", "readiness", "liveness"):
         probe, timing = found.probe(kind), SERVICES[name].probe(kind)
@@ -297,7 +278,6 @@ def manifest(probe: dict[str, object]) -> list[dict[str, object]]:
 
 
 def test_what_a_manifest_leaves_out_has_the_defaults_of_the_api() -> None:
-    """Ten seconds, one second, three failures."""
     found = probes_of(manifest({"httpGet": {"port": "http"}}), "it").liveness
     assert found == HttpProbe(
         "liveness",
@@ -320,13 +300,11 @@ def test_what_a_manifest_leaves_out_has_the_defaults_of_the_api() -> None:
     ],
 )
 def test_a_probe_that_cannot_be_played_is_refused(probe: dict[str, object], said: str) -> None:
-    """Rather than left out."""
     with pytest.raises(ManifestError, match=said):
         probes_of(manifest(probe), "it")
 
 
 def test_a_workload_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
-    """And so is a file that is not."""
     with pytest.raises(ManifestError, match="there are it"):
         probes_of(manifest({"httpGet": {"port": 1}}), "its")
     with pytest.raises(ManifestError, match="cannot be read"):

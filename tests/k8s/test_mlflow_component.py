@@ -69,7 +69,6 @@ def test_the_registry_answers_a_port_forward(server: str) -> None:
 
 @pytest.mark.slow
 def test_the_registry_refuses_other_names(server: str) -> None:
-    """The negative control."""
     assert search(server, "rebound.example.com") == 403
 
 
@@ -90,7 +89,6 @@ def test_the_server_is_of_the_clients_version() -> None:
 
 
 def test_the_server_listens_where_the_container_says() -> None:
-    """On its declared port, for the whole pod network."""
     container = workload("mlflow", rendered("local")).container
     (port,) = container["ports"]
     words = command(container, environment(container, rendered("local")))

@@ -106,7 +106,6 @@ def connections(overlay: str, policies: list[Object]) -> Iterator[tuple[str, str
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_exactly_the_listed_connections_are_allowed(overlay: str) -> None:
-    """Tries every pair of pods, ours and strangers, on every port in use and some others."""
     policies = objects_of("NetworkPolicy", rendered(overlay))
     assert set(connections(overlay, policies)) == EXPECTED[overlay]
 
@@ -159,7 +158,6 @@ def test_each_service_finds_its_own_pods_and_no_others(overlay: str) -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_each_service_has_the_ports_of_its_container(overlay: str) -> None:
-    """Each refers to the container's port by name and has the same number."""
     for service in objects_of("Service", rendered(overlay)):
         item = workload(service["metadata"]["name"], rendered(overlay))
         ports = service["spec"]["ports"]
@@ -208,7 +206,6 @@ def policy_target(url: str) -> tuple[str, str, int]:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_url_of_the_logging_service_is_its_services(overlay: str) -> None:
-    """Name, namespace and port."""
     item = workload(INFERENCE, rendered(overlay))
     url = environment(item.container, rendered(overlay))["LOGGING_URL"]
     service = named("Service", LOGGING, rendered(overlay))
@@ -217,7 +214,6 @@ def test_the_url_of_the_logging_service_is_its_services(overlay: str) -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_status_page_asks_the_probes_of_the_inference_service(overlay: str) -> None:
-    """Name, namespace and port, and the policies let it."""
     objects = rendered(overlay)
     item = workload(LOGGING, objects)
     url = environment(item.container, objects)["INFERENCE_PROBE_URL"]

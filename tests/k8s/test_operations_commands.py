@@ -111,7 +111,6 @@ def test_a_command_of_the_page_works(command: str, cluster: Cluster) -> None:
 
 
 def test_few_commands_are_not_run() -> None:
-    """The list of exceptions has no entry that is not used."""
     for start in NOT_RUN:
         assert any(command.startswith(start) for command in KUBECTL), start
     assert len(RUN) > 25

@@ -32,13 +32,11 @@ MLFLOW_VARIABLES = {name for name in dir(mlflow.environment_variables) if name.i
 
 
 def test_there_are_commands_to_check() -> None:
-    """The regular expression above still finds them."""
     assert len(COMMANDS) > 30
     assert any(command.startswith("kubectl ") for command in COMMANDS)
 
 
 def test_every_object_that_a_command_names_exists() -> None:
-    """In one of the overlays, of the kind that the command says."""
     known = {
         (item["kind"], item["metadata"]["name"])
         for overlay in OVERLAYS
@@ -66,7 +64,6 @@ def test_every_kubectl_command_says_the_namespace() -> None:
 
 
 def test_the_overlays_are_those_there_are() -> None:
-    """Each with what it is for."""
     table = TEXT[TEXT.index("| overlay | for |") :].partition("\n\n")[0]
     listed = re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE)
     assert sorted(listed) == overlay_names()
@@ -79,14 +76,12 @@ def test_the_components_that_may_be_added_are_those_there_are() -> None:
 
 
 def test_the_ports_are_the_manifests() -> None:
-    """Clients' and probes', of both services."""
     for name in SERVICES:
         ports = [port["containerPort"] for port in workload(name, OBJECTS).container["ports"]]
         assert f"| `{name}` | {ports[0]} | {ports[1]} |" in TEXT
 
 
 def test_the_share_of_the_claim_leaves_room_for_a_restore() -> None:
-    """As the manifests have it."""
     assert "It may be 40% of the claim" in TEXT
     assert Decimal("0.4") <= MAY_FILL_A_VOLUME / 2
 
@@ -139,12 +134,10 @@ def test_every_setting_that_is_named_exists() -> None:
     "setting", ["OUTBOX_MAX_BYTES", "MAX_DATABASE_BYTES", "RETENTION_DAYS", "TORCH_THREADS"]
 )
 def test_the_settings_that_an_operator_has_to_weigh_are_explained(setting: str) -> None:
-    """What fills a disk, what is deleted, what a larger pod needs."""
     assert f"`{setting}`" in TEXT
 
 
 def test_the_numbers_are_the_manifests() -> None:
-    """Patience of the probes, time to drain, autoscaler, backups."""
     inference, logging = (SERVICES[name] for name in ("inference-service", "logging-service"))
     minutes = [timings.startup.patience_seconds / 60 for timings in (inference, logging)]
     assert f"{minutes[0]:g} minutes (inference), {minutes[1]:g} minute (logging)" in TEXT
@@ -175,7 +168,6 @@ def test_the_numbers_are_the_manifests() -> None:
 
 
 def test_every_alert_is_listed_with_its_severity_and_its_page() -> None:
-    """And none that there is not."""
     listed = re.findall(
         r"^\| \[(\w+)\]\(runbooks/(\w+)\.md\) \| (\w+) \| .+ \|$", TEXT, re.MULTILINE
     )
@@ -191,7 +183,6 @@ def test_every_alert_is_listed_with_its_severity_and_its_page() -> None:
 
 
 def test_every_other_link_leads_somewhere() -> None:
-    """Runbooks have tests of their own."""
     links = [link for link in re.findall(r"\]\(([^)]+)\)", TEXT) if "runbooks/" not in link]
     headings = {
         "#" + re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-")

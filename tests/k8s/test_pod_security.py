@@ -8,7 +8,6 @@ from tests.k8s.pod_security import violations
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_pod_meets_the_restricted_profile(overlay: str) -> None:
-    """Deployments, StatefulSets and jobs alike."""
     assert {str(item): violations(item.pod) for item in workloads(rendered(overlay))} == {
         str(item): [] for item in workloads(rendered(overlay))
     }

@@ -51,7 +51,6 @@ def probe(overlay: str, name: str, kind: str) -> Object:
 def test_each_probe_has_the_timings_that_the_alerts_assume(
     overlay: str, name: str, kind: Any
 ) -> None:
-    """They are defined in monitoring/timings.py."""
     timing = SERVICES[name].probe(kind)
     found = probe(overlay, name, kind)
     assert found["periodSeconds"] == timing.period_seconds
@@ -90,7 +89,6 @@ def test_every_server_has_all_three_probes_on_its_probe_port(overlay: str) -> No
 
 @pytest.mark.parametrize(("overlay", "name"), SERVICE_CASES)
 def test_a_pod_leaves_rotation_before_it_is_restarted(overlay: str, name: str) -> None:
-    """Readiness gives up first, whatever fails both."""
 
     def patience(kind: str) -> int:
         found = probe(overlay, name, kind)
@@ -133,7 +131,6 @@ def test_liveness_of_inference_reports_a_stuck_model(tmp_path: Path) -> None:
 
 
 def test_liveness_of_logging_depends_on_no_database(tmp_path: Path) -> None:
-    """The same for the database: away, failing, refusing."""
     probes = logging_probes(LoggingSettings(), tmp_path).probes(worker=1)
     for _ in range(100):
         probes.state.row.record(errors=1)
@@ -157,7 +154,6 @@ def test_liveness_of_logging_passes_while_the_writer_waits_for_a_hanging_disk(
 
 
 def test_liveness_of_logging_reports_a_stalled_event_loop(tmp_path: Path) -> None:
-    """The negative control."""
     probes = logging_probes(LoggingSettings(), tmp_path).probes(worker=1)
     probes.state.row.set("heartbeat", 1.0)
     assert probes.live().reason == "event_loop_stalled"
@@ -195,7 +191,6 @@ def pre_stop_seconds(container: Object) -> float:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_grace_period_of_inference_is_longer_than_its_slowest_end(overlay: str) -> None:
-    """preStop, drain, requests in flight, what waits for the model, the outbox."""
     item = workload(INFERENCE, rendered(overlay))
     settings = settings_from(environment(item.container, rendered(overlay)), InferenceSettings)
     slowest = (
@@ -211,7 +206,6 @@ def test_the_grace_period_of_inference_is_longer_than_its_slowest_end(overlay: s
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_grace_period_of_logging_is_longer_than_its_slowest_end(overlay: str) -> None:
-    """Drain, requests in flight, the last commits."""
     item = workload(LOGGING, rendered(overlay))
     settings = settings_from(environment(item.container, rendered(overlay)), LoggingSettings)
     slowest = (
@@ -225,7 +219,6 @@ def test_the_grace_period_of_logging_is_longer_than_its_slowest_end(overlay: str
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_inference_pod_serves_on_while_the_proxies_learn_that_it_goes(overlay: str) -> None:
-    """preStop before SIGTERM, then the drain with /ready at 503."""
     item = workload(INFERENCE, rendered(overlay))
     settings = settings_from(environment(item.container, rendered(overlay)), InferenceSettings)
     assert pre_stop_seconds(item.container) >= 3
@@ -234,7 +227,6 @@ def test_an_inference_pod_serves_on_while_the_proxies_learn_that_it_goes(overlay
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_a_request_that_is_taken_is_finished(overlay: str) -> None:
-    """The wait for requests in flight is as long as a request may take."""
     for name, kind in ((INFERENCE, InferenceSettings), (LOGGING, LoggingSettings)):
         item = workload(name, rendered(overlay))
         settings = settings_from(environment(item.container, rendered(overlay)), kind)

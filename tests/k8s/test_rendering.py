@@ -19,13 +19,11 @@ CLUSTER_SCOPED = {
 
 
 def test_an_unknown_overlay_is_refused_with_the_names_there_are() -> None:
-    """A typing error in `OVERLAY=` has an answer."""
     with pytest.raises(RenderError, match="local, production"):
         render_overlay("prodution")
 
 
 def test_local_and_production_are_there() -> None:
-    """The two overlays that the documentation names."""
     assert {"local", "production"} <= set(OVERLAYS)
 
 

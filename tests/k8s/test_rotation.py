@@ -159,7 +159,6 @@ def test_a_rotation_in_the_pages_order_loses_no_prediction(
 def test_a_pod_with_its_predecessors_claim_delivers_what_that_could_not(
     model_store: ModelStore, secret: MountedSecret, tmp_path: Path
 ) -> None:
-    """A pod ends while the logging service is away: the next one with its claim delivers all."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with start_inference(model_store, tmp_path, url, secret.file) as inference:

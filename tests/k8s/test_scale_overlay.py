@@ -8,7 +8,6 @@ OBJECTS = rendered(SCALE)
 
 
 def test_the_logging_service_is_a_deployment_that_an_autoscaler_owns() -> None:
-    """Two replicas at least, and a rollout leaves no gap."""
     item = workload(LOGGING, OBJECTS)
     autoscaler = named("HorizontalPodAutoscaler", LOGGING, OBJECTS)["spec"]
     assert item.kind == "Deployment"
@@ -23,7 +22,6 @@ def test_the_logging_service_is_a_deployment_that_an_autoscaler_owns() -> None:
 
 
 def test_nothing_of_the_single_writer_is_left() -> None:
-    """No volume, no policy, no jobs on the file."""
     assert not objects_of("PersistentVolumeClaim", OBJECTS)
     assert not objects_of("ValidatingAdmissionPolicy", OBJECTS)
     assert not objects_of("CronJob", OBJECTS)

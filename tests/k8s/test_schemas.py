@@ -39,7 +39,6 @@ def validate(item: Object, version: str) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_object_is_valid(overlay: str, version: str) -> None:
-    """No field that the API does not know, no wrong type, nothing missing."""
     for item in rendered(overlay):
         validate(item, version)
 

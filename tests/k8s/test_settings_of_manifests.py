@@ -175,7 +175,6 @@ def test_the_outbox_can_be_given_a_volume_that_outlives_the_pod() -> None:
 
 @pytest.mark.parametrize("overlay", SQLITE_OVERLAYS)
 def test_the_database_lies_on_the_persistent_volume(overlay: str) -> None:
-    """Not on anything that goes with the pod."""
     item, variables = deployed(overlay, LOGGING)
     path = PurePosixPath(settings_from(variables, LoggingSettings).database_path)
     _, volume = mount_of(item, path)
@@ -184,7 +183,6 @@ def test_the_database_lies_on_the_persistent_volume(overlay: str) -> None:
 
 @pytest.mark.parametrize(("overlay", "name"), SERVICES)
 def test_what_bentoml_and_python_write_to_is_writable(overlay: str, name: str) -> None:
-    """BentoML's home, the user's home and the directory for temporary files."""
     item, variables = deployed(overlay, name)
     for path in (variables["BENTOML_HOME"], variables["HOME"], "/tmp"):
         mount_of(item, PurePosixPath(path))

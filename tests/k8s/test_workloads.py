@@ -36,7 +36,6 @@ def limits(item: Workload, resource: str) -> Decimal:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_container_asks_for_what_it_uses_and_no_more_than_it_may(overlay: str) -> None:
-    """CPU, memory and disk, each with a request and a limit."""
     for item in workloads(rendered(overlay)):
         for container in item.containers:
             resources = container["resources"]
@@ -60,7 +59,6 @@ def test_the_temporary_volumes_fit_into_the_disk_limit(overlay: str) -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_volume_is_mounted_and_every_mount_has_a_volume(overlay: str) -> None:
-    """And every claim is made by the same manifests."""
     claims = {
         item["metadata"]["name"] for item in objects_of("PersistentVolumeClaim", rendered(overlay))
     }
@@ -97,7 +95,6 @@ def test_the_backups_volume_holds_all_that_are_kept(overlay: str) -> None:
 
 @pytest.mark.parametrize("overlay", [name for name in OVERLAYS if "outbox-claims" not in name])
 def test_a_rollout_leaves_no_gap(overlay: str) -> None:
-    """The new pod is ready, and stays ready, before an old one ends."""
     spec = workload(INFERENCE, rendered(overlay)).spec
     assert spec["strategy"] == {
         "type": "RollingUpdate",
@@ -150,7 +147,6 @@ def test_the_number_of_replicas_has_one_owner(overlay: str) -> None:
 
 
 def test_production_survives_the_loss_of_a_pod_and_of_a_zone() -> None:
-    """Three replicas at least, by the autoscaler."""
     autoscaler = named("HorizontalPodAutoscaler", INFERENCE, rendered("production"))
     assert autoscaler["spec"]["minReplicas"] >= 3
     assert autoscaler["spec"]["maxReplicas"] > autoscaler["spec"]["minReplicas"]
@@ -169,7 +165,6 @@ def test_the_autoscaler_gives_pods_up_slower_than_it_adds_them() -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_what_the_autoscaler_measures_exists(overlay: str) -> None:
-    """A container of the pods that it scales, or a metric that a service declares."""
     known = {family.name for state in (InferenceState, LoggingState) for family in state.families()}
     for autoscaler in objects_of("HorizontalPodAutoscaler", rendered(overlay)):
         item = workload(autoscaler["spec"]["scaleTargetRef"]["name"], rendered(overlay))
@@ -191,7 +186,6 @@ def image_of(item: Workload) -> tuple[str, str]:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_images_are_those_that_containerize_makes(overlay: str) -> None:
-    """Named after the Bentos, tagged with the project's version."""
     options = BuildOptions.from_environment({}, torch="cpu")
     made = {options.tag(source) for source in SOURCES}
     objects = rendered(overlay)

@@ -16,7 +16,6 @@ Panel = Mapping[str, Any]
 TIME_UNITS = frozenset({"s", "dtdurations", "dateTimeFromNow"})
 SHARE_UNITS = frozenset({"percentunit"})
 BYTE_UNITS = frozenset({"bytes"})
-RATE_UNITS = frozenset({"reqps", "cps", "ops"})
 COUNT_UNITS = frozenset({"none", "short", "string"})
 
 # A panel whose title has one of these words shows a value of that kind, and no other.

@@ -2,6 +2,11 @@
 
 They are pinned by tests/monitoring/grafana/package-lock.json. Node itself comes from the Python
 package index, so that every machine has the same: Debian's npm is too old for the lock file.
+
+    python -m tests.monitoring.dashboards_grafana
+
+gives each package of a lock file that npm has written a line, so that another version of it is
+another line.
 """
 
 import fcntl
@@ -14,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from monitoring.compact_json import compact_json
 from tests.support.tools import missing_tool
 
 FOLDER = Path(__file__).with_name("grafana")
@@ -96,3 +102,8 @@ def _run(program: str, *arguments: str, text: str = "") -> subprocess.CompletedP
         timeout=_SECONDS,
         check=False,
     )
+
+
+if __name__ == "__main__":
+    locked = json.loads(_LOCK_FILE.read_text())
+    _LOCK_FILE.write_text(compact_json(locked, width=100, leaf_width=1_000) + "\n")

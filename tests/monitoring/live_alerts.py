@@ -17,14 +17,14 @@ from typing import Any
 import yaml
 
 from local import fetch
-from local.process import Program, Servers, find_program
+from local.process import Program, Servers
 from monitoring.generate import RULES
 from monitoring.prometheus.source.rule import duration, seconds
 from monitoring.stack import (
     ALERTMANAGER_CONFIG,
-    ALERTMANAGER_PROGRAMS,
     PROMETHEUS_CONFIG,
-    PROMETHEUS_PROGRAMS,
+    alertmanager_program,
+    prometheus_program,
 )
 from tests.support.servers import free_port, wait_until
 
@@ -36,7 +36,6 @@ _PATIENCE_SECONDS = 60.0
 _WINDOW = re.compile(r"(?<=[})a-z_])\[(\w+)\]|(?<=offset )(\w+)")
 # How old a process may be for its counters to count as grown; see source/promql.py.
 _AGE = re.compile(r"(abs\(time\(\) - \w+\) < )(\d+)")
-_GET = "apt-get install prometheus prometheus-alertmanager"
 
 
 @dataclass(frozen=True)
@@ -248,21 +247,9 @@ def _prometheus(directory: Path, targets: Mapping[str, str], alertmanager: int) 
     config["rule_files"] = [str(write_shortened_rules(directory / "rules") / "*.yml")]
     path = directory / "prometheus.yml"
     path.write_text(yaml.safe_dump(config, sort_keys=False))
-    return Program(
-        name="Prometheus",
-        command=(
-            find_program(PROMETHEUS_PROGRAMS, _GET),
-            f"--config.file={path}",
-            f"--storage.tsdb.path={directory / 'series'}",
-            "--enable-feature=exemplar-storage",
-            f"--web.listen-address=127.0.0.1:{port}",
-            # An alert that ended is sent at once, not after the real intervals.
-            "--rules.alert.resend-delay=1s",
-        ),
-        port=port,
-        ready_path="/-/ready",
-        port_setting="--prometheus-port",
-    )
+    # An alert that ended is sent at once, not after the real intervals.
+    at_once = "--rules.alert.resend-delay=1s"
+    return prometheus_program(path, directory / "series", port, at_once)
 
 
 def _alertmanager(directory: Path, receivers: str) -> Program:
@@ -275,17 +262,4 @@ def _alertmanager(directory: Path, receivers: str) -> Program:
             hook["url"] = f"{receivers}/{receiver['name']}"
     path = directory / "alertmanager.yml"
     path.write_text(yaml.safe_dump(config, sort_keys=False))
-    port = free_port()
-    return Program(
-        name="Alertmanager",
-        command=(
-            find_program(ALERTMANAGER_PROGRAMS, _GET),
-            f"--config.file={path}",
-            f"--storage.path={directory / 'alertmanager'}",
-            f"--web.listen-address=127.0.0.1:{port}",
-            "--cluster.listen-address=",
-        ),
-        port=port,
-        ready_path="/-/ready",
-        port_setting="--alertmanager-port",
-    )
+    return alertmanager_program(path, directory / "alertmanager", free_port())

@@ -19,9 +19,9 @@ from bentos.health.probes import HEALTH_PATH, METRICS_PATH, READY_PATH
 from bentos.inference.state import EXPLAIN_PATH, PREDICT_IMAGE_PATH, PREDICT_PATH
 from bentos.logging.state import EVIDENCE_PATH, LABELS_PATH, LOG_PATH, STATS_PATH
 from examples.steel_images import write_images
-from local.process import Program, Servers, find_program
+from local.process import Servers
 from monitoring.grafana.render.client import Prometheus
-from monitoring.stack import PROMETHEUS_PROGRAMS
+from monitoring.stack import prometheus_program
 from monitoring.timings import INFERENCE_SERVICE, LOGGING_SERVICE
 from tests.monitoring.cluster_exposition import kube_state_metrics, kubelet
 from tests.monitoring.live_alerts import write_shortened_rules
@@ -210,19 +210,7 @@ def prometheus(directory: Path, targets: dict[str, str], *, rules: bool = False)
         config["rule_files"] = [str(write_shortened_rules(directory / "rules") / "*.yml")]
     path = directory / "prometheus.yml"
     path.write_text(yaml.safe_dump(config))
-    port = free_port()
-    program = Program(
-        name="Prometheus",
-        command=(
-            find_program(PROMETHEUS_PROGRAMS, "apt-get install prometheus"),
-            f"--config.file={path}",
-            f"--storage.tsdb.path={directory / 'series'}",
-            f"--web.listen-address=127.0.0.1:{port}",
-        ),
-        port=port,
-        ready_path="/-/ready",
-        port_setting="--prometheus-port",
-    )
+    program = prometheus_program(path, directory / "series", free_port())
     with Servers(directory) as running:
         running.start(program)
         running.wait_until_ready()

@@ -68,22 +68,6 @@ def test_queries_name_only_metrics_and_labels_of_the_catalogue(path: Path) -> No
     assert [finding for query in asked for finding in promql.unknown_names(query)] == []
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        "inference_prediction_total",
-        'inference_errors_total{cause="timeout"}',
-        "sum by (version) (rate(inference_errors_total[5m]))",
-        "inference_ready_bucket",
-        'sum by (le) (rate(inference_ready{reason="a"}[5m]))',
-        '{job="a"}',
-        'rate(inference_prediction_duration_seconds_bucket{le="0.3"}[5m])',
-    ],
-)
-def test_unknown_metrics_and_labels_are_found(query: str) -> None:
-    assert promql.unknown_names(query)
-
-
 @each_dashboard
 def test_counters_are_counted_and_gauges_are_not(path: Path) -> None:
     assert [finding for _, query in queries(load(path)) for finding in misused(query)] == []

@@ -98,7 +98,7 @@ def test_a_prometheus_that_is_away_is_an_error_with_its_url(
         Prometheus(url).instant("up", 0)
 
 
-@pytest.mark.parametrize("arguments", [["--set", "job"], ["--last", "1x"], ["--dashboard", "none"]])
+@pytest.mark.parametrize("arguments", [["--last", "1x"], ["--dashboard", "none"]])
 def test_wrong_options_are_refused(arguments: list[str], tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as exit_:
         main([*arguments, "--out", str(tmp_path)])

@@ -12,9 +12,9 @@ import yaml
 
 from bentos.inference.settings import InferenceSettings
 from bentos.logging.settings import LoggingSettings
-from compose import prometheus
 from compose.stack import Ports, parts_of
 from local.process import ROOT, find_program
+from monitoring.generate import COMPOSE as CONFIGURATION
 from monitoring.stack import PROMETHEUS_CONFIG
 from monitoring.timings import INFERENCE_SERVICE, LOGGING_SERVICE
 
@@ -149,12 +149,8 @@ def test_images_of_this_repository_have_its_versions() -> None:
     assert SERVICES["mlflow"]["image"].endswith(f":{locked[1]}")
 
 
-def test_prometheus_s_configuration_is_generated_from_the_local_one() -> None:
-    assert prometheus.PATH.read_text() == prometheus.rendered(), "run python -m compose.prometheus"
-
-
 def test_prometheus_finds_containers_by_name_and_services_by_their_probe_ports() -> None:
-    config = prometheus.configuration()
+    config = yaml.safe_load(CONFIGURATION.read_text())
     targets = {
         scrape["job_name"]: [
             target for entry in scrape["static_configs"] for target in entry["targets"]
@@ -176,7 +172,7 @@ def test_prometheus_finds_containers_by_name_and_services_by_their_probe_ports()
 
 
 def test_promtool_accepts_prometheus_s_configuration(tmp_path: Path) -> None:
-    (tmp_path / "prometheus.yml").write_text(prometheus.PATH.read_text())
+    (tmp_path / "prometheus.yml").write_text(CONFIGURATION.read_text())
     (tmp_path / "rules").symlink_to(PROMETHEUS_CONFIG.parent / "rules")
     program = find_program(("promtool",), "apt-get install prometheus")
     command = [program, "check", "config", str(tmp_path / "prometheus.yml")]

@@ -23,20 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     end = time.time()
     step = max(math.ceil(given.last / POINTS), 1)
     period = Period(end - given.last, end, step)
-    chosen = {name: values.split(",") for name, values in given.set}
     prometheus = Prometheus(given.prometheus)
     for name in given.dashboard or sorted(BUILDERS):
         dashboard = json.loads((DASHBOARDS / f"{name}.json").read_text(encoding="utf-8"))
         path = given.out / f"{name}.png"
         try:
-            draw(
-                dashboard,
-                prometheus,
-                period,
-                path,
-                scrape_interval=given.scrape_interval,
-                chosen=chosen,
-            )
+            draw(dashboard, prometheus, period, path, scrape_interval=given.scrape_interval)
         except QueryError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
@@ -67,27 +59,12 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         f" ({SCRAPE_INTERVAL_SECONDS}s)",
     )
     parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        type=_choice,
-        metavar="NAME=VALUE,...",
-        help="choose values of a variable, such as job=inference-service",
-    )
-    parser.add_argument(
         "--dashboard",
         action="append",
         choices=sorted(BUILDERS),
         help="draw this one only; may be given several times",
     )
     return parser.parse_args(arguments)
-
-
-def _choice(text: str) -> tuple[str, str]:
-    name, equals, values = text.partition("=")
-    if not equals or not name or not values:
-        raise argparse.ArgumentTypeError(f"not of the form NAME=VALUE: {text}")
-    return name, values
 
 
 if __name__ == "__main__":

@@ -39,14 +39,13 @@ def draw(
     path: Path,
     *,
     scrape_interval: float,
-    chosen: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Ask every query of a dashboard and write its image; raises QueryError."""
-    values = choose(dashboard, prometheus, period, scrape_interval=scrape_interval, chosen=chosen)
+    values = choose(dashboard, prometheus, period, scrape_interval=scrape_interval)
     panels = dashboard["panels"]
     rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in panels)
     canvas = Canvas(WIDTH, HEADER + rows * UNIT_HEIGHT + 2 * GAP)
-    _header(canvas, dashboard, period, chosen or {})
+    _header(canvas, dashboard, period)
     for panel in panels:
         box = place(panel["gridPos"])
         if panel["type"] == "row":
@@ -91,18 +90,13 @@ def place(at: Mapping[str, int]) -> Box:
     )
 
 
-def _header(
-    canvas: Canvas,
-    dashboard: Mapping[str, Any],
-    period: Period,
-    chosen: Mapping[str, Sequence[str]],
-) -> None:
+def _header(canvas: Canvas, dashboard: Mapping[str, Any], period: Period) -> None:
     canvas.rectangle(Box(0, 0, WIDTH, HEADER - 6), PAPER)
     canvas.text(16, 18, dashboard["title"], size=14, weight="bold", color=INK)
     names = [
         each["name"] for each in dashboard["templating"]["list"] if each["type"] != "datasource"
     ]
-    shown = "    ".join(f"{name}: {', '.join(chosen.get(name, ['All']))}" for name in names)
+    shown = "    ".join(f"{name}: All" for name in names)
     canvas.text(16, 39, shown, size=8.5, color=FAINT, room=WIDTH - 380)
     start, end = (datetime.fromtimestamp(each, UTC) for each in (period.start, period.end))
     text = f"{start:%Y-%m-%d %H:%M:%S} to {end:%H:%M:%S} UTC"

@@ -62,17 +62,14 @@ def choose(
     period: Period,
     *,
     scrape_interval: float,
-    chosen: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, str]:
-    """Return the value of every variable: what was chosen, all where nothing was."""
+    """Return the value of every variable with all of its values chosen."""
     values = built_in(period, scrape_interval)
     for variable in dashboard["templating"]["list"]:
         name = variable["name"]
         if variable["type"] == "datasource":
             continue
-        if chosen and name in chosen:
-            values[name] = pattern(chosen[name])
-        elif variable.get("allValue"):
+        if variable.get("allValue"):
             values[name] = variable["allValue"]
         else:
             offered = options(variable, prometheus, period, values)

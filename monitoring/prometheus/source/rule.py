@@ -1,5 +1,6 @@
 """What a recording rule, an alert and a group of them are, and how they look in YAML."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal
@@ -14,6 +15,7 @@ RUNBOOKS_URL = "https://github.com/truthful-serving/truthful-serving/blob/main/d
 Dashboard = Literal["overview", "inference", "logging", "probes", "kubernetes"]
 
 SCRAPE_INTERVAL_SECONDS = 15
+_SECONDS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
 
 # The label `service` of alerts on the monitoring itself.
 MONITORING = "monitoring"
@@ -140,18 +142,9 @@ def one_line(expr: str) -> str:
 
 def seconds(duration: str) -> int:
     """Return a PromQL duration such as `1h30m` in seconds; ValueError for any other text."""
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-    total, digits = 0, ""
-    for character in duration:
-        if character.isdigit():
-            digits += character
-        elif character in units and digits:
-            total, digits = total + int(digits) * units[character], ""
-        else:
-            raise ValueError(f"not a duration: {duration!r}")
-    if digits or not duration:
+    if not re.fullmatch(r"(\d+[smhd])+", duration):
         raise ValueError(f"not a duration: {duration!r}")
-    return total
+    return sum(int(count) * _SECONDS[unit] for count, unit in re.findall(r"(\d+)(.)", duration))
 
 
 def duration(total_seconds: int) -> str:
@@ -159,7 +152,7 @@ def duration(total_seconds: int) -> str:
     if total_seconds == 0:
         return "0s"
     text = ""
-    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)):
+    for unit, size in _SECONDS.items():
         count, total_seconds = divmod(total_seconds, size)
         text += f"{count}{unit}" if count else ""
     return text

@@ -1,6 +1,7 @@
 """Rules that both services have: one definition, and an instance for each service."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from monitoring.prometheus.source.promql import missing
 from monitoring.prometheus.source.rule import (
@@ -115,11 +116,11 @@ def request_recordings(service: Service, *others: Recording) -> Group:
 def request_alerts(service: Service) -> tuple[Alert, ...]:
     """Return the alerts on requests that fail or find the queue full."""
     percent = "{{ $value | humanizePercentage }}"
+    alert = partial(Alert, service=service.name, dashboard=service.prefix)
     return (
-        Alert(
+        alert(
             f"{service.title}HighErrorRate",
             "critical",
-            service=service.name,
             expr=(
                 f"{service.prefix}:errors:ratio_rate5m > 0.05"
                 f" and {service.prefix}:outcomes:increase5m >= 20"
@@ -131,12 +132,10 @@ def request_alerts(service: Service) -> tuple[Alert, ...]:
                 " the service's fault (limit 5%); refused input is not counted. Above 50% a pod"
                 " takes itself out of rotation."
             ),
-            dashboard=service.prefix,
         ),
-        Alert(
+        alert(
             f"{service.title}QueueFull",
             "warning",
-            service=service.name,
             expr=f"{service.prefix}:queue_full:ratio_rate5m > 0.05",
             hold="5m",
             summary=f"{percent} of requests to {service.subject} get 429{IN_NAMESPACE}",
@@ -144,18 +143,17 @@ def request_alerts(service: Service) -> tuple[Alert, ...]:
                 f"{percent} of the requests to {service.subject} in the last 5 minutes found the"
                 f" queue full (limit 5%): {service.when_overloaded}."
             ),
-            dashboard=service.prefix,
         ),
     )
 
 
 def readiness_alerts(service: Service) -> tuple[Alert, ...]:
     """Return the alerts on readiness, workers and restarts."""
+    alert = partial(Alert, service=service.name, dashboard=service.prefix)
     return (
-        Alert(
+        alert(
             f"{service.title}NotReady",
             "critical",
-            service=service.name,
             expr=f"max by ({service.pods}) ({service.prefix}_ready) == 0",
             hold="2m",
             summary=f"no pod of {service.subject} is ready{IN_NAMESPACE}",
@@ -163,12 +161,10 @@ def readiness_alerts(service: Service) -> tuple[Alert, ...]:
                 f"For 2 minutes /ready of every pod of {service.subject} has answered 503: in a"
                 f" cluster no request reaches them. {service.prefix}_unready gives the reason."
             ),
-            dashboard=service.prefix,
         ),
-        Alert(
+        alert(
             f"{service.title}ReadinessFlapping",
             "warning",
-            service=service.name,
             expr=f"changes({service.prefix}_ready[15m]) > 5",
             hold="1m",
             summary=f"readiness of {INSTANCE} flaps",
@@ -176,12 +172,10 @@ def readiness_alerts(service: Service) -> tuple[Alert, ...]:
                 f"{INSTANCE} has changed between ready and not ready {{{{ $value }}}} times in 15"
                 " minutes; each change moves its traffic to other pods, if there are any, and back."
             ),
-            dashboard=service.prefix,
         ),
-        Alert(
+        alert(
             f"{service.title}WorkersMissing",
             "warning",
-            service=service.name,
             expr=f"{service.prefix}_workers - {service.prefix}_workers_alive > 0",
             hold="1m",
             summary=f"{{{{ $value }}}} workers of {INSTANCE} are dead",
@@ -190,12 +184,10 @@ def readiness_alerts(service: Service) -> tuple[Alert, ...]:
                 " The pod is not ready, and its liveness probe restarts it unless the worker"
                 " returns."
             ),
-            dashboard=service.prefix,
         ),
-        Alert(
+        alert(
             f"{service.title}RestartLoop",
             "critical",
-            service=service.name,
             expr=f"changes({service.prefix}_start_time_seconds[30m]) > 2",
             hold="1m",
             summary=f"{INSTANCE} keeps restarting",
@@ -203,7 +195,6 @@ def readiness_alerts(service: Service) -> tuple[Alert, ...]:
                 f"{INSTANCE} has started {{{{ $value }}}} times in 30 minutes;"
                 f" {service.when_restarted}."
             ),
-            dashboard=service.prefix,
         ),
     )
 
