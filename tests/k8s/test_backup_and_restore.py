@@ -363,7 +363,7 @@ def test_pictures_and_labels_are_backed_up_and_restored_by_name(cluster: Cluster
     assert said(finished)["rows"]["evidence"] == 2
     assert said(finished)["former"].startswith("review.db")
     added = asyncio.run(store.add([evidence()]))
-    assert added.stored == 1
+    assert added.answer.stored == 1
 
 
 def test_totals_that_are_not_those_of_the_predictions_are_found(cluster: Cluster) -> None:
