@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.crash.enumeration import Recording
 from tests.crash.recorder import CannotTrace
-from tests.crash.workloads import NO_FSYNC, WORKLOADS
+from tests.crash.workloads import VARIANTS, WORKLOADS
 
 
 def main() -> int:
@@ -23,11 +23,11 @@ def main() -> int:
     options = parser.parse_args()
     good = True
     for name, workload in WORKLOADS.items():
-        for variant in ((), (NO_FSYNC,)):
+        for variant in ("", *VARIANTS):
             started = time.monotonic()
             with tempfile.TemporaryDirectory(prefix="crash-") as scratch:
                 try:
-                    recording = Recording(workload, Path(scratch), *variant)
+                    recording = Recording(workload, Path(scratch), variant)
                 except CannotTrace as trouble:
                     print(f"error: {trouble}", file=sys.stderr)
                     return 2
@@ -37,7 +37,7 @@ def main() -> int:
             kept = bool(outcome.broken) == bool(variant)
             good &= kept
             print(
-                f"{name}{' without fsync' if variant else ''}: {recording.moments} moments, "
+                f"{name}{f' {variant}' if variant else ''}: {recording.moments} moments, "
                 f"{outcome.states} states, {len(outcome.broken)} broken "
                 f"({'as it should be' if kept else 'WRONG'}), "
                 f"{time.monotonic() - started:.0f} s",

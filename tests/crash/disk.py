@@ -96,11 +96,18 @@ class Rename:
 
 @dataclass
 class Disk:
-    """Files below one directory, by the paths they have now."""
+    """One directory and the files below it, by the paths they have now."""
 
     now: dict[str, File] = field(default_factory=dict)
     durable: dict[str, File] = field(default_factory=dict)
     pending: list[Rename] = field(default_factory=list)
+    # Their names are among those above, as those of files that nothing is written to.
+    directories: set[str] = field(default_factory=set)
+
+    def made(self, directory: str) -> None:
+        """A directory was made."""
+        self.directories.add(directory)
+        self._rename(Rename(None, directory, File()))
 
     def opened(self, path: str, *, create: bool, truncate: bool) -> None:
         """A file was opened, and made where it was missing."""
@@ -125,7 +132,7 @@ class Disk:
 
     def synced(self, path: str, count: int) -> None:
         """An fsync has ended; `count` is what `pending_of` said when it began."""
-        if path in self.now:
+        if path in self.now and path not in self.directories:
             self.now[path].synced(count)
             return
         rest = []
@@ -137,19 +144,23 @@ class Disk:
         self.pending = rest
 
     def states(self, chance: random.Random, most: int) -> Iterator[Content]:
-        """Return up to `most` states in which the disk may be after a power cut now."""
-        yield self._state(len(self.pending), lambda file: file.pending)
-        yield self._state(0, lambda _: [])
-        for _ in range(most - 2):
-            kept = chance.choice((0, len(self.pending), chance.randint(0, len(self.pending))))
-            style = chance.choice(("mixed", "prefix", "one_lost", "one_torn"))
+        """Return `most` states in which the disk may be after a power cut now, at random."""
+        names = len(self.pending)
+        for _ in range(most):
+            style = chance.choice(("all", "none", "mixed", "prefix", "one_lost", "one_torn"))
+            kept = {"all": names, "none": 0}.get(style, chance.randint(0, names))
             yield self._state(kept, partial(_some_of, style, chance))
 
     def _state(self, names: int, choose: Callable[[File], Sequence[Change]]) -> Content:
         found = dict(self.durable)
         for rename in self.pending[:names]:
             rename.apply(found)
-        return {path: file.content(choose(file)) for path, file in found.items()}
+        return {
+            path: file.content(choose(file))
+            for path, file in found.items()
+            if path not in self.directories
+            and all(one in found for one in self.directories if path.startswith(f"{one}/"))
+        }
 
     def _rename(self, rename: Rename) -> None:
         rename.apply(self.now)
@@ -159,7 +170,9 @@ class Disk:
 def _some_of(style: str, chance: random.Random, file: File) -> list[Change]:
     """Return some of a file's changes: kept, dropped or torn."""
     changes = file.pending
-    if not changes:
+    if style == "all" or not changes:
+        return changes
+    if style == "none":
         return []
     one = chance.randrange(len(changes))
     if style == "prefix":

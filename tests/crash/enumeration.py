@@ -64,7 +64,8 @@ class Recording:
 
     def __init__(self, workload: Workload, directory: Path, *options: str) -> None:
         self._workload = workload
-        self._directory = directory / "files"
+        self._made = directory / "made"
+        self._directory = self._made / "files"
         others = directory / "others"
         others.mkdir(parents=True)
         self._markers = others / "markers"
@@ -85,7 +86,8 @@ class Recording:
             if most == 0:
                 continue
             outcome.moments += 1
-            for content in _different(moment.disk.states(chance, 4 * most), seen, most):
+            possible = moment.disk.states(chance, 4 * most)
+            for content in _different(possible, moment.said, seen, most):
                 outcome.states += 1
                 try:
                     self._look_at(content, moment.said)
@@ -96,7 +98,7 @@ class Recording:
         return outcome
 
     def _moments(self) -> Iterator[Moment]:
-        return replay(self._trace, self._directory, self._markers)
+        return replay(self._trace, self._made, self._markers)
 
     def _look_at(self, content: Content, said: Iterable[str]) -> None:
         scratch = Path(tempfile.mkdtemp(dir=_MEMORY if _MEMORY.is_dir() else None))
@@ -110,10 +112,12 @@ class Recording:
             shutil.rmtree(scratch)
 
 
-def _different(states: Iterator[Content], seen: set[int], most: int) -> Iterator[Content]:
-    """Yield up to `most` states that were not seen before, here or at another moment."""
+def _different(
+    states: Iterator[Content], said: frozenset[str], seen: set[int], most: int
+) -> Iterator[Content]:
+    """Yield up to `most` states that were not seen before after the same promises."""
     for content in states:
-        key = hash(tuple(sorted(content.items())))
+        key = hash((said, *sorted(content.items())))
         if key not in seen:
             seen.add(key)
             yield content

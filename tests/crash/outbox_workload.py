@@ -1,15 +1,16 @@
 """Workers whose predictions flow, to be recorded: `python -m tests.crash.outbox_workload`.
 
-Arguments: the directory of the outboxes, one for other files, and `no-fsync` for a variant that is
-broken on purpose. The file `markers` of the other directory says what has been promised until then:
-`answered ID` of each prediction that was answered, `stored ID` of what the logging service has.
+Arguments: the directory of the outboxes, one for other files, and `no-fsync` or `no-names` for a
+variant that is broken on purpose. The file `markers` of the other directory says what has been
+promised until then: `answered ID` of each prediction that was answered, `stored ID` of what the
+logging service has.
 """
 
 import asyncio
 import os
 import random
 import sys
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -44,7 +45,12 @@ class NoFsync(Outbox):
         self._connection.execute("PRAGMA synchronous = OFF")
 
 
-def main(outboxes: Path, others: Path, *, fsync: bool) -> None:
+def syncing(variant: str) -> AbstractContextManager[object]:
+    """Bring no name to the disk where the variant says so; what is in files SQLite syncs itself."""
+    return mock.patch("os.fsync") if variant == "no-names" else nullcontext()
+
+
+def main(outboxes: Path, others: Path, variant: str = "") -> None:
     """Run three workers one after the other; the last one takes over what the others left."""
     markers = Markers(others / "markers")
 
@@ -56,7 +62,8 @@ def main(outboxes: Path, others: Path, *, fsync: bool) -> None:
         markers.say(*(f"stored {one}" for one in ids))
         return Reply()
 
-    with LogServer() as server, _outbox(Outbox if fsync else NoFsync):
+    kind = NoFsync if variant == "no-fsync" else Outbox
+    with LogServer() as server, _outbox(kind), syncing(variant):
         server.behaviour = behaviour
         for worker, seconds in ((1, 1.0), (2, 0.0), (1, 1.0)):
             pod = Worker(outboxes, server.url, states=others, worker=worker)
@@ -91,4 +98,4 @@ async def _clients(pod: Worker, markers: Markers, *, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), fsync="no-fsync" not in sys.argv[3:])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

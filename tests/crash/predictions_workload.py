@@ -1,8 +1,8 @@
 """A logging service's store that batches flow into, to be recorded.
 
-Arguments: the directory of the database, one for other files, and `no-fsync` for a variant that is
-broken on purpose. The file `markers` of the other directory says what has been promised until then:
-`answered ID` of each prediction whose batch was answered.
+Arguments: the directory of the database, one for other files, and `no-fsync` or `no-names` for a
+variant that is broken on purpose. The file `markers` of the other directory says what has been
+promised until then: `answered ID` of each prediction whose batch was answered.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from unittest import mock
 from bentos.logging.state import LoggingState
 from bentos.logging.store import Store, StoredPrediction, schema
 from bentos.logging.store.sqlite import SqliteDatabase
-from tests.crash.outbox_workload import Markers
+from tests.crash.outbox_workload import Markers, syncing
 from tests.support.logging_store import row
 from tests.support.servers import wait_until
 
@@ -26,13 +26,14 @@ CLIENTS = 4
 BATCHES = 40
 
 
-def main(databases: Path, others: Path, *, fsync: bool) -> None:
+def main(databases: Path, others: Path, variant: str = "") -> None:
     """Run two stores on one database, one after the other."""
     markers = Markers(others / "markers")
     with contextlib.ExitStack() as stack:
+        stack.enter_context(syncing(variant))
         # A small log comes into the database again and again.
         stack.enter_context(mock.patch.object(schema, "_CHECKPOINT_PAGES", 30))
-        if not fsync:
+        if variant == "no-fsync":
             module = "bentos.logging.store.sqlite.configure"
             stack.enter_context(mock.patch(module, _configure_without_fsync))
         for seed in (1, 2):
@@ -75,4 +76,4 @@ def _configure_without_fsync(connection: sqlite3.Connection) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), fsync="no-fsync" not in sys.argv[3:])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

@@ -81,7 +81,7 @@ def replay(trace: Path, directory: Path, markers: Path) -> Iterator[Moment]:
         paths = [_bytes(match).decode() for match in _DESCRIPTOR.finditer(call.arguments)]
         path = paths[0] if paths else ""
         inside = [_bytes(match) for match in _STRING.finditer(call.arguments)]
-        if call.name in ("fsync", "fdatasync") and _within(path, directory):
+        if call.name in ("fsync", "fdatasync") and _is_of(path, directory):
             if not call.ended:
                 syncing[call.thread] = disk.pending_of(path)
                 continue
@@ -100,23 +100,6 @@ def replay(trace: Path, directory: Path, markers: Path) -> Iterator[Moment]:
         yield Moment(step, disk, frozenset(said))
 
 
-def directories_without_sync(trace: Path, markers: Path) -> set[Path]:
-    """Return the directories whose names were not on disk when something was first promised."""
-    made: set[Path] = set()
-    for call in _calls(trace):
-        if not call.ended or call.result.startswith("-1"):
-            continue
-        described = [_bytes(match).decode() for match in _DESCRIPTOR.finditer(call.arguments)]
-        if call.name in ("mkdir", "mkdirat"):
-            (name,) = (_bytes(match).decode() for match in _STRING.finditer(call.arguments))
-            made.add(Path(name))
-        elif call.name == "fsync" and described:
-            made = {one for one in made if one.parent != Path(described[0])}
-        elif call.name in ("write", "pwrite64") and described == [str(markers)]:
-            break
-    return made
-
-
 def _apply(disk: Disk, call: Call, path: str, inside: list[bytes], directory: Path) -> bool:
     names = [one.decode("utf-8", "replace") for one in inside[-2:]]
     match call.name:
@@ -133,6 +116,8 @@ def _apply(disk: Disk, call: Call, path: str, inside: list[bytes], directory: Pa
         case "ftruncate" if _within(path, directory):
             size = int(call.arguments.rsplit(",", 1)[1].strip(" )"))
             disk.changed(path, Truncate(size))
+        case "mkdir" | "mkdirat" if _within(names[0], directory):
+            disk.made(names[0])
         case "rename" | "renameat" | "renameat2" if _within(names[0], directory):
             disk.renamed(names[0], names[1])
         case "unlink" | "unlinkat" if names and _within(names[-1], directory):
@@ -166,6 +151,11 @@ def _calls(trace: Path) -> Iterator[Call]:
 
 def _bytes(match: re.Match[str]) -> bytes:
     return bytes.fromhex(match["bytes"].replace("\\x", ""))
+
+
+def _is_of(path: str, directory: Path) -> bool:
+    """Tell whether an fsync of the path brings a name to the disk, or what is in a file."""
+    return _within(path, directory) or path == str(directory.parent)
 
 
 def _within(path: str, directory: Path) -> bool:

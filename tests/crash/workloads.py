@@ -18,7 +18,9 @@ from bentos.logging.store.sqlite import SqliteDatabase
 from tests.crash.enumeration import BrokenPromise, Workload
 from tests.crash.predictions_workload import DATABASE
 
-NO_FSYNC = "no-fsync"
+# Variants that are broken on purpose: one that leaves it to the system when content reaches the
+# disk, and one when names do.
+VARIANTS = ("no-fsync", "no-names")
 _ALL = 1_000_000
 
 
