@@ -117,7 +117,7 @@ class _Writer(OutboxWriter):
         self._loop = _DirectLoop()  # type: ignore[assignment]
 
     def turn(self) -> None:
-        self.write(self.take(wait_seconds=0.0))
+        self.write(*self.take(wait_seconds=0.0))
         self.look_after()
 
     def _wait_for(self, done: threading.Event) -> None:

@@ -47,15 +47,7 @@ class _Settle:
     applied: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Damage:
-    """The sender found the file of this number damaged."""
-
-    file: int
-    error: Exception
-
-
-_Work: TypeAlias = _Put | _Settle | _Damage | None
+_Work: TypeAlias = _Put | _Settle | None
 
 
 class OutboxWriter:
@@ -82,6 +74,9 @@ class OutboxWriter:
         # Answered already (`fast`), and not on disk because the disk fails.
         self._unwritten: list[bytes] = []
         self._reader: tuple[int, Outbox] | None = None
+        # The number of a file in which the sender found damage, and what it was; the next `read`
+        # would find it again.
+        self._damage: tuple[int, Exception] | None = None
         self._next_check = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
@@ -172,7 +167,7 @@ class OutboxWriter:
         except (sqlite3.Error, OSError) as error:
             self.close_reader()
             if is_damage(error):
-                self._queue.put(_Damage(number, error))
+                self._damage = number, error
             raise
         return None if batch is None else replace(batch, file=number)
 
@@ -190,14 +185,16 @@ class OutboxWriter:
         self._wait_for(work.done)
         return work.applied
 
-    def take(self, *, wait_seconds: float = _CHECK_SECONDS) -> list[_Work]:
+    def take(
+        self, *, wait_seconds: float = _CHECK_SECONDS
+    ) -> tuple[Sequence[_Put], Sequence[_Settle]]:
         """Return what waits to be done, after at most `wait_seconds`."""
         if self._files.adopting:
             wait_seconds = 0.0
         try:
             works = [self._queue.get(wait_seconds > 0, wait_seconds)]
         except Empty:
-            return []
+            return [], []
         size = 0
         # As many as wait now; to take until none is left would never end under load. And no more
         # than the write-ahead log may hold, which grows by the whole of a transaction.
@@ -207,16 +204,15 @@ class OutboxWriter:
             if size > self._files.log_bytes:
                 break
             works.append(self._queue.get())
-        return works
+        return (
+            [work for work in works if isinstance(work, _Put)],
+            [work for work in works if isinstance(work, _Settle)],
+        )
 
-    def write(self, works: Sequence[_Work]) -> None:
+    def write(self, puts: Sequence[_Put], settles: Sequence[_Settle]) -> None:
         """Do all of this, and answer who waits for it."""
-        for damage in (work for work in works if isinstance(work, _Damage)):
-            self._files.damaged(damage.file, damage.error)
-        puts = [work for work in works if isinstance(work, _Put)]
         if puts or self._unwritten:
             self._store(puts)
-        settles = [work for work in works if isinstance(work, _Settle)]
         if settles:
             applied = self._files.apply([settle.settlement for settle in settles])
             for settle in settles:
@@ -226,20 +222,23 @@ class OutboxWriter:
     def look_after(self) -> None:
         """Look after the files, and say in the state how things stand."""
         self._next_check = time.monotonic() + _CHECK_SECONDS
+        damage, self._damage = self._damage, None
+        if damage is not None:
+            self._files.damaged(*damage)
         self._files.check()
         self._report()
 
     def _run(self) -> None:
         while not (self._stopping and self._queue.empty()):
-            works = self.take()
+            puts, settles = self.take()
             try:
-                self.write(works)
+                self.write(puts, settles)
                 if time.monotonic() >= self._next_check or self._files.adopting:
                     self.look_after()
             except Exception as error:  # the thread outlives whatever happens in it
                 event(_logger, logging.ERROR, "the outbox's thread failed", error=error)
-                self._answer([work for work in works if isinstance(work, _Put)], NOT_ACCESSIBLE)
-                for settle in (work for work in works if isinstance(work, _Settle)):
+                self._answer(puts, NOT_ACCESSIBLE)
+                for settle in settles:
                     settle.done.set()
         if self._unwritten:
             self._store([])
