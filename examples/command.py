@@ -14,7 +14,7 @@ from bentos.edge.http import ServiceError
 from bentos.inference.images import open_image, read_input
 from bentos.inference.model.loading import LoadOptions, load
 from bentos.inference.model.registry import Registry, RegistryUnavailable
-from bentos.inference.model.spec import ModelIdentity, UnusableModel
+from bentos.inference.model.spec import UnusableModel
 from bentos.inference.model.warm_up import LoadedModel
 
 # The model that the inference service serves where it is told no other.
@@ -91,10 +91,9 @@ def load_version(options: argparse.Namespace, alias: str) -> tuple[Registry, Loa
     """
     registry = Registry(tracking_uri=options.tracking_uri, name=options.model, stage=alias)
     found = registry.resolve()
-    if found.version is None:
+    if found.identity is None:
         raise UsageError(found.missing)
-    identity = ModelIdentity(options.model, alias, found.version.number)
-    return registry, load(registry, identity, LoadOptions())
+    return registry, load(registry, found.identity, LoadOptions())
 
 
 def ask(model: LoadedModel, pictures: Sequence[bytes]) -> NDArray[np.float32]:

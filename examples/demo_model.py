@@ -34,13 +34,13 @@ def ensure_model(report: Callable[[str], None]) -> str:
     )
     wanted = f"{settings.model_name}@{settings.model_stage}"
     try:
-        version = registry.resolve().version
+        found = registry.resolve().identity
     except RegistryUnavailable as error:
         where = settings.mlflow_tracking_uri
         raise StepError(f"MLflow at {where} gives no answer: {error}") from error
-    if version is not None:
-        report(f"serving {wanted}, version {version.number}, from {settings.mlflow_tracking_uri}")
-        return version.number
+    if found is not None:
+        report(f"serving {wanted}, version {found.version}, from {settings.mlflow_tracking_uri}")
+        return found.version
     if not settings.mlflow_tracking_uri.startswith("sqlite:"):
         where = settings.mlflow_tracking_uri
         raise StepError(f"{where} has no {wanted}; register it there, or train one")
@@ -52,7 +52,7 @@ def ensure_model(report: Callable[[str], None]) -> str:
     command += ["--tracking-uri", settings.mlflow_tracking_uri]
     if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
         raise StepError("training failed; the lines above say why")
-    version = registry.resolve().version
-    if version is None:
+    found = registry.resolve().identity
+    if found is None:
         raise StepError(f"training ended and the registry still has no {wanted}")
-    return version.number
+    return found.version

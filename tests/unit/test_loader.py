@@ -10,7 +10,6 @@ import pytest
 from bentos.inference.channel import LoadChanged
 from bentos.inference.model import loader as module
 from bentos.inference.model.loader import ModelLoader
-from bentos.inference.model.registry import Version
 from bentos.inference.model.spec import ModelIdentity, ModelSpec, UnusableModel
 from bentos.inference.model.warm_up import LoadedModel
 from tests.support.servers import wait_until
@@ -36,17 +35,17 @@ class Bench:
         self.loader.start()
 
     def want(self, number: str, made: str = "") -> None:
-        self.loader.want(Version(number, made))
+        self.loader.want(ModelIdentity("model", "production", number, made))
 
-    def load(self, wanted: Version) -> LoadedModel:
-        version = wanted.number
+    def load(self, wanted: ModelIdentity) -> LoadedModel:
+        version = wanted.version
         self.attempts.append(version)
         self.loading.set()
         assert self.free.wait(30)
         if version in self.broken:
             raise self.broken[version]
         return LoadedModel(
-            ModelIdentity("model", "production", version),
+            wanted,
             ModelSpec((1,), "float32", ("a", "b"), (False, True)),
             forward=lambda inputs: inputs,
             output="logits",
@@ -119,7 +118,7 @@ def test_the_pauses_grow_up_to_a_bound(
     pauses = []
     attempt = bench.loader._attempt
 
-    def noted(version: Version, attempts: int, pause: float) -> bool:
+    def noted(version: ModelIdentity, attempts: int, pause: float) -> bool:
         pauses.append(pause)
         return attempt(version, attempts, pause)
 

@@ -18,7 +18,6 @@ from bentos.inference.model.registry import (
     RegistryUnavailable,
     RegistryWatch,
     Resolved,
-    Version,
 )
 from bentos.inference.model.spec import ModelIdentity
 from tests.support.http_server import Answer, HttpServer, Request
@@ -34,8 +33,8 @@ def registry_of(store: ModelStore, name: str = COLOURS, *, stage: str = ALIAS) -
 
 
 def number(registry: Registry) -> str | None:
-    version = registry.resolve().version
-    return version.number if version else None
+    found = registry.resolve().identity
+    return found.version if found else None
 
 
 def test_an_alias_resolves_to_its_version(model_store: ModelStore, tmp_path: Path) -> None:
@@ -89,16 +88,16 @@ def test_a_version_made_anew_under_the_same_number_is_another_one(
     store = model_store.copy(tmp_path)
     client = MlflowClient(store.tracking_uri, store.tracking_uri)
     registry = registry_of(store)
-    before = registry.resolve().version
+    before = registry.resolve().identity
     source = client.get_model_version(COLOURS, "1").source
     client.delete_registered_model(COLOURS)
     client.create_registered_model(COLOURS)
     client.create_model_version(COLOURS, source)
     point_alias(store.tracking_uri, COLOURS, "1")
-    after = registry.resolve().version
+    after = registry.resolve().identity
     assert before is not None
     assert after is not None
-    assert before.number == after.number == "1"
+    assert before.version == after.version == "1"
     assert before != after
 
 
@@ -177,6 +176,9 @@ def test_no_secret_stands_in_what_the_registry_says(server: Server) -> None:
             assert "bob" not in str(failed.value)
 
 
+THIRD = ModelIdentity("model", ALIAS, "3")
+
+
 class Slow(Registry):
     """A registry whose answers take as long as a test says."""
 
@@ -191,7 +193,7 @@ class Slow(Registry):
     def resolve(self) -> Resolved:
         self.asked += 1
         self.answers.wait(30)
-        return Resolved(Version("3"))
+        return Resolved(THIRD)
 
 
 @pytest.fixture
@@ -205,7 +207,7 @@ def slow() -> Iterator[Slow]:
 def test_a_check_that_hangs_counts_as_failed_and_others_follow_it(slow: Slow) -> None:
     """MLflow takes connections and never answers: inaccessible in time, and seen once it does."""
     checks: list[RegistryChecked] = []
-    versions: list[Version] = []
+    versions: list[ModelIdentity] = []
     watch = RegistryWatch(
         slow,
         poll_seconds=0.01,
@@ -222,7 +224,7 @@ def test_a_check_that_hangs_counts_as_failed_and_others_follow_it(slow: Slow) ->
     wait_until(lambda: checks[-1].accessible, "it is seen")
     wait_until(lambda: versions, "the version is named")
     watch.stop()
-    assert versions[0] == Version("3")
+    assert versions[0] == THIRD
 
 
 @pytest.mark.case(30)

@@ -81,12 +81,12 @@ def test_set_writes_a_tag_that_a_running_service_takes(
     client = MlflowClient(tracking_uri, tracking_uri)
     client.set_model_version_tag(NAME, "1", "thresholds", '{"pit": 0.9}')
     registry = Registry(tracking_uri=tracking_uri, name=NAME, stage="production")
-    before = registry.resolve().version
+    before = registry.resolve().identity
     assert ask(images, tracking_uri, tmp_path / "plot.png", "--set") == 0
-    after = registry.resolve().version
+    after = registry.resolve().identity
     assert before is not None
     assert after is not None
-    assert before.number == after.number
+    assert before.version == after.version
     assert before != after  # so it is loaded anew
     written = json.loads(client.get_model_version(NAME, "1").tags["thresholds"])
     assert written.keys() == {"normal", "pit"}

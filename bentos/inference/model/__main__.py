@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -57,9 +58,7 @@ def serve(connection: Connection, settings: InferenceSettings) -> None:
     from bentos.inference.model.answering import ModelServer
     from bentos.inference.model.loader import ModelLoader
     from bentos.inference.model.loading import LoadOptions, load
-    from bentos.inference.model.registry import Registry, RegistryWatch, Version
-    from bentos.inference.model.spec import ModelIdentity
-    from bentos.inference.model.warm_up import LoadedModel
+    from bentos.inference.model.registry import Registry, RegistryWatch
 
     registry = Registry(
         tracking_uri=settings.mlflow_tracking_uri,
@@ -75,12 +74,6 @@ def serve(connection: Connection, settings: InferenceSettings) -> None:
         signature_key=settings.model_signature_key,
     )
 
-    def load_version(version: Version) -> LoadedModel:
-        identity = ModelIdentity(
-            settings.model_name, settings.model_stage, version.number, version.made
-        )
-        return load(registry, identity, options)
-
     server = ModelServer(
         connection,
         max_batch=settings.max_batch_size,
@@ -88,7 +81,7 @@ def serve(connection: Connection, settings: InferenceSettings) -> None:
         on_broken=_end_broken,
     )
     loader = ModelLoader(
-        load_version,
+        partial(load, registry, options=options),
         server.install,
         on_change=connection.send,
         spread_seconds=settings.model_spread_seconds,

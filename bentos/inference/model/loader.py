@@ -10,7 +10,7 @@ from collections.abc import Callable
 import msgspec
 
 from bentos.inference.channel import LoadChanged
-from bentos.inference.model.registry import Version
+from bentos.inference.model.spec import ModelIdentity
 from bentos.inference.model.warm_up import LoadedModel
 from bentos.process.backoff import Backoff
 from bentos.process.logs import event, get_logger
@@ -36,7 +36,7 @@ class ModelLoader:
 
     def __init__(
         self,
-        load: Callable[[Version], LoadedModel],
+        load: Callable[[ModelIdentity], LoadedModel],
         install: Callable[[LoadedModel], None],
         *,
         on_change: Callable[[LoadChanged], object],
@@ -46,9 +46,9 @@ class ModelLoader:
         self._install = install
         self._on_change = on_change
         self._spread_seconds = spread_seconds
-        self._wanted: Version | None = None
-        self._served: Version | None = None
-        self._tried: Version | None = None
+        self._wanted: ModelIdentity | None = None
+        self._served: ModelIdentity | None = None
+        self._tried: ModelIdentity | None = None
         self._changed = threading.Condition()
         self.status = LoadChanged("waiting")
         self._thread = threading.Thread(target=self._run, name="loader", daemon=True)
@@ -57,7 +57,7 @@ class ModelLoader:
         """Begin to wait for a version."""
         self._thread.start()
 
-    def want(self, version: Version) -> None:
+    def want(self, version: ModelIdentity) -> None:
         """Say which version is to be served; the same one again changes nothing."""
         with self._changed:
             if version != self._wanted:
@@ -80,18 +80,18 @@ class ModelLoader:
             if not self._attempt(version, attempts, pause):
                 self._waited(version, pause)
 
-    def _next(self) -> Version:
+    def _next(self) -> ModelIdentity:
         """Wait for a wanted version that is not served."""
         with self._changed:
             if self._served is not None and self._wanted == self._served != self._tried:
                 # A version that failed and is no longer wanted is nothing to complain of.
                 self._tried = self._served
-                self._say(LoadChanged("loaded", self._served.number, 1))
+                self._say(LoadChanged("loaded", self._served.version, 1))
             while self._wanted is None or self._wanted == self._served:
                 self._changed.wait()
             return self._wanted
 
-    def _waited(self, version: Version, seconds: float) -> bool:
+    def _waited(self, version: ModelIdentity, seconds: float) -> bool:
         """Wait, unless another version is wanted meanwhile; tell whether one is."""
         with self._changed:
             return self._changed.wait_for(lambda: self._wanted != version, seconds)
@@ -104,8 +104,8 @@ class ModelLoader:
             self._on_change(status)
             self.status = msgspec.structs.replace(status, succeeded=None, seconds=0.0)
 
-    def _attempt(self, version: Version, attempts: int, pause: float) -> bool:
-        number = version.number
+    def _attempt(self, version: ModelIdentity, attempts: int, pause: float) -> bool:
+        number = version.version
         self._say(LoadChanged("loading", number, attempts, self.status.error))
         event(_logger, logging.INFO, "loading the model", {"version": number, "attempt": attempts})
         started = time.perf_counter()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from bentos.inference.channel import RegistryChecked
 from bentos.inference.model.archive import PICKLE_SWITCH
+from bentos.inference.model.spec import ModelIdentity
 from bentos.process.logs import event, get_logger
 from bentos.process.secrets import redact
 
@@ -39,18 +40,10 @@ class RegistryUnavailable(Exception):  # noqa: N818 - a state of the registry
 
 
 @dataclass(frozen=True)
-class Version:
-    """A registered version; `made` differs where the number was made anew, or its thresholds."""
-
-    number: str
-    made: str = ""
-
-
-@dataclass(frozen=True)
 class Resolved:
     """What the registry says: the version to serve, or why there is none and what there is."""
 
-    version: Version | None
+    identity: ModelIdentity | None
     missing: str = ""
 
 
@@ -161,7 +154,8 @@ class Registry:
         from mlflow.exceptions import MlflowException
 
         try:
-            return Resolved(_version(client.get_model_version_by_alias(self._name, self._stage)))
+            found = client.get_model_version_by_alias(self._name, self._stage)
+            return Resolved(self._identity(found))
         except MlflowException as error:
             if error.error_code not in _ABSENT:
                 raise
@@ -169,11 +163,19 @@ class Registry:
         filters = f"name = {quote}{self._name}{quote}"
         versions = list(client.search_model_versions(filters, max_results=_MOST_VERSIONS))
         stage = self._stage.lower()
-        found = [one for one in versions if (one.current_stage or "").lower() == stage]
-        found = found or [one for one in versions if str(one.version) == self._stage]
-        if found:
-            return Resolved(_version(max(found, key=lambda one: int(one.version))))
+        of_stage = [one for one in versions if (one.current_stage or "").lower() == stage]
+        of_stage = of_stage or [one for one in versions if str(one.version) == self._stage]
+        if of_stage:
+            return Resolved(self._identity(max(of_stage, key=lambda one: int(one.version))))
         return Resolved(None, self._missing(client, versions))
+
+    def _identity(self, found: Any) -> ModelIdentity:
+        made = f"{found.creation_timestamp} {found.run_id or found.source or ''}"
+        # The one tag that is written while a version is served.
+        thresholds = (found.tags or {}).get("thresholds", "")
+        if thresholds:
+            made += f" {thresholds}"
+        return ModelIdentity(self._name, self._stage, str(found.version), made)
 
     def _missing(self, client: "MlflowClient", versions: list[Any]) -> str:
         """Say what was looked for and what there is instead."""
@@ -208,7 +210,7 @@ class RegistryWatch:
         poll_seconds: float,
         timeout_seconds: float,
         on_check: Callable[[RegistryChecked], None],
-        on_version: Callable[[Version], None],
+        on_version: Callable[[ModelIdentity], None],
     ) -> None:
         self._registry = registry
         self._poll_seconds = poll_seconds
@@ -247,13 +249,13 @@ class RegistryWatch:
             self._on_check(RegistryChecked(accessible=False, note=str(error)))
             self._say(logging.WARNING, f"registry not accessible: {error}")
             return
-        number = found.version.number if found.version else None
+        number = found.identity.version if found.identity else None
         self._on_check(RegistryChecked(accessible=True, version=number, note=found.missing))
-        if found.version is None:
+        if found.identity is None:
             self._say(logging.WARNING, found.missing)
         else:
             self._say(logging.INFO, f"the registry points to version {number}")
-            self._on_version(found.version)
+            self._on_version(found.identity)
 
     def _resolved(self) -> Resolved:
         """Return what the registry says within the time-out, asked on a thread that may hang."""
@@ -287,15 +289,6 @@ class RegistryWatch:
         if message != self._said:
             self._said = message
             event(_logger, level, message)
-
-
-def _version(found: Any) -> Version:
-    made = f"{found.creation_timestamp} {found.run_id or found.source or ''}"
-    # The one tag that is written while a version is served.
-    thresholds = (found.tags or {}).get("thresholds", "")
-    if thresholds:
-        made += f" {thresholds}"
-    return Version(str(found.version), made)
 
 
 def _some(names: Any) -> str:

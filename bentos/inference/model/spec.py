@@ -97,7 +97,8 @@ class Picture:
 class ModelIdentity:
     """Which registered model is served.
 
-    `made` tells two versions of the same number apart: a model may be deleted and made anew.
+    `made` tells two versions of the same number apart: a model may be deleted and made anew, or
+    its thresholds changed.
     """
 
     name: str
