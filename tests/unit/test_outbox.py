@@ -16,7 +16,6 @@ from bentos.inference.delivery.outbox import (
     set_aside,
 )
 from tests.support.outboxes import ids_in
-from tests.support.processes import child
 
 
 @pytest.fixture
@@ -125,22 +124,6 @@ def test_a_refused_prediction_is_discarded_when_that_is_asked_for(outbox: Outbox
     outbox.apply([Settlement(refused=(Refusal(1, 400, "no", 0.0), Refusal(2, 400, "no", 0.0)))])
     assert outbox.discard([2]) == 1
     assert [letter.prediction for letter in outbox.dead_letters()] == records(1)
-
-
-def write_and_report(path: Path, count: int) -> int:
-    """Run in a process of its own, which is killed afterwards."""
-    outbox = Outbox(path)
-    outbox.add(records(*range(count)))
-    return outbox.count().waiting
-
-
-def test_what_was_added_survives_a_kill(path: Path) -> None:
-    with child(write_and_report, path, 7) as writer:
-        assert writer.result == 7
-        writer.kill()
-    later = Outbox(path)
-    assert later.count().waiting == 7
-    later.close()
 
 
 @pytest.mark.case(22)
