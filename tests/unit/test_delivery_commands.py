@@ -18,7 +18,7 @@ def directory(tmp_path: Path) -> Path:
         with closing(Outbox(outbox_path(tmp_path, worker))) as outbox:
             outbox.add([b'{"prediction_id":"%d-%d"}' % (worker, at) for at in range(1, 5)])
             refusals = tuple(Refusal(at, 400, f"reason {at}\x1b[31m", 0.0) for at in (1, 2))
-            outbox.apply([Settlement(refused=refusals)])
+            outbox.apply(Settlement(refused=refusals))
     return tmp_path
 
 

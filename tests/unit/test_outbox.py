@@ -75,9 +75,7 @@ def test_what_was_delivered_leaves_and_what_was_refused_is_kept_with_its_reason(
     outbox: Outbox,
 ) -> None:
     outbox.add(records(1, 2, 3, 4))
-    applied = outbox.apply(
-        [Settlement(delivered=(1, 3)), Settlement(refused=(Refusal(2, 400, "no", 1.5),))]
-    )
+    applied = outbox.apply(Settlement(delivered=(1, 3), refused=(Refusal(2, 400, "no", 1.5),)))
     assert (applied.delivered, applied.refused) == (2, 1)
     assert bodies(outbox) == ['{"prediction_id":"4"}']
     (letter,) = outbox.dead_letters()
@@ -87,14 +85,14 @@ def test_what_was_delivered_leaves_and_what_was_refused_is_kept_with_its_reason(
 
 def test_what_is_not_there_any_more_is_counted_for_nothing(outbox: Outbox) -> None:
     outbox.add(records(1))
-    applied = outbox.apply([Settlement(delivered=(1, 7), refused=(Refusal(8, 400, "no", 0.0),))])
+    applied = outbox.apply(Settlement(delivered=(1, 7), refused=(Refusal(8, 400, "no", 0.0),)))
     assert (applied.delivered, applied.refused) == (1, 0)
     assert outbox.dead_letters() == []
 
 
 def test_ids_are_never_used_twice(outbox: Outbox, path: Path) -> None:
     outbox.add(records(1, 2))
-    outbox.apply([Settlement(delivered=(1, 2))])
+    outbox.apply(Settlement(delivered=(1, 2)))
     outbox.close()
     later = Outbox(path)
     later.add(records(3))
@@ -112,7 +110,7 @@ def test_the_oldest_are_dropped(outbox: Outbox) -> None:
 
 def test_a_refused_prediction_is_sent_again_as_the_newest(outbox: Outbox) -> None:
     outbox.add(records(1, 2))
-    outbox.apply([Settlement(refused=(Refusal(1, 400, "no", 0.0),))])
+    outbox.apply(Settlement(refused=(Refusal(1, 400, "no", 0.0),)))
     assert outbox.resend([1]) == 1
     assert outbox.dead_letters() == []
     assert bodies(outbox) == ['{"prediction_id":"2"}', '{"prediction_id":"1"}']
@@ -121,7 +119,7 @@ def test_a_refused_prediction_is_sent_again_as_the_newest(outbox: Outbox) -> Non
 
 def test_a_refused_prediction_is_discarded_when_that_is_asked_for(outbox: Outbox) -> None:
     outbox.add(records(1, 2))
-    outbox.apply([Settlement(refused=(Refusal(1, 400, "no", 0.0), Refusal(2, 400, "no", 0.0)))])
+    outbox.apply(Settlement(refused=(Refusal(1, 400, "no", 0.0), Refusal(2, 400, "no", 0.0))))
     assert outbox.discard([2]) == 1
     assert [letter.prediction for letter in outbox.dead_letters()] == records(1)
 
@@ -137,7 +135,7 @@ def test_a_failure_in_the_middle_changes_nothing(outbox: Outbox) -> None:
     outbox.add(records(1))
     broken = Refusal(1, 400, None, 0.0)  # type: ignore[arg-type]
     with pytest.raises(sqlite3.IntegrityError):
-        outbox.apply([Settlement(refused=(broken,))])
+        outbox.apply(Settlement(refused=(broken,)))
     assert outbox.count().waiting == 1
     outbox.add(records(2))
     assert outbox.count().waiting == 2

@@ -72,7 +72,7 @@ def test_what_stands_only_in_the_log_is_recovered_too(path: Path) -> None:
 
 def test_what_was_delivered_does_not_come_back(path: Path) -> None:
     outbox = make(path, range(1_000))
-    outbox.apply([Settlement(delivered=tuple(range(1, 901)))])
+    outbox.apply(Settlement(delivered=tuple(range(1, 901))))
     outbox.close()
     overwrite(path, 0, b"\xff" * 100)
     found, ids = recover(path)
@@ -82,7 +82,7 @@ def test_what_was_delivered_does_not_come_back(path: Path) -> None:
 
 def test_refused_predictions_are_recovered_with_their_reasons(path: Path) -> None:
     outbox = make(path, range(3))
-    outbox.apply([Settlement(refused=(Refusal(1, 400, "a reason", 2.0),))])
+    outbox.apply(Settlement(refused=(Refusal(1, 400, "a reason", 2.0),)))
     outbox.close()
     overwrite(path, 0, b"\xff" * 100)
     recover(path)

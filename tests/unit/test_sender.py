@@ -45,7 +45,7 @@ class World:
 
     def settle(self, settlement: Settlement) -> bool:
         if self.writable:
-            self.outbox.apply([settlement])
+            self.outbox.apply(settlement)
         return self.writable
 
     def post(self, body: bytes, *, seconds: float) -> Reply:

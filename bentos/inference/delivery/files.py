@@ -115,12 +115,13 @@ class OutboxFiles:
             self._attempt(self._measure)
         return added
 
-    def apply(self, settlements: Sequence[Settlement]) -> bool:
+    def apply(self, settlement: Settlement) -> bool:
         """Remove what was settled; return whether that is on disk."""
 
         def apply(outbox: Outbox) -> None:
-            # What was set aside meanwhile is salvaged with all its rows, and sent again.
-            applied = outbox.apply([one for one in settlements if one.file == self.number])
+            if settlement.file != self.number:
+                return  # set aside meanwhile: it is salvaged with all its rows, and sent again
+            applied = outbox.apply(settlement)
             self.rows -= applied.delivered + applied.refused
             self.dead_letters += applied.refused
             self._state.log_delivered.add(applied.delivered)
@@ -270,7 +271,7 @@ class OutboxFiles:
                 self.dead_letters += len(dead_letters)
 
             if self._attempt(adopt):
-                other.apply([Settlement(delivered=tuple(row_id for row_id, _ in rows))])
+                other.apply(Settlement(delivered=tuple(row_id for row_id, _ in rows)))
                 other.discard([letter.id for letter in dead_letters])
         except (sqlite3.Error, OSError) as error:
             self._adopt_no_more()

@@ -163,17 +163,17 @@ class Outbox:
         with self._transaction():
             self._insert(records)
 
-    def apply(self, settlements: Sequence[Settlement]) -> Applied:
+    def apply(self, settlement: Settlement) -> Applied:
         """Remove predictions that were settled; keep those refused among the dead letters."""
         refused = 0
         with self._transaction():
-            for one in (one for settlement in settlements for one in settlement.refused):
+            for one in settlement.refused:
                 refused += self._connection.execute(
                     "INSERT INTO dead_letters (refused_at, status, reason, prediction)"
                     " SELECT ?, ?, ?, prediction FROM outbox WHERE id = ?",
                     (one.refused_at, one.status, one.reason, one.id),
                 ).rowcount
-            removed = self._delete("outbox", [at for one in settlements for at in one.ids])
+            removed = self._delete("outbox", settlement.ids)
             self._connection.execute(_FLOOR)
         return Applied(removed - refused, refused)
 

@@ -213,11 +213,9 @@ class OutboxWriter:
         """Do all of this, and answer who waits for it."""
         if puts or self._unwritten:
             self._store(puts)
-        if settles:
-            applied = self._files.apply([settle.settlement for settle in settles])
-            for settle in settles:
-                settle.applied = applied
-                settle.done.set()
+        for settle in settles:
+            settle.applied = self._files.apply(settle.settlement)
+            settle.done.set()
 
     def look_after(self) -> None:
         """Look after the files, and say in the state how things stand."""
