@@ -9,9 +9,8 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Condition, Thread
+from threading import Condition
 from typing import Any
 
 import yaml
@@ -26,6 +25,7 @@ from monitoring.stack import (
     alertmanager_program,
     prometheus_program,
 )
+from tests.support.http_server import Answer, HttpServer, Request
 from tests.support.servers import free_port, wait_until
 
 # A window of five minutes becomes one of ten seconds, which ten scrapes fill.
@@ -55,30 +55,11 @@ class Receivers:
     def __init__(self) -> None:
         self._arrived = Condition()
         self._notifications: list[Notification] = []
-        receivers = self
+        self.server = HttpServer(self._keep)
+        self.url = self.server.url
 
-        class Hook(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                receivers._keep(self.path.strip("/"), body)
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                """Say nothing: the test reads what arrived."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Hook)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    def _keep(self, receiver: str, body: Mapping[str, Any]) -> None:
+    def _keep(self, request: Request) -> Answer:
+        receiver = request.path.strip("/")
         with self._arrived:
             self._notifications += [
                 Notification(
@@ -88,9 +69,10 @@ class Receivers:
                     one["labels"],
                     one["annotations"],
                 )
-                for one in body["alerts"]
+                for one in json.loads(request.body)["alerts"]
             ]
             self._arrived.notify_all()
+        return Answer()
 
     @property
     def notifications(self) -> list[Notification]:
@@ -226,7 +208,7 @@ def alerting(directory: Path, targets: Mapping[str, str]) -> Iterator[Alerting]:
     """Start Prometheus and Alertmanager on the shipped files; `targets` are services' by job."""
     with ExitStack() as stack:
         receivers = Receivers()
-        stack.callback(receivers.close)
+        stack.enter_context(receivers.server)
         running = stack.enter_context(Servers(directory / "logs"))
         alertmanager = _alertmanager(directory, receivers.url)
         prometheus = _prometheus(directory, targets, alertmanager.port)
