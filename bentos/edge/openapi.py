@@ -27,7 +27,6 @@ DOCUMENT_PATH = "/docs.json"
 JSON = "application/json"
 
 _SCHEMAS = "#/components/schemas/"
-_ERROR_REFERENCE = {"$ref": f"{_SCHEMAS}Error"}
 _ERROR = {
     "type": "object",
     "required": ["error", "reason"],
@@ -44,6 +43,7 @@ _USUAL_REASONS = {
     404: "not_found",
     405: "method_not_allowed",
     409: "conflict",
+    410: "picture_deleted",
     413: "too_large",
     415: "bad_input",
     422: "model_rejected_input",
@@ -207,7 +207,7 @@ def _describe(operation: Operation, schemas: dict[str, Any]) -> dict[str, object
         "responses": {
             str(status): {
                 "description": text,
-                "content": _media([body or _error(status, text)], schemas),
+                "content": _media([body or _error(text, _USUAL_REASONS[status])], schemas),
             }
             for status, (text, body) in sorted(answers.items())
         },
@@ -221,9 +221,8 @@ def _describe(operation: Operation, schemas: dict[str, Any]) -> dict[str, object
     return described
 
 
-def _error(status: int, text: str) -> Content:
-    example = {"error": text, "reason": _USUAL_REASONS.get(status, "other")}
-    return Content(JSON, _ERROR_REFERENCE, example)
+def _error(text: str, reason: str) -> Content:
+    return Content(JSON, {"$ref": f"{_SCHEMAS}Error"}, {"error": text, "reason": reason})
 
 
 def _media(bodies: Sequence[Content], schemas: dict[str, Any]) -> dict[str, object]:
@@ -339,22 +338,11 @@ def _probes(plan: ProbePlan, ready: Content | None, schemas: dict[str, Any]) -> 
             answers={
                 200: (
                     "The metrics.",
-                    Content(
-                        "text/plain",
-                        {"type": "string"},
-                        _METRICS.format(service=service),
-                    ),
+                    Content("text/plain", {"type": "string"}, _METRICS.format(service=service)),
                 ),
                 500: (
                     "The metrics cannot be read; the log says why.",
-                    Content(
-                        JSON,
-                        _ERROR_REFERENCE,
-                        {
-                            "error": "the metrics cannot be read; the log says why",
-                            "reason": "metrics_failed",
-                        },
-                    ),
+                    _error("the metrics cannot be read; the log says why", "metrics_failed"),
                 ),
             },
             tag=_PROBES_TAG,

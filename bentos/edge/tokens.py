@@ -57,18 +57,13 @@ class Tokens:
         self._checked_at = clock()
         self._failing = False
 
-    @property
-    def required(self) -> bool:
-        """Whether requests need a token at all."""
-        return bool(self._own) or self._file is not None
-
     def check(self, request: Request) -> None:
         """Raise ServiceError 401 for a request without one of the tokens: a route's guard."""
         self.require(request.header(b"authorization"))
 
     def require(self, authorization: bytes | None) -> None:
         """Raise ServiceError 401 unless the header is `Bearer ` and one of the tokens."""
-        if not self.required:
+        if not self._own and self._file is None:
             return
         self._read_again()
         scheme, _, given = (authorization or b"").partition(b" ")

@@ -15,7 +15,6 @@ class SmallState(ServiceState):
     """One gauge, beside what every service has."""
 
     prefix = "small"
-    routes = ("/work",)
 
     warm = Gauge("{prefix}_warm", "Whether every worker is warm.", across="all")
 
