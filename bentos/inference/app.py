@@ -247,7 +247,7 @@ class InferenceApp:
                 name="challenger",
                 stage=settings.shadow_stage,
                 worker=worker,
-                most_rows=settings.max_batch_size,
+                most_rows=settings.queue_size,
             ),
             self._engine,
             self.state,
