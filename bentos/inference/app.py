@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from msgspec.structs import asdict
+import msgspec
 
 from bentos.edge.door import Route
 from bentos.edge.http import Request, Response, ServiceError, json_response
@@ -155,7 +155,7 @@ class InferenceApp:
             raise
         finally:
             self.state.explanations[outcome].add()
-        return json_response(asdict(heat_map))
+        return Response(msgspec.json.encode(heat_map))
 
     async def _respond(
         self, request: Request, given: Input, started: float, *, image_id: str = ""
@@ -247,7 +247,7 @@ class InferenceApp:
                 name="challenger",
                 stage=settings.shadow_stage,
                 worker=worker,
-                most_rows=settings.max_batch_size,
+                most_rows=settings.queue_size,
             ),
             self._engine,
             self.state,

@@ -97,9 +97,10 @@ class Challenger:
         except ServiceError:
             self._state.shadow["failed"].add(len(said))
         else:
-            for one, other in zip(said, answers, strict=True):
-                same = one.class_name == other.class_name
-                self._state.shadow["agreed" if same else "differed"].add()
+            pairs = zip(said, answers, strict=True)
+            differed = sum(one.class_name != other.class_name for one, other in pairs)
+            self._state.shadow["differed"].add(differed)
+            self._state.shadow["agreed"].add(len(said) - differed)
         finally:
             ended = time.monotonic()
             pause = (ended - started) * (1 / _TIME - 1)

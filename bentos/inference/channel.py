@@ -306,19 +306,23 @@ class Connection:
         self.send = Writer(stream.sendall).write
 
     def receive(self, most: int) -> list[ToModel]:
-        """Wait for messages; return what there is of them by now, empty at the stream's end.
+        """Wait for messages; return what came of them at once, empty at the stream's end.
 
         No more are read once they hold `most` inputs.
         """
         messages: list[ToModel] = []
         inputs = 0
+        read = False
         while inputs < most:
             message = self._reader.next()
             if message is not None:
                 messages.append(message)
                 inputs += message.rows if isinstance(message, Input) else 1
-            elif not self._fill(wait=not messages):
+            # Not a second time for one batch: that would nearly always be a call for nothing.
+            elif (read and messages) or not self._fill(wait=not messages):
                 break
+            else:
+                read = True
         if self._progress is not None and messages:
             self._progress.taken = max(self._progress.taken, *(one.id for one in messages))
         return messages

@@ -20,9 +20,6 @@ from bentos.inference.model.spec import ModelSpec, ServedModel
 from bentos.inference.state import InferenceState
 from bentos.messages import Verdict
 
-# Answers of a batch are handed on a few at a time, so that other work of the event loop waits for
-# those few requests and not for all of them.
-_ANSWERS_AT_ONCE = 8
 # While one batch is in the model the next is on its way. More would only wait out of our reach.
 _BATCHES_SENT = 2
 # Of one request: 10 MB of JSON in its answer, and as much in the outbox.
@@ -220,10 +217,8 @@ class Engine:
         self._next_id += 1
         self._waiting += given.rows
         self._queued[given.id] = _Job(given, answer)
-        if not self._sent:
-            self._send()
-        elif len(self._queued) == 1:
-            # The model is busy: those that come in the same turn of the event loop go together.
+        if len(self._queued) == 1:
+            # Those that come in the same turn of the event loop go together.
             answer.get_loop().call_soon(self._send)
         try:
             return await answer
@@ -305,7 +300,6 @@ class Engine:
         model = self._models.get(answers.generation)
         if model is None or not answers.ids:
             return
-        done: list[_Job] = []
         for place, (identifier, index, row) in enumerate(
             zip(answers.ids, answers.classes, answers.rows(), strict=True)
         ):
@@ -321,9 +315,9 @@ class Engine:
                 job.predictions.append(prediction)
                 if len(job.predictions) == job.given.rows:
                     self._taken_back(identifier)
-                    done.append(job)
+                    if not job.answer.done():  # its client timed out or left
+                        job.answer.set_result(job.predictions)
         self._progressed()
-        _deliver(done)
 
     def _give_up(self, identifier: int) -> None:
         """Forget an input that nobody waits for any more, unless the model is about to see it."""
@@ -362,14 +356,6 @@ class Engine:
     def _no_longer_queued(self, given: Input) -> None:
         if self._model is None and (job := self._queued.pop(given.id, None)) is not None:
             _fail(job.answer, _no_model())
-
-
-def _deliver(done: list[_Job]) -> None:
-    for job in done[:_ANSWERS_AT_ONCE]:
-        if not job.answer.done():  # its client timed out or left
-            job.answer.set_result(job.predictions)
-    if rest := done[_ANSWERS_AT_ONCE:]:
-        asyncio.get_running_loop().call_soon(_deliver, rest)
 
 
 def _fail(answer: "asyncio.Future[list[Prediction]]", error: ServiceError) -> None:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import bentoml
 from bentoml.validators import ContentType
-from msgspec.structs import asdict
 from pydantic import BaseModel, ConfigDict, Field
 
 from bentos import __version__
@@ -88,14 +87,7 @@ _ANSWERS: dict[int, tuple[str, Content | None]] = {
     503: ("No prediction can be made or kept now; `reason` is that of `/ready`.", None),
     504: ("No answer in time.", None),
 }
-_HEAT_MAP = HeatMap(
-    class_name="crack",
-    confidence=0.9731,
-    model_version="3",
-    rows=2,
-    columns=3,
-    drops=[[0.02, 3.1, 0.4], [-0.01, 0.9, 0.03]],
-)
+_HEAT_MAP = HeatMap("crack", 0.9731, "3", 2, 3, [[0.02, 3.1, 0.4], [-0.01, 0.9, 0.03]])
 _READY: InferenceReady = {
     "model_loaded": True,
     "mlflow_accessible": True,
@@ -131,7 +123,7 @@ _EXPLAIN = Operation(
     "The model is asked again with each cell of a grid masked. One image at a time.",
     body=_IMAGE_BODY,
     answers={
-        200: ("How much each part counts.", Content(JSON, HeatMap, asdict(_HEAT_MAP))),
+        200: ("How much each part counts.", Content(JSON, HeatMap, _HEAT_MAP)),
         **{status: _ANSWERS[status] for status in (400, 413)},
         422: ("The model fails on this image, or on it with a part masked.", None),
         429: ("Another image is being explained.", None),

@@ -17,7 +17,7 @@ from PIL import Image
 
 from bentos.edge.http import ServiceError
 from bentos.edge.tokens import Tokens
-from bentos.evidence import ChallengerAnswer, EvidenceBatch
+from bentos.evidence import ChallengerAnswer, EvidenceBatch, HeatMap
 from bentos.inference.channel import (
     Answers,
     Beat,
@@ -36,7 +36,7 @@ from bentos.inference.model.spec import Metadata, ModelSpec, picture_of
 from bentos.inference.request import inputs_of, upload_of
 from bentos.inference.v2.tensors import read_request
 from bentos.logging.request import BatchParser
-from bentos.logging.review.page.heat import HeatMap, read_map, svg
+from bentos.logging.review.page.heat import read_map, svg
 from bentos.logging.review.request import parse_evidence, parse_labels
 from tests.support.evidence import evidence
 from tests.support.predictions import batch, prediction

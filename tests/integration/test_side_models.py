@@ -151,19 +151,22 @@ def test_a_challenger_that_differs_is_counted_and_never_heard(colours: Server) -
     predictions = metric(colours, "inference_predictions_total")
     differed = shadowed(colours, "differed")
     asked = 0
+    # More than one call of the model takes.
+    inputs = [channel(row % 3) for row in range(17)]
 
     def compared() -> bool:
         nonlocal asked
-        answers = colours.post("/predict", json={"data": [channel(0), channel(1)]}).json()
-        for index, answer in enumerate(answers["predictions"]):
-            assert answer["class_name"] == COLOUR_CLASSES[index]
+        answers = colours.post("/predict", json={"data": inputs}).json()
+        for row, answer in enumerate(answers["predictions"]):
+            assert answer["class_name"] == COLOUR_CLASSES[row % 3]
             assert answer["model_version"] == "1"
-        asked += 2
+        asked += len(inputs)
         return shadowed(colours, "differed") > differed
 
     colours.wait_until(compared, "a comparison", seconds=_SECONDS)
     # Every input of a request is compared.
-    assert (shadowed(colours, "differed") - differed) % 2 == 0
+    assert (shadowed(colours, "differed") - differed) % len(inputs) == 0
+    assert shadowed(colours, "failed") == 0
     assert metric(colours, "inference_predictions_total") == predictions + asked
     assert metric(colours, "inference_model_info") == 1
     assert shadowed(colours, "agreed") == 0

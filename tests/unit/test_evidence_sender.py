@@ -3,9 +3,9 @@
 import asyncio
 import base64
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -57,16 +57,13 @@ def server() -> Iterator[LogServer]:
         yield running
 
 
-@pytest.fixture
-def state(tmp_path: Path) -> InferenceState:
-    return make_state(tmp_path)
-
-
 class Keeper:
-    """A sender that keeps every picture, unless it is told otherwise."""
+    """A sender that keeps every picture, unless it is told otherwise, and where it sends them."""
 
     def __init__(self, server: LogServer, state: InferenceState, **options: Any) -> None:
         shares = {"pass_share": 1.0, "sample_share": 1.0, "max_bytes": 1 << 20}
+        self.server = server
+        self.state = state
         self.sender = EvidenceSender(
             Destination(server.url, "line-4", token="a-token"), state, **(shares | options)
         )
@@ -80,35 +77,47 @@ class Keeper:
     def stop(self, seconds: float = 5.0) -> None:
         asyncio.run(self.sender.stop(seconds))
 
+    def arrived(self) -> list[dict[str, Any]]:
+        return [one for batch in self.server.batches for one in batch["evidence"]]
+
+    def wait_for(self, count: int) -> list[dict[str, Any]]:
+        wait_until(lambda: len(self.arrived()) >= count, f"{count} pictures")
+        return self.arrived()
+
+    def dropped(self, reason: str) -> float:
+        return self.state.evidence_dropped[reason].value
+
+
+MakeKeeper: TypeAlias = Callable[..., Keeper]
+
 
 @pytest.fixture
-def keeper(server: LogServer, state: InferenceState) -> Iterator[Keeper]:
-    made = Keeper(server, state)
-    made.sender.start()
-    yield made
+def make(server: LogServer, tmp_path: Path) -> Iterator[MakeKeeper]:
+    """Make a keeper that does not send yet, with options of its own."""
+    made: list[Keeper] = []
+
+    def make(**options: Any) -> Keeper:
+        made.append(Keeper(server, make_state(tmp_path), **options))
+        return made[-1]
+
+    yield make
     server.unhang()
-    made.stop()
+    for keeper in made:
+        keeper.stop()
 
 
-def arrived(server: LogServer) -> list[dict[str, Any]]:
-    return [one for batch in server.batches for one in batch["evidence"]]
+@pytest.fixture
+def keeper(make: MakeKeeper) -> Keeper:
+    """A keeper that sends."""
+    keeper = make()
+    keeper.sender.start()
+    return keeper
 
 
-def wait_for(server: LogServer, count: int) -> list[dict[str, Any]]:
-    wait_until(lambda: len(arrived(server)) >= count, f"{count} pictures")
-    return arrived(server)
-
-
-def dropped(state: InferenceState, reason: str) -> float:
-    return state.evidence_dropped[reason].value
-
-
-def test_a_picture_is_sent_with_what_was_said_of_it(
-    keeper: Keeper, server: LogServer, state: InferenceState
-) -> None:
+def test_a_picture_is_sent_with_what_was_said_of_it(keeper: Keeper) -> None:
     picture = png()
     made = keeper.offer(REVIEW, picture)
-    (sent,) = wait_for(server, 1)
+    (sent,) = keeper.wait_for(1)
     assert sent["prediction_id"] == made
     assert sent["edge_device_id"] == "line-4"
     assert (sent["image_id"], sent["model_version"]) == ("17.png", "3")
@@ -118,64 +127,54 @@ def test_a_picture_is_sent_with_what_was_said_of_it(
     assert next(iter(sent["scores"])) == "class-2"
     assert base64.b64decode(sent["picture"]) == picture
     assert sent["challenger"] is None
-    assert server.headers[0]["authorization"] == "Bearer a-token"
-    wait_until(lambda: state.evidence_sent.value == 1, "the picture is counted")
+    assert keeper.server.headers[0]["authorization"] == "Bearer a-token"
+    wait_until(lambda: keeper.state.evidence_sent.value == 1, "the picture is counted")
 
 
-def test_an_image_without_a_name_is_called_by_its_prediction(
-    keeper: Keeper, server: LogServer
-) -> None:
+def test_an_image_without_a_name_is_called_by_its_prediction(keeper: Keeper) -> None:
     made = keeper.offer(image_id="")
-    assert wait_for(server, 1)[0]["image_id"] == made
+    assert keeper.wait_for(1)[0]["image_id"] == made
 
 
-def test_what_passed_and_is_not_drawn_is_not_kept(server: LogServer, state: InferenceState) -> None:
-    keeper = Keeper(server, state, pass_share=1e-9)
+def test_what_passed_and_is_not_drawn_is_not_kept(make: MakeKeeper) -> None:
+    keeper = make(pass_share=1e-9)
     for _ in range(100):
         keeper.offer(PASS)
     keeper.sender.start()
     failed = keeper.offer(FAIL)
-    assert [one["prediction_id"] for one in wait_for(server, 1)] == [failed]
-    keeper.stop()
+    assert [one["prediction_id"] for one in keeper.wait_for(1)] == [failed]
 
 
-def test_what_a_challenger_sees_otherwise_is_kept(server: LogServer, state: InferenceState) -> None:
-    keeper = Keeper(server, state, pass_share=1e-9)
+def test_what_a_challenger_sees_otherwise_is_kept(make: MakeKeeper) -> None:
+    keeper = make(pass_share=1e-9)
     keeper.sender.start()
     keeper.offer(PASS, challenger=ChallengerAnswer("4", "class-0", 0.9))
-    (sent,) = wait_for(server, 1)
+    (sent,) = keeper.wait_for(1)
     assert sent["challenger"] == {"version": "4", "class_name": "class-0", "confidence": 0.9}
     assert sent["sampled"] is False
     assert sent["sample_probability"] == sent["keep_probability"] == 1e-9
-    keeper.stop()
 
 
-def test_pictures_wait_for_a_logging_service_that_is_away(
-    keeper: Keeper, server: LogServer, state: InferenceState
-) -> None:
-    server.stop()
+def test_pictures_wait_for_a_logging_service_that_is_away(keeper: Keeper) -> None:
+    keeper.server.stop()
     made = [keeper.offer() for _ in range(5)]
-    server.start()
-    assert [one["prediction_id"] for one in wait_for(server, 5)] == made
-    assert dropped(state, "queue_full") == 0
+    keeper.server.start()
+    assert [one["prediction_id"] for one in keeper.wait_for(5)] == made
+    assert keeper.dropped("queue_full") == 0
 
 
 @pytest.mark.parametrize("status", [401, 404, 429, 500, 503])
-def test_pictures_wait_where_the_answer_is_not_about_them(
-    keeper: Keeper, server: LogServer, state: InferenceState, status: int
-) -> None:
+def test_pictures_wait_where_the_answer_is_not_about_them(keeper: Keeper, status: int) -> None:
     answers = iter([Reply(status, {"error": "not now", "reason": "not_now"})] * 3)
-    server.behaviour = lambda _: next(answers, Reply())
+    keeper.server.behaviour = lambda _: next(answers, Reply())
     made = keeper.offer()
-    assert [one["prediction_id"] for one in wait_for(server, 1)] == [made]
-    assert server.attempts == 4
-    assert dropped(state, "refused") == 0
+    assert [one["prediction_id"] for one in keeper.wait_for(1)] == [made]
+    assert keeper.server.attempts == 4
+    assert keeper.dropped("refused") == 0
 
 
-def test_the_one_picture_that_is_refused_is_dropped_and_the_others_arrive(
-    server: LogServer, state: InferenceState
-) -> None:
-    keeper = Keeper(server, state)
+def test_the_one_picture_that_is_refused_is_dropped_and_the_others_arrive(make: MakeKeeper) -> None:
+    keeper = make()
     made = [keeper.offer() for _ in range(9)]
     refused = made[5]
 
@@ -183,87 +182,80 @@ def test_the_one_picture_that_is_refused_is_dropped_and_the_others_arrive(
         ids = [one["prediction_id"] for one in body["evidence"]]
         return Reply(400, {"error": "no", "reason": "bad_input"}) if refused in ids else Reply()
 
-    server.behaviour = behaviour
+    keeper.server.behaviour = behaviour
     keeper.sender.start()
-    sent = [one["prediction_id"] for one in wait_for(server, 8)]
+    sent = [one["prediction_id"] for one in keeper.wait_for(8)]
     assert sent == [one for one in made if one != refused]
-    wait_until(lambda: dropped(state, "refused") == 1, "the refused one is counted")
-    keeper.stop()
+    wait_until(lambda: keeper.dropped("refused") == 1, "the refused one is counted")
 
 
-def test_beyond_its_size_pictures_are_dropped_and_counted(
-    server: LogServer, state: InferenceState
-) -> None:
-    keeper = Keeper(server, state, max_bytes=200_000)
+def test_beyond_its_size_pictures_are_dropped_and_counted(make: MakeKeeper) -> None:
+    keeper = make(max_bytes=200_000)
     for _ in range(30):
         keeper.offer(picture=png(bytes_more=10_000))
-    assert 0 < dropped(state, "queue_full") < 30
-    waiting = 30 - int(dropped(state, "queue_full"))
+    assert 0 < keeper.dropped("queue_full") < 30
+    waiting = 30 - int(keeper.dropped("queue_full"))
     keeper.sender.start()
-    wait_for(server, waiting)
+    keeper.wait_for(waiting)
     # There is room again.
-    wait_until(lambda: state.evidence_sent.value == waiting, "the pictures are settled")
+    wait_until(lambda: keeper.state.evidence_sent.value == waiting, "the pictures are settled")
     keeper.offer(picture=png(bytes_more=10_000))
-    wait_for(server, waiting + 1)
-    keeper.stop()
+    keeper.wait_for(waiting + 1)
 
 
-def test_half_of_the_room_is_for_the_slice(server: LogServer, state: InferenceState) -> None:
-    keeper = Keeper(server, state, sample_share=1e-9, max_bytes=200_000)
+def test_half_of_the_room_is_for_the_slice(make: MakeKeeper) -> None:
+    keeper = make(sample_share=1e-9, max_bytes=200_000)
     for _ in range(30):
         keeper.offer(FAIL, png(bytes_more=10_000))
-    without = dropped(state, "queue_full")
+    without = keeper.dropped("queue_full")
     keeper.offer(PASS, png(bytes_more=10_000))
-    assert dropped(state, "queue_full") == without
+    assert keeper.dropped("queue_full") == without
     keeper.offer(FAIL, png(bytes_more=10_000))
-    assert dropped(state, "queue_full") == without + 1
+    assert keeper.dropped("queue_full") == without + 1
 
 
-def test_what_cannot_be_sent_before_the_end_is_counted(
-    server: LogServer, state: InferenceState
-) -> None:
-    keeper = Keeper(server, state)
-    server.hang()
+def test_what_cannot_be_sent_before_the_end_is_counted(make: MakeKeeper) -> None:
+    keeper = make()
+    keeper.server.hang()
     keeper.sender.start()
     for _ in range(3):
         keeper.offer()
-    assert server.asked.wait(10)
+    assert keeper.server.asked.wait(10)
     keeper.stop(0.2)
-    assert dropped(state, "shutdown") == 3
-    server.unhang()
+    assert keeper.dropped("shutdown") == 3
+    keeper.server.unhang()
 
 
-def test_a_stop_sends_what_waits(server: LogServer, state: InferenceState) -> None:
-    keeper = Keeper(server, state)
+def test_a_stop_sends_what_waits(make: MakeKeeper) -> None:
+    keeper = make()
     keeper.sender.start()
     made = [keeper.offer() for _ in range(50)]
     keeper.stop()
-    assert [one["prediction_id"] for one in arrived(server)] == made
-    assert dropped(state, "shutdown") == 0
+    assert [one["prediction_id"] for one in keeper.arrived()] == made
+    assert keeper.dropped("shutdown") == 0
 
 
-def test_a_request_has_a_few_pictures(server: LogServer, state: InferenceState) -> None:
-    keeper = Keeper(server, state, max_bytes=32 << 20)
+def test_a_request_has_a_few_pictures(make: MakeKeeper) -> None:
+    keeper = make(max_bytes=32 << 20)
     for _ in range(20):
         keeper.offer(picture=png(bytes_more=400_000))
     keeper.offer(picture=png(bytes_more=2_000_000))
     keeper.sender.start()
-    wait_for(server, 21)
-    assert max(len(batch["evidence"]) for batch in server.batches) == 2
-    assert len(server.batches[-1]["evidence"]) == 1
-    keeper.stop()
+    keeper.wait_for(21)
+    assert max(len(batch["evidence"]) for batch in keeper.server.batches) == 2
+    assert len(keeper.server.batches[-1]["evidence"]) == 1
 
 
 def test_sending_takes_no_more_than_its_share_of_the_processor(
-    server: LogServer, state: InferenceState, monkeypatch: pytest.MonkeyPatch
+    make: MakeKeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_SHARE", 1e-9)
-    keeper = Keeper(server, state, max_bytes=32 << 20)
+    keeper = make(max_bytes=32 << 20)
     for _ in range(10):
         keeper.offer(picture=png(bytes_more=600_000))
     keeper.sender.start()
-    wait_for(server, 1)
+    keeper.wait_for(1)
     # The pause after the first request would last for weeks; a stop does not wait for it.
     keeper.stop()
-    assert len(arrived(server)) == 10
-    assert len(server.batches) == 10
+    assert len(keeper.arrived()) == 10
+    assert len(keeper.server.batches) == 10

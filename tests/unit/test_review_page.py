@@ -13,10 +13,10 @@ import pytest
 
 from bentos.edge.http import Response, ServiceError
 from bentos.edge.tokens import Tokens
-from bentos.evidence import ChallengerAnswer, Evidence
+from bentos.evidence import ChallengerAnswer, Evidence, HeatMap
 from bentos.logging.page.access import require_own_page
 from bentos.logging.review.page import ReviewPage
-from bentos.logging.review.page.heat import HeatMap, HeatMaps, read_map, svg
+from bentos.logging.review.page.heat import HeatMaps, read_map, svg
 from bentos.logging.review.store import ReviewStore
 from tests.support.evidence import evidence, png
 from tests.support.pages import MAP, ask, basic, explainer, text_of

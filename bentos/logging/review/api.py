@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from bentos.edge.openapi import JSON, Content, Operation, parameter
-from bentos.evidence import EvidenceBatch
+from bentos.evidence import EvidenceBatch, HeatMap
 from bentos.logging.review.figures import Figures, Rate
 from bentos.logging.review.labels import Label, Labelled, Labels, LabelsPage, Queue
 from bentos.logging.review.page import HEAT_PATH, PICTURE_PATH
-from bentos.logging.review.page.heat import HeatMap
 from bentos.logging.review.quality import Quality
 from bentos.logging.review.request import LABELS_PAGE, QUEUE_PAGE
 from bentos.logging.review.store import Stored

@@ -7,13 +7,11 @@ a map is asked for when a person wants to see it, and once.
 
 import asyncio
 import sqlite3
-from typing import Annotated
 
 import httpx
-import msgspec
-from msgspec import Meta
 
 from bentos.edge.http import RETRY_LATER, ServiceError
+from bentos.evidence import HeatMap
 from bentos.logging.page.neighbour import Neighbour, decode_answer
 from bentos.logging.review.store import Picture, ReviewStore
 
@@ -24,22 +22,6 @@ _PAUSE_SECONDS = 0.5
 _MOST_BYTES = 1_000_000
 # The hottest cell hides this much of what is below it.
 _MOST_OPACITY = 0.5
-
-Side = Annotated[int, Meta(ge=1, le=64)]
-
-
-class HeatMap(msgspec.Struct, frozen=True):
-    """How much the score of the class drops where each cell of the picture is covered."""
-
-    class_name: Annotated[str, Meta(description="What the model says.")]
-    confidence: float
-    model_version: Annotated[str, Meta(description="Of the model that was asked.")]
-    rows: Side
-    columns: Side
-    drops: Annotated[
-        list[list[float]],
-        Meta(description="By row, how far the class falls where this part is covered."),
-    ]
 
 
 def read_map(answer: bytes) -> HeatMap:
