@@ -3,15 +3,16 @@
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from bentos.edge.http import ServiceError
-from bentos.logging.store import StatsQuery, StoredPrediction, StoreError
+from bentos.logging.store import StatsQuery, Stored, StoredPrediction, StoreError
 from tests.chaos.proxy import Proxy
-from tests.support.logging_store import WAIT_SECONDS, RunningStore, row, running_store
+from tests.support.logging_store import WAIT_SECONDS, RunningStore, opened, row, running_store
 from tests.support.postgres import PostgresServer, postgres_server, query
 from tests.support.servers import wait_until
 
@@ -199,10 +200,20 @@ def commits_that_wait(url: str) -> Iterator[None]:
         wait_for("")
 
 
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND state = 'active'"
+
+
 def wait_for_a_waiting_commit(url: str) -> None:
     """Return when a commit is on the server's disk and waits for the standby."""
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
-    wait_until(lambda: query(url, waiting) == [(1,)], "the commit waits", seconds=15)
+    wait_until(lambda: query(url, WAITING) == [(1,)], "the commit waits", seconds=15)
+
+
+def end_waiting_commits(url: str) -> None:
+    """End the sessions whose commits wait for the standby."""
+    query(
+        url,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'",
+    )
 
 
 def test_a_batch_is_not_acknowledged_before_a_standby_that_lags_has_it(
@@ -217,6 +228,29 @@ def test_a_batch_is_not_acknowledged_before_a_standby_that_lags_has_it(
         assert waiting.result(WAIT_SECONDS).predictions == 1
 
 
+def test_a_duplicate_is_not_acknowledged_before_a_standby_that_lags_has_it(
+    server: PostgresServer,
+) -> None:
+    """A replica whose commit waits for the standby is cut off; another gets the same batch."""
+    url = server.url(server.make_database())
+    sent = [row()]
+    with opened(url) as first, opened(url) as other, ThreadPoolExecutor() as threads:
+        first.write([[row()]])  # makes the partition of the month
+        with commits_that_wait(url):
+            waiting = threads.submit(first.write, [sent])
+            wait_for_a_waiting_commit(url)
+            end_waiting_commits(url)
+            wait_until(lambda: query(url, WAITING) == [(0,)], "it can be seen", seconds=15)
+            again = threads.submit(other.write, [sent])
+            wait_until(
+                lambda: again.done() or query(url, WAITING) == [(1,)], "it waits", seconds=15
+            )
+            assert not again.done()
+        with pytest.raises(StoreError):
+            waiting.result(WAIT_SECONDS)
+        assert again.result(WAIT_SECONDS) == [Stored(predictions=0, duplicates=1, defects=0)]
+
+
 def test_a_commit_whose_answer_is_lost_is_a_duplicate_when_it_is_sent_again(
     server: PostgresServer, tmp_path: Path
 ) -> None:
@@ -228,11 +262,7 @@ def test_a_commit_whose_answer_is_lost_is_a_duplicate_when_it_is_sent_again(
         with commits_that_wait(url):
             waiting = store.begin(sent)
             wait_for_a_waiting_commit(url)
-            query(
-                url,
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE wait_event = 'SyncRep'",
-            )
+            end_waiting_commits(url)
         with pytest.raises(StoreError) as lost:
             waiting.result(WAIT_SECONDS)
         store.wait_until_accessible()
