@@ -131,6 +131,19 @@ def test_each_replica_prunes_and_the_totals_stay_true(
     assert stats["by_edge_device"] == {"stays": 4}
 
 
+def test_a_partition_that_still_has_rows_is_not_dropped(url: str) -> None:
+    now = time.time()
+    database = PostgresDatabase(url, busy_timeout_seconds=5)
+    database.open()
+    database.write([[row(received_at=now - 100 * DAY)]])
+    # As when another replica deletes, and has only just let go of the lock.
+    dropped = database._drop_emptied(now - 30 * DAY)
+    database.close()
+
+    assert not dropped
+    assert query(url, "SELECT count(*) FROM predictions") == [(1,)]
+
+
 def test_what_arrived_in_a_month_lies_in_its_partition(url: str, tmp_path: Path) -> None:
     moment = datetime(2026, 2, 28, 23, 59, 59, 999_999, UTC).timestamp()
     with running_store(url, tmp_path / "pod") as store:

@@ -285,7 +285,8 @@ class PostgresDatabase:
             return False
         table = sql.Identifier(oldest)
         self._connection.execute(sql.SQL("LOCK TABLE {} IN EXCLUSIVE MODE").format(table))
-        if self._connection.execute(sql.SQL("SELECT FROM {} LIMIT 1").format(table)).fetchone():
+        # With a column: a row without any is an empty tuple, as false as no row.
+        if self._connection.execute(sql.SQL("SELECT 1 FROM {} LIMIT 1").format(table)).fetchone():
             return False
         self._connection.execute(sql.SQL("DROP TABLE {}").format(table))
         self._months.clear()
