@@ -116,24 +116,15 @@ class PostgresDatabase:
     _connection: psycopg.Connection
 
     def __init__(self, url: str, *, busy_timeout_seconds: float) -> None:
+        self.name = describe(url)
+        self.is_open = False
         self._url = url
         self._busy_timeout_seconds = busy_timeout_seconds
         self._secret = password(url)
-        self._is_open = False
         self._proved_at = 0.0
         self._size = 0
         self._deleted = False
         self._months: set[datetime] = set()
-
-    @property
-    def name(self) -> str:
-        """Its host, port and name."""
-        return describe(self._url)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the writing connection is open."""
-        return self._is_open
 
     def open(self) -> None:
         """Connect, the schema brought up to date where that is needed; raises StoreError."""
@@ -146,7 +137,7 @@ class PostgresDatabase:
         except BaseException:
             self._connection.close()
             raise
-        self._is_open = True
+        self.is_open = True
 
     def write(
         self,
@@ -229,9 +220,9 @@ class PostgresDatabase:
 
     def close(self) -> None:
         """Close the connection."""
-        if self._is_open:
+        if self.is_open:
             self._connection.close()
-        self._is_open = False
+        self.is_open = False
 
     def reader(
         self, *, timeout_seconds: float, on_failure: Callable[[StoreError], None]
