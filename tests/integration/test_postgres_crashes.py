@@ -17,12 +17,6 @@ from tests.support.postgres import PostgresServer, postgres_server, query
 from tests.support.servers import wait_until
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with postgres_server() as running:
-        yield running
-
-
 class Senders:
     """Threads that send batches, each until it is acknowledged, and say what was."""
 
@@ -109,9 +103,9 @@ def check(url: str, senders: Senders, stores: list[RunningStore]) -> None:
 
 
 def test_a_server_that_is_killed_while_batches_flow_loses_nothing_and_stores_nothing_twice(
-    server: PostgresServer, tmp_path: Path
+    postgres: PostgresServer, tmp_path: Path
 ) -> None:
-    url = server.url(server.make_database())
+    url = postgres.url(postgres.make_database())
     with (
         RunningStore(url, tmp_path / "one") as one,
         RunningStore(url, tmp_path / "other") as other,
@@ -122,10 +116,10 @@ def test_a_server_that_is_killed_while_batches_flow_loses_nothing_and_stores_not
         with sending(stores) as senders:
             for _ in range(4):
                 senders.wait_for(50)
-                server.kill()
+                postgres.kill()
                 senders.wait_for_refusal()
                 assert not one.state.db_accessible or not other.state.db_accessible
-                server.start()
+                postgres.start()
                 # They come back by themselves.
                 senders.wait_for(50)
         for store in stores:
@@ -136,13 +130,13 @@ def test_a_server_that_is_killed_while_batches_flow_loses_nothing_and_stores_not
 
 @pytest.mark.parametrize("mode", ["swallow", "break", "cut"])
 def test_a_connection_that_is_cut_in_the_middle_of_a_commit_counts_nothing_twice(
-    mode: str, server: PostgresServer, tmp_path: Path
+    mode: str, postgres: PostgresServer, tmp_path: Path
 ) -> None:
     """The server may have committed when the answer is lost: the batch comes again, stored once."""
-    name = server.make_database()
-    proxy = Proxy(server.port)
+    name = postgres.make_database()
+    proxy = Proxy(postgres.port)
     try:
-        with running_store(server.url(name, ports=[proxy.port]), tmp_path / "pod") as store:
+        with running_store(postgres.url(name, ports=[proxy.port]), tmp_path / "pod") as store:
             with sending([store]) as senders:
                 for _ in range(8):
                     senders.wait_for(20)
@@ -151,7 +145,7 @@ def test_a_connection_that_is_cut_in_the_middle_of_a_commit_counts_nothing_twice
                     proxy.become("pass")
                 senders.wait_for(20)
             store.wait_until_accessible()
-            check(server.url(name), senders, [store])
+            check(postgres.url(name), senders, [store])
     finally:
         proxy.close()
 
@@ -217,9 +211,9 @@ def end_waiting_commits(url: str) -> None:
 
 
 def test_a_batch_is_not_acknowledged_before_a_standby_that_lags_has_it(
-    server: PostgresServer, tmp_path: Path
+    postgres: PostgresServer, tmp_path: Path
 ) -> None:
-    url = server.url(server.make_database())
+    url = postgres.url(postgres.make_database())
     with running_store(url, tmp_path / "pod", check_seconds=60) as store:
         with commits_that_wait(url):
             waiting = store.begin([row("a")])
@@ -229,10 +223,10 @@ def test_a_batch_is_not_acknowledged_before_a_standby_that_lags_has_it(
 
 
 def test_a_duplicate_is_not_acknowledged_before_a_standby_that_lags_has_it(
-    server: PostgresServer,
+    postgres: PostgresServer,
 ) -> None:
     """A replica whose commit waits for the standby is cut off; another gets the same batch."""
-    url = server.url(server.make_database())
+    url = postgres.url(postgres.make_database())
     sent = [row()]
     with opened(url) as first, opened(url) as other, ThreadPoolExecutor() as threads:
         first.write([[row()]])  # makes the partition of the month
@@ -252,9 +246,9 @@ def test_a_duplicate_is_not_acknowledged_before_a_standby_that_lags_has_it(
 
 
 def test_a_commit_whose_answer_is_lost_is_a_duplicate_when_it_is_sent_again(
-    server: PostgresServer, tmp_path: Path
+    postgres: PostgresServer, tmp_path: Path
 ) -> None:
-    url = server.url(server.make_database())
+    url = postgres.url(postgres.make_database())
     with running_store(url, tmp_path / "pod", check_seconds=60) as store:
         # Makes the partition of the month, which is a commit of its own.
         store.put(row())
