@@ -3,7 +3,7 @@
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -19,6 +19,7 @@ from tests.support.shared import once, run_folder
 
 if TYPE_CHECKING:
     from tests.support.models import ModelStore
+    from tests.support.postgres import PostgresServer
 
 _TESTS = Path(__file__).parent
 _WITHOUT_TORCH = "TESTS_WITHOUT_TORCH"
@@ -91,6 +92,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
     The `xdist_group` marker would say the same, but pytest-xdist 3.8 loses it with pytest 9.2.
     """
     return _ByFile(config, log)
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator["PostgresServer"]:
+    """A PostgreSQL server that the tests of a file share."""
+    from tests.support.postgres import postgres_server
+
+    with postgres_server() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -510,13 +511,37 @@ class TestEnds:
             answer = again.post("/log", json=batch(known))
             assert answer.json()["duplicates"] == 1
 
-    def test_ready_says_shutting_down_before_the_port_closes(self, tmp_path: Path) -> None:
-        with start(tmp_path, DRAIN_SECONDS="3") as server:
-            server.wait_until_ready()
-            server.terminate()
-            server.wait_for_reason("shutting_down", seconds=3)
-            assert server.post("/log", json=batch(prediction())).status_code == 200
-            assert server.wait() == 0
+    def test_ready_says_shutting_down_before_the_port_closes(self, ended: "Ended") -> None:
+        assert ended.logged_while_draining == 200
+        assert ended.code == 0
+
+    @pytest.mark.case(56)
+    def test_every_line_of_the_log_from_start_to_end_is_one_json_object(
+        self, ended: "Ended"
+    ) -> None:
+        """The logging service from its start to its end: every line it logs is one JSON object."""
+        assert ended.server.events("request") != []
+        assert ended.server.lines_that_are_no_json() == []
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A service that has run from its start to its end, and what it answered as it ended."""
+
+    server: Server
+    logged_while_draining: int
+    code: int
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    with start(tmp_path_factory.mktemp("ended"), DRAIN_SECONDS="3") as server:
+        server.wait_until_ready()
+        assert server.post("/log", content=b"nonsense").status_code == 400
+        server.terminate()
+        server.wait_for_reason("shutting_down", seconds=3)
+        logged = server.post("/log", json=batch(prediction()))
+        return Ended(server, logged.status_code, server.wait())
 
 
 class TestLog:
@@ -536,18 +561,6 @@ class TestLog:
                 assert server.stop() == 0
         finally:
             os.close(reader)
-
-
-@pytest.mark.case(56)
-def test_every_line_of_the_log_from_start_to_end_is_one_json_object(tmp_path: Path) -> None:
-    """The logging service from its start to its end: every line it logs is one JSON object."""
-    with start(tmp_path) as server:
-        server.wait_until_ready()
-        assert server.post("/log", json=batch(prediction())).is_success
-        assert server.post("/log", content=b"nonsense").status_code == 400
-        assert server.stop() == 0
-        assert server.events("request") != []
-        assert server.lines_that_are_no_json() == []
 
 
 @pytest.fixture(scope="module")

@@ -3,23 +3,18 @@
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from bentos.edge.http import ServiceError
-from bentos.logging.store import StatsQuery, StoredPrediction, StoreError
+from bentos.logging.store import StatsQuery, Stored, StoredPrediction, StoreError
 from tests.chaos.proxy import Proxy
-from tests.support.logging_store import WAIT_SECONDS, RunningStore, row, running_store
+from tests.support.logging_store import WAIT_SECONDS, RunningStore, opened, row, running_store
 from tests.support.postgres import PostgresServer, postgres_server, query
 from tests.support.servers import wait_until
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with postgres_server() as running:
-        yield running
 
 
 class Senders:
@@ -108,9 +103,9 @@ def check(url: str, senders: Senders, stores: list[RunningStore]) -> None:
 
 
 def test_a_server_that_is_killed_while_batches_flow_loses_nothing_and_stores_nothing_twice(
-    server: PostgresServer, tmp_path: Path
+    postgres: PostgresServer, tmp_path: Path
 ) -> None:
-    url = server.url(server.make_database())
+    url = postgres.url(postgres.make_database())
     with (
         RunningStore(url, tmp_path / "one") as one,
         RunningStore(url, tmp_path / "other") as other,
@@ -121,10 +116,10 @@ def test_a_server_that_is_killed_while_batches_flow_loses_nothing_and_stores_not
         with sending(stores) as senders:
             for _ in range(4):
                 senders.wait_for(50)
-                server.kill()
+                postgres.kill()
                 senders.wait_for_refusal()
                 assert not one.state.db_accessible or not other.state.db_accessible
-                server.start()
+                postgres.start()
                 # They come back by themselves.
                 senders.wait_for(50)
         for store in stores:
@@ -135,13 +130,13 @@ def test_a_server_that_is_killed_while_batches_flow_loses_nothing_and_stores_not
 
 @pytest.mark.parametrize("mode", ["swallow", "break", "cut"])
 def test_a_connection_that_is_cut_in_the_middle_of_a_commit_counts_nothing_twice(
-    mode: str, server: PostgresServer, tmp_path: Path
+    mode: str, postgres: PostgresServer, tmp_path: Path
 ) -> None:
     """The server may have committed when the answer is lost: the batch comes again, stored once."""
-    name = server.make_database()
-    proxy = Proxy(server.port)
+    name = postgres.make_database()
+    proxy = Proxy(postgres.port)
     try:
-        with running_store(server.url(name, ports=[proxy.port]), tmp_path / "pod") as store:
+        with running_store(postgres.url(name, ports=[proxy.port]), tmp_path / "pod") as store:
             with sending([store]) as senders:
                 for _ in range(8):
                     senders.wait_for(20)
@@ -150,7 +145,7 @@ def test_a_connection_that_is_cut_in_the_middle_of_a_commit_counts_nothing_twice
                     proxy.become("pass")
                 senders.wait_for(20)
             store.wait_until_accessible()
-            check(server.url(name), senders, [store])
+            check(postgres.url(name), senders, [store])
     finally:
         proxy.close()
 
@@ -199,16 +194,26 @@ def commits_that_wait(url: str) -> Iterator[None]:
         wait_for("")
 
 
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND state = 'active'"
+
+
 def wait_for_a_waiting_commit(url: str) -> None:
     """Return when a commit is on the server's disk and waits for the standby."""
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
-    wait_until(lambda: query(url, waiting) == [(1,)], "the commit waits", seconds=15)
+    wait_until(lambda: query(url, WAITING) == [(1,)], "the commit waits", seconds=15)
+
+
+def end_waiting_commits(url: str) -> None:
+    """End the sessions whose commits wait for the standby."""
+    query(
+        url,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'",
+    )
 
 
 def test_a_batch_is_not_acknowledged_before_a_standby_that_lags_has_it(
-    server: PostgresServer, tmp_path: Path
+    postgres: PostgresServer, tmp_path: Path
 ) -> None:
-    url = server.url(server.make_database())
+    url = postgres.url(postgres.make_database())
     with running_store(url, tmp_path / "pod", check_seconds=60) as store:
         with commits_that_wait(url):
             waiting = store.begin([row("a")])
@@ -217,10 +222,33 @@ def test_a_batch_is_not_acknowledged_before_a_standby_that_lags_has_it(
         assert waiting.result(WAIT_SECONDS).predictions == 1
 
 
-def test_a_commit_whose_answer_is_lost_is_a_duplicate_when_it_is_sent_again(
-    server: PostgresServer, tmp_path: Path
+def test_a_duplicate_is_not_acknowledged_before_a_standby_that_lags_has_it(
+    postgres: PostgresServer,
 ) -> None:
-    url = server.url(server.make_database())
+    """A replica whose commit waits for the standby is cut off; another gets the same batch."""
+    url = postgres.url(postgres.make_database())
+    sent = [row()]
+    with opened(url) as first, opened(url) as other, ThreadPoolExecutor() as threads:
+        first.write([[row()]])  # makes the partition of the month
+        with commits_that_wait(url):
+            waiting = threads.submit(first.write, [sent])
+            wait_for_a_waiting_commit(url)
+            end_waiting_commits(url)
+            wait_until(lambda: query(url, WAITING) == [(0,)], "it can be seen", seconds=15)
+            again = threads.submit(other.write, [sent])
+            wait_until(
+                lambda: again.done() or query(url, WAITING) == [(1,)], "it waits", seconds=15
+            )
+            assert not again.done()
+        with pytest.raises(StoreError):
+            waiting.result(WAIT_SECONDS)
+        assert again.result(WAIT_SECONDS) == [Stored(predictions=0, duplicates=1, defects=0)]
+
+
+def test_a_commit_whose_answer_is_lost_is_a_duplicate_when_it_is_sent_again(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    url = postgres.url(postgres.make_database())
     with running_store(url, tmp_path / "pod", check_seconds=60) as store:
         # Makes the partition of the month, which is a commit of its own.
         store.put(row())
@@ -228,11 +256,7 @@ def test_a_commit_whose_answer_is_lost_is_a_duplicate_when_it_is_sent_again(
         with commits_that_wait(url):
             waiting = store.begin(sent)
             wait_for_a_waiting_commit(url)
-            query(
-                url,
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE wait_event = 'SyncRep'",
-            )
+            end_waiting_commits(url)
         with pytest.raises(StoreError) as lost:
             waiting.result(WAIT_SECONDS)
         store.wait_until_accessible()

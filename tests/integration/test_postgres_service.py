@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from tests.support.metrics import samples
-from tests.support.postgres import PASSWORD, PostgresServer, postgres_server, query
+from tests.support.postgres import PASSWORD, PostgresServer, query
 from tests.support.predictions import batch, prediction
 from tests.support.servers import Server, start_service, wait_until
 
@@ -17,17 +17,11 @@ TARGET = "bentos.logging.service:LoggingService"
 
 
 @pytest.fixture(scope="module")
-def database() -> Iterator[PostgresServer]:
-    with postgres_server() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def replicas(
-    database: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+    postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[list[Server]]:
     """Two running replicas of the service on one database."""
-    url = database.url(database.make_database())
+    url = postgres.url(postgres.make_database())
     settings = {"DATABASE_URL": url, "LOG_LEVEL": "DEBUG"}
     with (
         start_service(TARGET, tmp_path_factory.mktemp("one"), env=settings) as one,
@@ -75,10 +69,10 @@ def test_no_secret_is_in_logs_answers_or_process_lists(replicas: list[Server]) -
 
 
 def test_a_database_that_dies_makes_replicas_unready_until_it_is_back(
-    replicas: list[Server], database: PostgresServer
+    replicas: list[Server], postgres: PostgresServer
 ) -> None:
     one, other = replicas
-    database.kill()
+    postgres.kill()
     for server in replicas:
         server.wait_for_reason("database_not_accessible", seconds=15)
         refused = server.post("/log", json=batch(prediction()))
@@ -87,7 +81,7 @@ def test_a_database_that_dies_makes_replicas_unready_until_it_is_back(
         assert server.get("/health").status_code == 200
         assert PASSWORD not in server.log
     assert one.get("/ready").json()["database_failure"] == "unreachable"
-    database.start()
+    postgres.start()
     for server in replicas:
         server.wait_until_ready(seconds=30)
     assert other.post("/log", json=batch(prediction())).status_code == 200
@@ -96,11 +90,11 @@ def test_a_database_that_dies_makes_replicas_unready_until_it_is_back(
 
 
 def test_a_database_that_hangs_makes_a_replica_unready_and_not_dead(
-    replicas: list[Server], database: PostgresServer
+    replicas: list[Server], postgres: PostgresServer
 ) -> None:
     server = replicas[0]
-    processes = psutil.Process(database.pid).children(recursive=True)
-    processes.append(psutil.Process(database.pid))
+    processes = psutil.Process(postgres.pid).children(recursive=True)
+    processes.append(psutil.Process(postgres.pid))
     for process in processes:
         os.kill(process.pid, signal.SIGSTOP)
     try:
@@ -115,15 +109,15 @@ def test_a_database_that_hangs_makes_a_replica_unready_and_not_dead(
 
 
 def test_a_replica_that_starts_before_its_database_becomes_ready_when_it_is_there(
-    database: PostgresServer, tmp_path: Path
+    postgres: PostgresServer, tmp_path: Path
 ) -> None:
     name = "late"
-    settings = {"DATABASE_URL": database.url(name)}
+    settings = {"DATABASE_URL": postgres.url(name)}
     with start_service(TARGET, tmp_path, env=settings) as server:
         server.wait_for_reason("database_not_initialized")
-        query(database.url(), f"CREATE DATABASE {name}")
+        query(postgres.url(), f"CREATE DATABASE {name}")
         server.wait_until_ready(seconds=30)
         assert server.post("/log", json=batch(prediction())).status_code == 200
         assert server.stop() == 0
         assert PASSWORD not in server.log
-    assert query(database.url(name), "SELECT count(*) FROM predictions") == [(1,)]
+    assert query(postgres.url(name), "SELECT count(*) FROM predictions") == [(1,)]

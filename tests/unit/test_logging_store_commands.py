@@ -22,22 +22,16 @@ from bentos.logging.store.postgres import PostgresDatabase
 from bentos.logging.store.source import sqlite_source
 from bentos.logging.store.transfer import Progress, transfer, verify
 from tests.support.logging_store import RunningStore, row, running_store
-from tests.support.postgres import PASSWORD, PostgresServer, postgres_server, query
+from tests.support.postgres import PASSWORD, PostgresServer, query
 
 pytestmark = pytest.mark.slow
 NOON = datetime(2026, 11, 3, 12, tzinfo=UTC).timestamp()
 DAY = 86_400.0
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with postgres_server() as running:
-        yield running
-
-
 @pytest.fixture
-def url(server: PostgresServer) -> str:
-    return server.url(server.make_database())
+def url(postgres: PostgresServer) -> str:
+    return postgres.url(postgres.make_database())
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from tests.support.postgres import (
     PASSWORD,
     PostgresServer,
     locked_tables,
-    postgres_server,
     query,
 )
 from tests.support.servers import wait_until
@@ -33,15 +32,9 @@ MONTHS = (
 )
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with postgres_server() as running:
-        yield running
-
-
 @pytest.fixture
-def url(server: PostgresServer) -> str:
-    return server.url(server.make_database())
+def url(postgres: PostgresServer) -> str:
+    return postgres.url(postgres.make_database())
 
 
 @pytest.fixture
@@ -131,6 +124,19 @@ def test_each_replica_prunes_and_the_totals_stay_true(
     assert stats["by_edge_device"] == {"stays": 4}
 
 
+def test_a_partition_that_still_has_rows_is_not_dropped(url: str) -> None:
+    now = time.time()
+    database = PostgresDatabase(url, busy_timeout_seconds=5)
+    database.open()
+    database.write([[row(received_at=now - 100 * DAY)]])
+    # As when another replica deletes, and has only just let go of the lock.
+    dropped = database._drop_emptied(now - 30 * DAY)
+    database.close()
+
+    assert not dropped
+    assert query(url, "SELECT count(*) FROM predictions") == [(1,)]
+
+
 def test_what_arrived_in_a_month_lies_in_its_partition(url: str, tmp_path: Path) -> None:
     moment = datetime(2026, 2, 28, 23, 59, 59, 999_999, UTC).timestamp()
     with running_store(url, tmp_path / "pod") as store:
@@ -212,14 +218,14 @@ def test_a_field_that_the_table_lacks_is_added_to_it(url: str) -> None:
     assert query(url, "SELECT processing_notes FROM predictions") == [("dim",)]
 
 
-def test_an_encoding_that_cannot_hold_every_text_is_refused(server: PostgresServer) -> None:
-    query(server.url(), "CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0")
+def test_an_encoding_that_cannot_hold_every_text_is_refused(postgres: PostgresServer) -> None:
+    query(postgres.url(), "CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0")
     with pytest.raises(StoreError, match=r"LATIN1.*ENCODING 'UTF8'"):
-        PostgresDatabase(server.url("latin"), busy_timeout_seconds=1).open()
+        PostgresDatabase(postgres.url("latin"), busy_timeout_seconds=1).open()
 
 
 def test_a_commit_is_on_disk_though_the_database_is_set_to_answer_first(
-    server: PostgresServer, url: str
+    postgres: PostgresServer, url: str
 ) -> None:
     name = url.rpartition("/")[2]
     query(url, f"ALTER DATABASE {name} SET synchronous_commit = off")
@@ -232,15 +238,15 @@ def test_a_commit_is_on_disk_though_the_database_is_set_to_answer_first(
 
 
 def test_a_missing_database_or_a_wrong_password_is_no_end_and_names_no_secret(
-    server: PostgresServer, tmp_path: Path
+    postgres: PostgresServer, tmp_path: Path
 ) -> None:
-    name = server.make_database() + "x"
-    with RunningStore(server.url(name), tmp_path / "pod") as store:
+    name = postgres.make_database() + "x"
+    with RunningStore(postgres.url(name), tmp_path / "pod") as store:
         store.wait_for_failure("unreachable")
-        query(server.url(), f"CREATE DATABASE {name}")
+        query(postgres.url(), f"CREATE DATABASE {name}")
         store.wait_until_accessible()
     with pytest.raises(StoreError) as failure:
-        PostgresDatabase(server.url().replace("ecret@", "ecret2@"), busy_timeout_seconds=1).open()
+        PostgresDatabase(postgres.url().replace("ecret@", "ecret2@"), busy_timeout_seconds=1).open()
     assert PASSWORD not in str(failure.value)
     assert "password authentication failed" in failure.value.message
 

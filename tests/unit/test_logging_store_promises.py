@@ -18,7 +18,7 @@ from bentos.logging.request import parse_page_query
 from bentos.logging.store import PageQuery, Retention, StatsQuery, StoreError
 from bentos.logging.store.queries import PAGE_BYTES
 from tests.support.logging_store import RunningStore, row, running_store
-from tests.support.postgres import PostgresServer, postgres_server
+from tests.support.postgres import PostgresServer
 from tests.support.servers import wait_until
 
 # The path of an SQLite database, or the URL of a PostgreSQL one.
@@ -26,18 +26,12 @@ Where: TypeAlias = Path | str
 DAY = 86_400.0
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with postgres_server() as running:
-        yield running
-
-
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> Where:
     if request.param == "sqlite":
         return tmp_path / "data" / "predictions.db"
-    server: PostgresServer = request.getfixturevalue("server")
-    return server.url(server.make_database())
+    postgres: PostgresServer = request.getfixturevalue("postgres")
+    return postgres.url(postgres.make_database())
 
 
 @pytest.fixture

@@ -63,16 +63,13 @@ class Sizes:
 class Database(Protocol):
     """The predictions, for one writer. It may be opened again after it was abandoned.
 
-    All methods that write raise StoreError, after which nothing of the transaction is acknowledged.
+    `name` is what log lines call it; no secret is in it. While it is not open, it can only be
+    opened, closed and asked for sizes. All methods that write raise StoreError, after which nothing
+    of the transaction is acknowledged.
     """
 
-    @property
-    def name(self) -> str:
-        """What log lines call it; no secret is in it."""
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it is open: without that it can only be opened, closed and asked for sizes."""
+    name: str
+    is_open: bool
 
     def open(self) -> None:
         """Open it, made or brought up to date where that is needed; raises StoreError."""

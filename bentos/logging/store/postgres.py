@@ -9,7 +9,6 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import TypeAlias
 
 import psycopg
 from msgspec.structs import astuple
@@ -51,35 +50,18 @@ from bentos.logging.store.postgres_schema import (
 )
 from bentos.logging.store.schema import COLUMNS, NAMES, TOTALS, StoredPrediction, from_row
 
-_COPY = f"COPY staging (position, {NAMES}) FROM STDIN (FORMAT BINARY)".encode()
-_COPY_TYPES = ["int4", *[column_type(one).partition(" COLLATE")[0] for one in COLUMNS]]
+_COPY = f"COPY staging ({NAMES}) FROM STDIN (FORMAT BINARY)".encode()
+_COPY_TYPES = [column_type(one).partition(" COLLATE")[0] for one in COLUMNS]
 # Ids first, in the order of the index: replicas that store the same ones wait for each other
 # instead of ending in a deadlock. Only where all of them are new are the rows stored.
-_INSERT_IDS = (
-    "INSERT INTO prediction_ids (edge_device_id, prediction_id, received_at, id)"
+_INSERT = (
+    "WITH ids AS (INSERT INTO prediction_ids (edge_device_id, prediction_id, received_at, id)"  # noqa: S608
     " SELECT edge_device_id, prediction_id, received_at, id FROM staging"
     " WHERE prediction_id IS NOT NULL ORDER BY edge_device_id, prediction_id"
-    " ON CONFLICT DO NOTHING"
-)
-_INSERT_ROWS = f"INSERT INTO predictions (id, {NAMES}) SELECT id, {NAMES} FROM staging"  # noqa: S608
-_INSERT = (
-    f"WITH ids AS ({_INSERT_IDS} RETURNING id)"  # noqa: S608 - own names
-    f" {_INSERT_ROWS} WHERE (SELECT count(*) FROM ids) = %s"
+    " ON CONFLICT DO NOTHING RETURNING id)"
+    f" INSERT INTO predictions (id, {NAMES}) SELECT id, {NAMES} FROM staging"
+    " WHERE (SELECT count(*) FROM ids) = %s"
 ).encode()
-# What is not stored after all: its ids, then the rows.
-_UNWANTED_IDS = (
-    b"DELETE FROM prediction_ids AS ids USING staging"
-    b" WHERE ids.edge_device_id = staging.edge_device_id"
-    b" AND ids.prediction_id = staging.prediction_id AND ids.id = staging.id"
-    b" AND NOT staging.position = ANY(%s)"
-)
-_UNWANTED_ROWS = b"DELETE FROM staging WHERE NOT position = ANY(%s)"
-_NOT_OWNED = (
-    b"SELECT count(*) FROM staging LEFT JOIN prediction_ids AS ids"
-    b" ON ids.edge_device_id = staging.edge_device_id"
-    b" AND ids.prediction_id = staging.prediction_id AND ids.id = staging.id"
-    b" WHERE staging.prediction_id IS NOT NULL AND ids.id IS NULL"
-)
 _NAMELESS = f"SELECT {NAMES} FROM predictions WHERE prediction_id IS NULL".encode()  # noqa: S608
 _TRANSFERRED = (
     b"INSERT INTO transfers (source, last_id) VALUES (%s, %s)"
@@ -93,7 +75,6 @@ _FREE = (
     f" WHERE {_OF_ASKED} AND NOT EXISTS"
     " (SELECT FROM predictions AS kept"
     " WHERE kept.received_at = ids.received_at AND kept.id = ids.id)"
-    " AND NOT EXISTS (SELECT FROM staging WHERE staging.id = ids.id)"
 ).encode()
 _FIND = (
     f"SELECT {', '.join(f'found.{one.name}' for one in COLUMNS)} FROM {_ASKED}"  # noqa: S608 - own names
@@ -112,8 +93,8 @@ _DELETE = (
     b" FROM gone GROUP BY 1, 2, 3"
 )
 _PRUNE_ROWS = 500
-# How often a transaction is tried anew.
-_ATTEMPTS = 5
+# How often a transaction is tried anew: each time, another replica has stored a part of it.
+_ATTEMPTS = 50
 # Shards of the totals, one for each writer that is connected; beyond, writers share them.
 _SHARDS = 64
 # A month's partition is made so long before it begins.
@@ -121,16 +102,8 @@ _AHEAD_SECONDS = 7 * 86_400.0
 _NO_PARTITION = "23514"
 
 
-_Sorted: TypeAlias = tuple[list[Outcome], Changes]
-_Batches: TypeAlias = Sequence[Sequence[StoredPrediction]]
-
-
 class _OverlapError(Exception):
-    """Other rows have to be stored than were sent: `known` are those that are stored already."""
-
-    def __init__(self, known: dict[Key, StoredPrediction]) -> None:
-        super().__init__()
-        self.known = known
+    """Some of the ids that were to be stored are stored already."""
 
 
 class PostgresDatabase:
@@ -143,24 +116,15 @@ class PostgresDatabase:
     _connection: psycopg.Connection
 
     def __init__(self, url: str, *, busy_timeout_seconds: float) -> None:
+        self.name = describe(url)
+        self.is_open = False
         self._url = url
         self._busy_timeout_seconds = busy_timeout_seconds
         self._secret = password(url)
-        self._is_open = False
         self._proved_at = 0.0
         self._size = 0
         self._deleted = False
         self._months: set[datetime] = set()
-
-    @property
-    def name(self) -> str:
-        """Its host, port and name."""
-        return describe(self._url)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the writing connection is open."""
-        return self._is_open
 
     def open(self) -> None:
         """Connect, the schema brought up to date where that is needed; raises StoreError."""
@@ -173,7 +137,7 @@ class PostgresDatabase:
         except BaseException:
             self._connection.close()
             raise
-        self._is_open = True
+        self.is_open = True
 
     def write(
         self,
@@ -190,10 +154,11 @@ class PostgresDatabase:
         known: dict[Key, StoredPrediction] = {}
         with self._failures():
             for _ in range(_ATTEMPTS):
+                outcomes, changes = sort_batches(batches, known.get)
                 try:
-                    outcomes = self._insert(batches, sort_batches(batches, known.get), transferred)
-                except _OverlapError as overlap:
-                    known = overlap.known
+                    self._insert(changes, transferred)
+                except _OverlapError:
+                    known = self.find([row for rows in batches for row in rows])
                 except psycopg.errors.CheckViolation as error:
                     # Another replica has dropped a month's partition that was known here.
                     if error.sqlstate != _NO_PARTITION or not self._months:
@@ -255,9 +220,9 @@ class PostgresDatabase:
 
     def close(self) -> None:
         """Close the connection."""
-        if self._is_open:
+        if self.is_open:
             self._connection.close()
-        self._is_open = False
+        self.is_open = False
 
     def reader(
         self, *, timeout_seconds: float, on_failure: Callable[[StoreError], None]
@@ -311,7 +276,8 @@ class PostgresDatabase:
             return False
         table = sql.Identifier(oldest)
         self._connection.execute(sql.SQL("LOCK TABLE {} IN EXCLUSIVE MODE").format(table))
-        if self._connection.execute(sql.SQL("SELECT FROM {} LIMIT 1").format(table)).fetchone():
+        # With a column: a row without any is an empty tuple, as false as no row.
+        if self._connection.execute(sql.SQL("SELECT 1 FROM {} LIMIT 1").format(table)).fetchone():
             return False
         self._connection.execute(sql.SQL("DROP TABLE {}").format(table))
         self._months.clear()
@@ -335,10 +301,10 @@ class PostgresDatabase:
             b" WHERE current_setting('synchronous_commit') = 'off'"
         )
         migrate(self._connection)
-        columns = "".join(f", {one.name} {column_type(one)}" for one in COLUMNS)
+        columns = ", ".join(f"{one.name} {column_type(one)}" for one in COLUMNS)
         execute(
             "CREATE TEMP TABLE staging (id bigint NOT NULL DEFAULT nextval('prediction_numbers'),"
-            f" position integer{columns}) ON COMMIT DELETE ROWS".encode()
+            f" {columns}) ON COMMIT DELETE ROWS".encode()
         )
         self._shard = self._take_shard()
         self.check(proof_seconds=0.0)
@@ -353,47 +319,24 @@ class PostgresDatabase:
                 return shard
         return self._connection.info.backend_pid % _SHARDS
 
-    def _insert(
-        self, batches: _Batches, planned: _Sorted, transferred: tuple[str, int] | None
-    ) -> list[Outcome]:
-        """Store what is planned, or what is left of it; return what became of each batch."""
-        outcomes, changes = planned
-        if not changes.rows:
-            return outcomes
+    def _insert(self, changes: Changes, transferred: tuple[str, int] | None) -> None:
+        """Store rows; raises _OverlapError, and stores none, where some of them are there.
+
+        Without a row as well: what duplicates were found to be may be committed and not yet on
+        the standby's disk, and the commit of this transaction waits for all before it.
+        """
         self._require_partitions([row.received_at for row in changes.rows])
         with self._connection.transaction(), self._connection.cursor() as cursor:
             with cursor.copy(_COPY) as copy:
                 copy.set_types(_COPY_TYPES)
-                for position, row in enumerate(changes.rows):
-                    copy.write_row((position, *astuple(row)))
+                for row in changes.rows:
+                    copy.write_row(astuple(row))
             named = sum(row.prediction_id is not None for row in changes.rows)
             if cursor.execute(_INSERT, (named,)).rowcount < len(changes.rows):
-                outcomes, changes = self._insert_rest(batches, changes.rows)
+                raise _OverlapError
             self._add_to_totals(changes.groups)
             if transferred is not None:
                 cursor.execute(_TRANSFERRED, transferred)
-        return outcomes
-
-    def _insert_rest(self, batches: _Batches, staged: Sequence[StoredPrediction]) -> _Sorted:
-        """Store what is left of the staged rows when some of their ids are stored already.
-
-        By now this transaction has the ids that were new, and nobody can take them from it.
-        """
-        execute = self._connection.execute
-        known = self.find([row for rows in batches for row in rows])
-        outcomes, changes = sort_batches(batches, known.get)
-        positions = {id(row): position for position, row in enumerate(staged)}
-        if not all(id(row) in positions for row in changes.rows):
-            # Of two batches with the same id the one was planned, and now it is the other.
-            raise _OverlapError(known)
-        wanted = [positions[id(row)] for row in changes.rows]
-        execute(_UNWANTED_IDS, (wanted,))
-        execute(_UNWANTED_ROWS, (wanted,))
-        execute(_INSERT_IDS.encode())
-        if self._number(_NOT_OWNED):
-            raise _OverlapError(known)
-        execute(_INSERT_ROWS.encode())
-        return outcomes, changes
 
     def find(self, rows: Sequence[StoredPrediction]) -> dict[Key, StoredPrediction]:
         """Return what is stored under the ids of predictions."""

@@ -102,24 +102,15 @@ class SqliteDatabase:
     def __init__(
         self, path: Path, *, busy_timeout_seconds: float, lock_directory: Path | None = None
     ) -> None:
+        self.name = str(path)
+        self.is_open = False
         self._path = path
         self._busy_timeout_seconds = busy_timeout_seconds
         self._write_lock = (
             WriteLock(lock_directory).held if lock_directory else contextlib.nullcontext
         )
         self._files = DatabaseFiles(path)
-        self._is_open = False
         self._proved_at = 0.0
-
-    @property
-    def name(self) -> str:
-        """Its path."""
-        return str(self._path)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the writing connection is open."""
-        return self._is_open
 
     def open(self) -> None:
         """Open it, made or brought up to date where that is needed; raises StoreError."""
@@ -145,7 +136,7 @@ class SqliteDatabase:
             self._files.mark_lost(failure)
             raise
         self._proved_at = time.monotonic()
-        self._is_open = True
+        self.is_open = True
 
     def write(self, batches: Sequence[Sequence[StoredPrediction]]) -> list[Outcome]:
         """Store batches in one transaction; see `Database.write`."""
@@ -198,12 +189,12 @@ class SqliteDatabase:
             # database that was deleted or replaced as well takes no harm from it.
             self._empty_log()
         self._connection.close()
-        self._is_open = False
+        self.is_open = False
         self._files.mark_lost(failure)
 
     def close(self) -> None:
         """Close the connection, and the descriptors by which the files are watched."""
-        if self._is_open:
+        if self.is_open:
             self._close()
         self._files.close()
 
@@ -230,7 +221,7 @@ class SqliteDatabase:
         self._empty_log()
         self._files.unprotect()
         self._connection.close()
-        self._is_open = False
+        self.is_open = False
 
     def _empty_log(self) -> None:
         """Copy the write-ahead log into the database."""
