@@ -2,8 +2,8 @@
 
 It is rendered here, in the style of the status page, and can be read without a script; the keys and
 buttons that label need the one at SCRIPT_PATH. A page is one picture: the next one is another
-page, which the server chooses from the queue as it is then. `pictures` puts rows of the store in
-words, `heat` gets the heat maps.
+page, which the server chooses from the queue as it is then. `pictures` reads it from the store,
+`heat` gets the heat maps.
 """
 
 import hashlib
