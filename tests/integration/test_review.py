@@ -327,17 +327,3 @@ def test_without_review_there_is_no_route_no_file_and_no_series_that_moves(tmp_p
         assert metric(server, "logging_quality_escape_rate_limit") == 0
         assert "logging_quality_escape_rate{" not in server.probe("/metrics").text
     assert not (tmp_path / "data" / "review").exists()
-
-
-def test_several_workers_keep_each_picture_once(tmp_path: Path) -> None:
-    pictures = [evidence() for _ in range(20)]
-    with start(tmp_path, WORKERS="2") as server:
-        server.wait_until_ready()
-        answers = []
-        for one in pictures * 3:
-            # A connection each, so that both workers get some.
-            body = msgspec.json.encode(EvidenceBatch([one]))
-            answers.append(httpx.post(f"{server.url}/evidence", content=body, trust_env=False))
-        assert {answer.status_code for answer in answers} == {200}
-        assert sum(answer.json()["stored"] for answer in answers) == 20
-    assert len(stored(tmp_path)) == 20
