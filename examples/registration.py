@@ -28,14 +28,6 @@ class RegistrationError(CommandError):
 
 
 @dataclass(frozen=True)
-class Registry:
-    """A tracking store that answered, and the experiment in it that runs go to."""
-
-    tracking_uri: str
-    experiment_id: str
-
-
-@dataclass(frozen=True)
 class TrainingRecord:
     """What MLflow is told about a training run.
 
@@ -67,8 +59,8 @@ def check_names(model_name: str, alias: str) -> None:
         )
 
 
-def open_registry(tracking_uri: str, experiment: str) -> Registry:
-    """Reach the tracking store, creating a SQLite one and the experiment where there is none.
+def open_experiment(tracking_uri: str, experiment: str) -> str:
+    """Return the id of an experiment; it and a SQLite store are created where there is none.
 
     A SQLite store keeps its artifacts in `artifacts/` beside the database file; a server decides
     for itself. Raises RegistrationError where the store cannot be used.
@@ -88,11 +80,11 @@ def open_registry(tracking_uri: str, experiment: str) -> Registry:
         raise RegistrationError(
             f"the tracking store '{tracking_uri}' cannot be used: {_first_line(error)}"
         ) from error
-    return Registry(tracking_uri=tracking_uri, experiment_id=str(experiment_id))
+    return str(experiment_id)
 
 
 def register(
-    registry: Registry,
+    experiment_id: str,
     network: SurfaceNetwork,
     record: TrainingRecord,
     *,
@@ -117,7 +109,7 @@ def register(
         **({"profile": dict(record.profile)} if record.profile else {}),
     }
     try:
-        with mlflow.start_run(experiment_id=registry.experiment_id):
+        with mlflow.start_run(experiment_id=experiment_id):
             mlflow.log_params(dict(record.params))
             for epoch, loss in enumerate(record.losses, start=1):
                 mlflow.log_metric("training_loss", loss, step=epoch)

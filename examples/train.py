@@ -86,7 +86,7 @@ def _train_and_register(options: argparse.Namespace) -> None:
             "name it with --normal-class, or the defects with --defect-classes"
         )
     say(f"opening the registry at {options.tracking_uri}")
-    registry = registration.open_registry(options.tracking_uri, experiment=options.name)
+    experiment = registration.open_experiment(options.tracking_uri, options.name)
 
     started = time.monotonic()
     network, losses = _fit_with_progress(parts, options)
@@ -96,7 +96,7 @@ def _train_and_register(options: argparse.Namespace) -> None:
 
     say("registering")
     version = registration.register(
-        registry,
+        experiment,
         network,
         registration.TrainingRecord(
             class_names=dataset.class_names,

@@ -4,7 +4,6 @@ import base64
 import contextlib
 import io
 import os
-import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,14 @@ import msgspec
 import pytest
 from PIL import Image
 
-from bentos.evidence import Evidence
+from bentos.evidence import ChallengerAnswer, Evidence
 from local.browser import Browser, Page
 from tests.support.evidence import evidence
-from tests.support.pages import Explainer, explainer
+from tests.support.pages import DESKTOP, PHONE, SIZES, Explainer, check_page, explainer
 from tests.support.servers import Server, start_service, wait_until
 
 LOGGING = "bentos.logging.service:LoggingService"
 TOKEN = "a-token-for-labels"
-DESKTOP, PHONE = (1280, 800), (360, 740)
 CLASSES = ("crack", "good", "scratch")
 HOSTILE = "\"'><script>window.hurt = 1</script><img src=x onerror='window.hurt = 2'>"
 
@@ -44,14 +42,9 @@ def logging_service(directory: Path, **env: str) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the server keeps what it stores."""
-    return tmp_path_factory.mktemp("logging")
-
-
-@pytest.fixture(scope="module")
-def server(folder: Path, inference: Explainer) -> Iterator[Server]:
-    with logging_service(folder, EXPLAIN_URL=inference.url) as running:
+def server(tmp_path_factory: pytest.TempPathFactory, inference: Explainer) -> Iterator[Server]:
+    directory = tmp_path_factory.mktemp("logging")
+    with logging_service(directory, EXPLAIN_URL=inference.url) as running:
         yield running
 
 
@@ -118,14 +111,6 @@ def wait_for_another(page: Page, before: str) -> str:
     return shown(page)
 
 
-def check_page(page: Page, server: Server) -> None:
-    """Raise AssertionError where something is amiss that a person or a closed network notices."""
-    assert not page.is_wider_than_the_screen
-    assert page.complaints == []
-    assert {httpx.URL(url).netloc for url in page.requests} == {httpx.URL(server.url).netloc}
-    assert page.evaluate("window.hurt") is None
-
-
 def test_fifty_pictures_are_labelled_with_keys(browser: Browser, server: Server) -> None:
     names = {f"keys-{number}": CLASSES[number % 3] for number in range(50)}
     keep(server, [kept(name, edge_device_id="keys") for name in names])
@@ -141,7 +126,7 @@ def test_fifty_pictures_are_labelled_with_keys(browser: Browser, server: Server)
             current = wait_for_another(page, current)
         assert "No picture without a label fits these filters." in page.text
         assert "50 of 50 labelled" in page.text
-        check_page(page, server)
+        check_page(page, server, scripts=1)
     labels = labels_of(server, "keys")
     assert {label["prediction_id"]: label["true_class"] for label in labels} == names
     assert len(labels) == len(seen) == 50
@@ -165,7 +150,7 @@ def test_fifty_pictures_are_labelled_with_a_finger_on_a_phone(
         while current:
             page.tap(f'[data-class="{names[current]}"]')
             current = wait_for_another(page, current)
-        check_page(page, server)
+        check_page(page, server, scripts=1)
     labels = labels_of(server, "touch")
     assert {label["prediction_id"]: label["true_class"] for label in labels} == names
     assert len(labels) == 50
@@ -199,7 +184,7 @@ def test_skip_back_and_undo(browser: Browser, server: Server) -> None:
         wait_for_another(page, "moves-2")
         page.press("u")
         wait_for_another(page, "moves-3")
-        check_page(page, server)
+        check_page(page, server, scripts=1)
     said = [label["true_class"] for label in wait_for_labels(server, "moves", 5)]
     assert said == ["crack", None, "good", "scratch", "good"]
 
@@ -227,7 +212,7 @@ def test_another_class_and_a_note_are_typed_and_no_letter_of_them_is_a_key(
     assert (label["true_class"], label["labelled_by"]) == ("burnt 1", "1uh")
 
 
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@SIZES
 def test_which_part_decided_is_shown_over_the_picture(
     browser: Browser, server: Server, size: tuple[int, int]
 ) -> None:
@@ -245,7 +230,7 @@ def test_which_part_decided_is_shown_over_the_picture(
         )
         assert boxes[0] == boxes[1]
         assert abs(boxes[0][2] / boxes[0][3] - 48 / 32) < 0.05
-        check_page(page, server)
+        check_page(page, server, scripts=1)
         page.open(f"{server.url}/review?edge_device_id=heat")
         assert page.evaluate("document.querySelector('[data-heat]').checked")
 
@@ -306,7 +291,7 @@ def test_the_same_address_gives_programs_the_queue_as_json(server: Server) -> No
     assert page.headers["content-type"].startswith("text/html")
 
 
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@SIZES
 def test_names_from_outside_break_nothing(
     browser: Browser, server: Server, size: tuple[int, int]
 ) -> None:
@@ -318,7 +303,9 @@ def test_names_from_outside_break_nothing(
         edge_device_id=device,
         image_id="\u202egnp.exe" + "x" * 400,
         model_name=HOSTILE,
+        model_version=HOSTILE,
         class_name=HOSTILE,
+        challenger=ChallengerAnswer(HOSTILE, HOSTILE, 0.4),
         scores=dict.fromkeys(names[:20], 0.05),
     )
     others = [
@@ -336,22 +323,8 @@ def test_names_from_outside_break_nothing(
         key = {"id": HOSTILE, "device": device}
         page.open(str(httpx.URL(f"{server.url}/review", params=key)))
         assert "Labels of this picture" in page.text
-        check_page(page, server)
+        check_page(page, server, scripts=1)
     assert len(labels_of(server, device)) == 1
-
-
-def test_a_deleted_picture_is_told(browser: Browser, server: Server, folder: Path) -> None:
-    keep(server, [kept("gone-1", edge_device_id="gone")])
-    picture = f"{server.url}/review/picture?id=gone-1&device=gone"
-    assert httpx.get(picture, trust_env=False).status_code == 200
-    database = folder / "review" / "review.db"
-    with contextlib.closing(sqlite3.connect(database, timeout=30)) as connection, connection:
-        connection.execute("UPDATE evidence SET picture_kept = 0 WHERE edge_device_id = 'gone'")
-    assert httpx.get(picture, trust_env=False).status_code == 410
-    with browser.page(width=PHONE[0], height=PHONE[1]) as page:
-        page.open(f"{server.url}/review?id=gone-1&device=gone")
-        assert "The picture was deleted" in page.text
-        check_page(page, server)
 
 
 def test_a_service_that_is_away_loses_no_label_and_says_so(

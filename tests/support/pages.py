@@ -10,8 +10,28 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx
+import pytest
+
 from bentos.edge.http import Request, Response, ServiceError
+from local.browser import Page
 from tests.support.requests import request
+from tests.support.servers import Server
+
+DESKTOP, PHONE = (1280, 800), (360, 740)
+SIZES = pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+
+
+def check_page(page: Page, server: Server, *, scripts: int) -> None:
+    """Raise AssertionError where something is amiss that a person or a closed network notices.
+
+    A page has this many scripts, of which none is what a client sent.
+    """
+    assert not page.is_wider_than_the_screen
+    assert page.complaints == []
+    assert {httpx.URL(url).netloc for url in page.requests} == {httpx.URL(server.url).netloc}
+    assert page.evaluate("document.scripts.length") == scripts
+    assert page.evaluate("window.hurt") is None
 
 
 async def ask(

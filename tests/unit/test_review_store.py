@@ -243,39 +243,31 @@ def test_pictures_go_after_their_days_and_the_file_shrinks(tmp_path: Path) -> No
     assert len(rows(tmp_path)) == 60
 
 
-def test_of_too_many_rows_the_oldest_without_picture_and_label_go(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("most", "sampled", "left"),
+    [
+        # What has a label stays, and of the others the oldest go.
+        (3, 0, ["0", "4", "new"]),
+        # The slice goes last, and with its labels: only labelled ones of it would say wrongly of
+        # which verdict there were how many.
+        (2, 3, ["2", "new"]),
+    ],
+)
+def test_of_too_many_rows_the_oldest_without_a_picture_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, sampled: int, left: list[str]
 ) -> None:
-    monkeypatch.setattr(module, "MAX_ROWS", 3)
+    monkeypatch.setattr(module, "MAX_ROWS", most)
     now = [0.0]
 
     async def expire(store: ReviewStore) -> None:
-        await store.add([evidence(str(number), sampled=False) for number in range(5)])
+        await store.add([evidence(str(number), sampled=number < sampled) for number in range(5)])
         await store.write(lambda connection: connection.execute(INSERT_LABEL, ("0",)))
         now[0] = 91 * DAY
         await store.add([evidence("new")])
         await store.keep_up()
 
     with_store(tmp_path, expire, clock=lambda: now[0])
-    assert [row["prediction_id"] for row in rows(tmp_path)] == ["0", "4", "new"]
-
-
-def test_the_slice_goes_last_and_with_its_labels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Only labelled ones of it would say wrongly of which verdict there were how many."""
-    monkeypatch.setattr(module, "MAX_ROWS", 2)
-    now = [0.0]
-
-    async def expire(store: ReviewStore) -> None:
-        await store.add([evidence(str(number), sampled=number < 3) for number in range(5)])
-        await store.write(lambda connection: connection.execute(INSERT_LABEL, ("0",)))
-        now[0] = 91 * DAY
-        await store.add([evidence("new")])
-        await store.keep_up()
-
-    with_store(tmp_path, expire, clock=lambda: now[0])
-    assert [row["prediction_id"] for row in rows(tmp_path)] == ["2", "new"]
+    assert [row["prediction_id"] for row in rows(tmp_path)] == left
     assert len(rows(tmp_path, "SELECT * FROM labels")) == 1
 
 

@@ -151,7 +151,7 @@ def test_the_registered_model_gives_the_trained_logits_for_every_batch_size(
     network: SurfaceNetwork, parts: Split, tmp_path: Path
 ) -> None:
     tracking_uri = f"sqlite:///{tmp_path / 'store' / 'mlflow.db'}"
-    registry = registration.open_registry(tracking_uri, "experiment")
+    experiment = registration.open_experiment(tracking_uri, "experiment")
     record = registration.TrainingRecord(
         class_names=parts.train.class_names,
         defect_classes=("pit",),
@@ -162,7 +162,7 @@ def test_the_registered_model_gives_the_trained_logits_for_every_batch_size(
 
     versions = [
         registration.register(
-            registry,
+            experiment,
             network,
             record,
             example=parts.train.pixels[:2].numpy(),
@@ -188,7 +188,7 @@ def test_an_example_of_one_image_is_refused_because_it_would_fix_the_batch_size(
 ) -> None:
     with pytest.raises(ValueError, match="at least two"):
         registration.register(
-            registration.Registry("", ""),
+            "",
             network,
             registration.TrainingRecord((), (), {}, {}, ()),
             example=parts.train.pixels[:1].numpy(),

@@ -17,7 +17,6 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from bentos import __version__
 from bentos.edge.door import Route
 from bentos.edge.http import Request, Response, ServiceError
 from bentos.health.probes import Probes
@@ -200,7 +199,6 @@ class StatusPage:
         return self._html.render(
             title=_headline(snapshot.services),
             level="bad" if "bad" in levels else "good",
-            version=__version__,
             now=snapshot.seconds,
             refresh=refresh,
             default_refresh=REFRESH_SECONDS[0],

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from bentos import __version__
 from bentos.edge.http import Response
 from bentos.edge.openapi import source_hash
 from bentos.logging.page import words
 
-CONTENT_TYPE = b"text/html; charset=utf-8"
 _BASE = Path(__file__).with_name("base.css")
 
 
@@ -49,15 +49,13 @@ class HtmlPage:
 
     def render(self, **values: object) -> bytes:
         """Return the page; whatever text is given is shown as it is."""
-        page = self._template.render(style=self._style, **values)
+        page = self._template.render(style=self._style, version=__version__, **values)
         # A device may be named with half of a surrogate pair.
         return page.encode("utf-8", "replace")
 
-    def response(
-        self, page: bytes, *, status: int = 200, headers: tuple[tuple[bytes, bytes], ...] = ()
-    ) -> Response:
-        """Return a rendered page as an answer."""
-        return Response(page, status, CONTENT_TYPE, (*self._headers, *headers))
+    def response(self, page: bytes, *headers: tuple[bytes, bytes]) -> Response:
+        """Return a rendered page as an answer, with further headers."""
+        return Response(page, 200, b"text/html; charset=utf-8", (*self._headers, *headers))
 
 
 def _policy(style: str, more: tuple[str, ...]) -> str:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from bentos.evidence import Evidence
 from bentos.logging.request import bad_field
 from bentos.messages import MAX_NAME_CHARACTERS, Flag, Identifier, Notes
 
@@ -116,16 +117,13 @@ _SCORED_CLASSES = (
     "SELECT DISTINCT score.key FROM (SELECT scores FROM evidence ORDER BY id DESC LIMIT 300)"
     " AS recent, json_each(recent.scores) AS score"
 )
-# Beside a label, what was said of its picture; the columns are NULL where none is kept.
-_OF_PICTURE = (
-    *("timestamp", "image_id", "model_name", "model_version", "class_name", "confidence"),
-    *("verdict", "sampled", "sample_probability", "keep_probability", "picture_kept"),
-)
+# What was said of a picture, its key first; beside a label, the others are NULL where none is kept.
+_SAID = tuple(name for name in Evidence.__struct_fields__ if name != "picture")
 _PAGE = (
     "SELECT labels.id, labels.prediction_id,"  # noqa: S608 - own names
     " coalesce(labels.edge_device_id, evidence.edge_device_id) AS edge_device_id,"
     " labels.true_class, labelled_by, note, reported, labelled_at,"
-    f" {', '.join(_OF_PICTURE)}, scores, challenger,"
+    f" {', '.join(_SAID[2:])}, picture_kept,"
     " NOT EXISTS (SELECT 1 FROM labels AS later WHERE later.prediction_id = labels.prediction_id"
     " AND coalesce(later.edge_device_id, evidence.edge_device_id, '')"
     " = coalesce(labels.edge_device_id, evidence.edge_device_id, '')"
@@ -134,13 +132,9 @@ _PAGE = (
     " AND evidence.edge_device_id = coalesce(labels.edge_device_id, evidence.edge_device_id)"
     " WHERE labels.id > ? ORDER BY labels.id LIMIT ?"
 )
-_SHOWN = (
-    *("prediction_id", "edge_device_id", "timestamp", "image_id", "model_name", "model_version"),
-    *("class_name", "confidence", "verdict", "scores", "challenger", "sampled"),
-    *("sample_probability", "keep_probability", "true_class", "bytes", "media_type", "received_at"),
-)
 _FIND = (
-    f"SELECT {', '.join(_SHOWN)} FROM evidence"  # noqa: S608 - own names
+    f"SELECT {', '.join(_SAID)}, true_class, bytes, media_type, received_at"  # noqa: S608
+    " FROM evidence"
     " WHERE prediction_id = ? AND edge_device_id = ?"
 )
 

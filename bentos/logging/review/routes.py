@@ -186,7 +186,7 @@ class Review:
     async def _add_evidence(self, request: Request) -> Response:
         """Store the pictures of a body, all or none."""
         body = await request.body(self._max_body_bytes)
-        async with _one_of(self._evidence_slots, "pictures"):
+        async with _slot(self._evidence_slots, "pictures"):
             # A thread: the digests, and what explains a fault, take longer than others may wait.
             evidence = await asyncio.to_thread(parse_evidence, body)
             added = await self._store.add(evidence)
@@ -202,7 +202,7 @@ class Review:
                 415, "bad_input", "set Content-Type to application/json, or to text/csv for a file"
             )
         body = await request.body(self._max_body_bytes)
-        async with _one_of(self._label_slots, "labels"):
+        async with _slot(self._label_slots, "labels"):
             # A thread: a large file takes as long as thousands of predictions.
             labels = await asyncio.to_thread(parse_labels, body, request.content_type)
             at = time.time()
@@ -300,7 +300,7 @@ class Review:
 
 
 @contextlib.asynccontextmanager
-async def _one_of(slots: asyncio.Semaphore, what: str) -> AsyncIterator[None]:
+async def _slot(slots: asyncio.Semaphore, what: str) -> AsyncIterator[None]:
     """Hold one of the places of requests that wait for the disk; ServiceError 429 for none."""
     if slots.locked():
         raise ServiceError(

@@ -2,8 +2,8 @@
 
 It is rendered here, in the style of the status page, and can be read without a script; the keys and
 buttons that label need the one at SCRIPT_PATH. A page is one picture: the next one is another
-page, which the server chooses from the queue as it is then. `pictures` puts rows of the store in
-words, `heat` gets the heat maps.
+page, which the server chooses from the queue as it is then. `pictures` reads it from the store,
+`heat` gets the heat maps.
 """
 
 import hashlib
@@ -16,7 +16,6 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from bentos import __version__
 from bentos.edge.http import Request, Response, ServiceError
 from bentos.logging.page.access import is_allowed, sign_in
 from bentos.logging.page.html import HtmlPage
@@ -128,7 +127,7 @@ class ReviewPage:
         choices = await self._known_choices()
         return self._html.response(
             self._render(found, choices, asked, signed_in=signed_in),
-            headers=((b"vary", b"accept"),),
+            (b"vary", b"accept"),
         )
 
     async def picture(self, request: Request) -> Response:
@@ -195,7 +194,6 @@ class ReviewPage:
         following = found.following
         return self._html.render(
             title="Review",
-            version=__version__,
             now=time.time(),
             script=f"{SCRIPT_PATH[1:]}?v={self._version}",
             labelled=max(0, found.kept - found.waiting),
