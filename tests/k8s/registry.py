@@ -1,33 +1,11 @@
-"""A real MLflow server behind a gate that a test may shut: the network between pod and registry."""
+"""A gate that a test may shut: the network between pod and registry."""
 
 import contextlib
 import selectors
 import socket
-import sys
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
-from local.process import Server, clean_environment, free_port
-from tests.support.models import ModelStore
-
-
-@contextlib.contextmanager
-def mlflow_server(store: ModelStore, directory: Path) -> Iterator[int]:
-    """Serve a copy of a store, artifacts included, and yield the port."""
-    served = store.copy_to_serve(directory)
-    port = free_port()
-    command = [str(Path(sys.executable).with_name("mlflow")), "server", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--workers", "1", "--backend-store-uri", served.tracking_uri]
-    command += ["--artifacts-destination", str(store.artifacts)]
-    environment = clean_environment(
-        MLFLOW_DISABLE_TELEMETRY="true", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"
-    )
-    with Server(
-        command, port=port, name="MLflow", log=directory / "server.log", environment=environment
-    ) as server:
-        server.wait_until_answers("/health")
-        yield port
+from local.process import free_port
 
 
 class Gate:
