@@ -5,7 +5,6 @@ services' own limits are shortened as well, by their settings.
 """
 
 import asyncio
-import http.client
 import os
 import signal
 import sys
@@ -22,8 +21,11 @@ from loadtests.kubelet.container import Container
 from loadtests.kubelet.driver import Address, Driver
 from loadtests.kubelet.spec import MANIFESTS, ContainerProbes, HttpProbe, read_probes
 from loadtests.kubelet.verdict import Report
-from tests.k8s.registry import Gate, mlflow_server
+from local import fetch
+from tests.k8s.registry import Gate
+from tests.support.mlflow_server import MlflowServer
 from tests.support.models import COLOURS, MOODY, ModelStore
+from tests.support.repeating import repeating
 from tests.support.servers import Server, free_port, start_service
 
 pytestmark = pytest.mark.slow
@@ -138,8 +140,10 @@ def settings(tracking_uri: str, model: str = COLOURS, **changes: str) -> dict[st
 @pytest.fixture(scope="module")
 def mlflow_port(model_store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Serve the models for all tests here."""
-    with mlflow_server(model_store, tmp_path_factory.mktemp("registry")) as port:
-        yield port
+    served = model_store.copy_to_serve(tmp_path_factory.mktemp("registry"))
+    with MlflowServer(served, model_store.artifacts) as mlflow:
+        mlflow.start()
+        yield mlflow.port
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +163,6 @@ def pod(gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server
 
 
 def test_a_pod_whose_model_takes_long_to_come_is_left_alone(gate: Gate, pod: Server) -> None:
-    """Slow load: started at once, not ready, never restarted; ready when the model is there."""
     with kubelet_of(INFERENCE_SERVICE, pod) as kubelet:
         kubelet.wait_for(lambda report: report.started_after is not None)
         report = kubelet.more_probes(MANY)
@@ -180,7 +183,6 @@ def test_a_pod_whose_model_takes_long_to_come_is_left_alone(gate: Gate, pod: Ser
 def test_a_registry_that_goes_away_takes_the_pod_out_of_rotation_and_no_more(
     gate: Gate, pod: Server
 ) -> None:
-    """MLflow away: unready once, restarted never, ready again without help."""
     gate.open()
     with kubelet_of(INFERENCE_SERVICE, pod) as kubelet:
         kubelet.wait_for(ready)
@@ -194,7 +196,6 @@ def test_a_registry_that_goes_away_takes_the_pod_out_of_rotation_and_no_more(
 
 
 def test_an_overloaded_pod_stays_ready_and_alive(model_store: ModelStore, tmp_path: Path) -> None:
-    """Overload: predictions are refused with 429, probes are not."""
     environment = settings(model_store.tracking_uri, MOODY, QUEUE_SIZE="2", MAX_BATCH_SIZE="1")
     # Checks of the registry compete for the processor as well: they may be late here.
     environment |= {"MODEL_POLL_SECONDS": "5", "MLFLOW_TIMEOUT_SECONDS": "10"}
@@ -202,37 +203,16 @@ def test_an_overloaded_pod_stays_ready_and_alive(model_store: ModelStore, tmp_pa
     statuses: set[int] = set()
     with watched(INFERENCE_SERVICE, tmp_path, environment) as (server, kubelet):
         kubelet.wait_for(ready)
-        with clients(server, 16, statuses):
+
+        def predict() -> None:
+            # Each input takes the model a fifth of a second.
+            body = {"data": [0.2, 0.0]}
+            statuses.add(fetch.post(f"{server.url}/predict", json=body, timeout=30).status_code)
+
+        with repeating(*[predict] * 16):
             report = kubelet.more_probes(MANY)
     assert 429 in statuses
     assert (report.restarts, report.unready) == (0, 0), report.transitions
-
-
-@contextmanager
-def clients(server: Server, count: int, statuses: set[int]) -> Iterator[None]:
-    """Keep so many clients predicting, each input taking the model a fifth of a second."""
-    ended = threading.Event()
-
-    def predict() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
-        while not ended.is_set():
-            connection.request(
-                "POST", "/predict", b'{"data": [0.2, 0]}', {"Content-Type": "application/json"}
-            )
-            answer = connection.getresponse()
-            answer.read()
-            statuses.add(answer.status)
-        connection.close()
-
-    threads = [threading.Thread(target=predict) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        for thread in threads:
-            thread.join()
 
 
 def test_a_pod_whose_model_is_stuck_is_restarted(model_store: ModelStore, tmp_path: Path) -> None:
@@ -325,7 +305,6 @@ def test_a_container_whose_only_worker_is_killed_ends_and_is_started_again(tmp_p
 def test_a_pod_that_shuts_down_leaves_rotation_and_finishes_its_requests(
     model_store: ModelStore, tmp_path: Path
 ) -> None:
-    """Shutdown: unready during the drain, a request in flight answered, exit status 0."""
     environment = settings(
         model_store.tracking_uri, MOODY, DRAIN_SECONDS="4", SHUTDOWN_SECONDS="10"
     )
