@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from tests.chaos.proxy import Mode, Proxy
 from tests.chaos.world import filled
 from tests.faults import injectors
 from tests.faults.world import TOKENS, FaultWorld
 from tests.support.logging_store import locked_by_another_process
 from tests.support.models import ALIAS, SWITCHED
+from tests.support.proxy import Mode, Proxy
 
 Service = Literal["inference", "logging"]
 # A fault lasts as long as this block.
