@@ -2,21 +2,20 @@
 
 The database of the URL has to be empty. Processes stand for replicas: each has a store of its own
 and 16 clients that hand over batches, or single predictions, and wait for each commit. SQLite has
-one writer, so it is measured with one. Then both databases are filled, and what `/stats` and
+one writer, so it is measured with one. Then as many rows are added to both, and what `/stats` and
 `/predictions` read is timed. HTTP is left out: it is the same before both.
 """
 
 import argparse
 import asyncio
+import json
 import os
 import shutil
-import sqlite3
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
 from multiprocessing import get_context
@@ -25,7 +24,6 @@ from statistics import median
 
 import psycopg
 from msgspec import Raw
-from psycopg import sql
 
 from bentos.logging.state import LoggingState
 from bentos.logging.store import (
@@ -36,13 +34,12 @@ from bentos.logging.store import (
 )
 from bentos.logging.store.database import Database
 from bentos.logging.store.postgres import PostgresDatabase
-from bentos.logging.store.postgres_schema import month_of, partition_name
-from bentos.logging.store.schema import COLUMNS
 from bentos.logging.store.sqlite import SqliteDatabase
 
 CLIENTS = 16
 BATCH = 100
 DEVICES = 200
+_FILL_BATCH = 10_000
 REPLICAS = (1, 2, 4)
 _READS = 30
 _WAIT_SECONDS = 60.0
@@ -79,8 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say("| store | rows | `/stats`, ms | `/predictions`, ms | of a device | defects |")
         _say("|---|--:|--:|--:|--:|--:|")
         for where in (path, options.url):
-            rows = fill(where, options.rows)
-            times = asyncio.run(_read(where, folder))
+            fill(where, options.rows)
+            rows, times = asyncio.run(_read(where, folder))
             _say(f"| {_name(where)} | {rows:,} | {' | '.join(f'{one:.1f}' for one in times)} |")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -99,9 +96,18 @@ def write(where: str, folder: Path, *, replicas: int, size: int, seconds: float)
         return Written(sum(run.result() for run in runs), seconds)
 
 
-def fill(where: str, rows: int) -> int:
-    """Fill a database up to so many rows, by its own means; return how many there are."""
-    return _fill_sqlite(Path(where), rows) if _is_file(where) else _fill_postgres(where, rows)
+def fill(where: str, rows: int) -> None:
+    """Store so many rows more, without a queue or clients."""
+    database = _database(where)
+    database.open()
+    for first in range(0, rows, _FILL_BATCH):
+        numbers = range(first, min(first + _FILL_BATCH, rows))
+        database.write([[_row(f"filled-{number}") for number in numbers]])
+    database.close()
+    if not _is_file(where):
+        # The server would do it by itself, at some time during the reads.
+        with psycopg.connect(where, autocommit=True) as connection:
+            connection.execute("VACUUM (ANALYZE) predictions")
 
 
 def _replica(where: str, folder: Path, start: float, seconds: float, size: int) -> int:
@@ -129,9 +135,10 @@ async def _store(where: str, folder: Path, start: float, seconds: float, size: i
     return stored
 
 
-async def _read(where: str, folder: Path) -> list[float]:
-    """Return the median times, in milliseconds, of what the two routes read."""
+async def _read(where: str, folder: Path) -> tuple[int, list[float]]:
+    """Return the number of rows, and the median times in ms of what the two routes read."""
     store = await _opened(where, folder)
+    rows = json.loads(await store.stats(StatsQuery()))["total_predictions"]
     times = []
     for query in (
         StatsQuery(),
@@ -146,7 +153,7 @@ async def _read(where: str, folder: Path) -> list[float]:
             taken.append((time.perf_counter() - started) * 1_000)
         times.append(median(taken))
     await store.stop(_WAIT_SECONDS)
-    return times
+    return rows, times
 
 
 async def _opened(where: str, folder: Path) -> Store:
@@ -186,84 +193,6 @@ def _row(prediction_id: str) -> StoredPrediction:
     )
 
 
-# What a filled database holds: values of a row by its number `n`.
-_VALUES = {
-    "prediction_id": "'filled-' || n",
-    "image_id": "'image-' || n || '.png'",
-    "edge_device_id": f"'line-' || (n % {DEVICES})",
-    "model_name": "'steel-defects'",
-    "model_version": "'' || (n % 5)",
-    "inference_time_ms": "2.5 + n % 7",
-    "detections": """'[{"class":"pit","confidence":0.9,"bbox":null,"uncertain":false}]'""",
-    "confidence_scores": "'[0.9,0.02,0.02,0.02,0.02,0.02]'",
-}
-_TOTALS = "count(*), sum({defects}), sum(inference_time_ms), min(timestamp), max(timestamp)"
-
-
-def _fill_sqlite(path: Path, rows: int) -> int:
-    names, values = _filled(defect="n % 10 = 0", json="{}")
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        (present,) = connection.execute("SELECT count(*) FROM predictions").fetchone()
-        connection.execute("PRAGMA synchronous = OFF")
-        connection.execute("BEGIN")
-        connection.execute(
-            "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers"
-            f" WHERE n < ?) INSERT INTO predictions ({names}) SELECT {values} FROM numbers",
-            (max(rows - present, 1),),
-        )
-        for table, keys in _TABLES.items():
-            connection.execute(f"DELETE FROM {table}")
-            connection.execute(
-                f"INSERT INTO {table} SELECT {keys or '1'},"
-                f" {_TOTALS.format(defects='defect_detected')} FROM predictions"
-                f"{f' GROUP BY {keys}' if keys else ''}"
-            )
-        connection.execute("COMMIT")
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        (found,) = connection.execute("SELECT count(*) FROM predictions").fetchone()
-    return int(found)
-
-
-def _fill_postgres(url: str, rows: int) -> int:
-    database = PostgresDatabase(url, busy_timeout_seconds=10.0)
-    database.open()
-    database.close()
-    names, values = _filled(defect="n % 10 = 0", json="({})::json")
-    month = partition_name(month_of(time.time()))
-    with psycopg.connect(url, autocommit=True) as connection:
-        present = (connection.execute("SELECT count(*) FROM predictions").fetchone() or (0,))[0]
-        insert = f"INSERT INTO predictions ({names}) SELECT {values}"
-        connection.execute(
-            f"{insert} FROM generate_series(1, {max(rows - present, 1)}) AS n".encode()
-        )
-        for table, keys in _TABLES.items():
-            total = _TOTALS.format(defects="defect_detected::int")
-            connection.execute(f"DELETE FROM {table}".encode())
-            connection.execute(
-                f"INSERT INTO {table} ({keys or 'id'}, shard, predictions, defects,"
-                f" inference_time_ms, first_timestamp, last_timestamp) SELECT {keys or '1'}, 0,"
-                f" {total} FROM predictions{f' GROUP BY {keys}' if keys else ''}".encode()
-            )
-        connection.execute(sql.SQL("VACUUM (ANALYZE) {}").format(sql.Identifier(month)))
-        return int((connection.execute("SELECT count(*) FROM predictions").fetchone() or (0,))[0])
-
-
-_TABLES = {
-    "all_totals": "",
-    "edge_device_totals": "edge_device_id",
-    "model_totals": "model_name, model_version",
-}
-
-
-def _filled(*, defect: str, json: str) -> tuple[str, str]:
-    """Return the columns and values of a filled row: arrived this second, a second apart."""
-    known = {**_VALUES, "defect_detected": defect}
-    known |= {"timestamp": "1.7e9 + n", "received_at": str(time.time())}
-    columns = [one for one in COLUMNS if one.name in known]
-    values = [json.format(known[one.name]) if one.is_json else known[one.name] for one in columns]
-    return ", ".join(one.name for one in columns), ", ".join(values)
-
-
 def _is_file(where: str) -> bool:
     return "://" not in where
 
@@ -275,7 +204,7 @@ def _name(where: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--url", required=True, help="an empty PostgreSQL database")
-    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--rows", type=int, default=10_000_000, help="added to each")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     parser.add_argument("--folder", type=Path, default=None, help="where the SQLite file goes")
     return parser

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.chaos.proxy import Mode
 from tests.chaos.world import World, filled
+from tests.support.proxy import Mode
 
 Action = Callable[[World, random.Random], None]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import psutil
 
 from bentos.inference.delivery.outbox import Outbox, outboxes_in
-from tests.chaos.proxy import Proxy
 from tests.support.inference import metric, start_inference
 from tests.support.models import COLOURS, ModelStore
+from tests.support.proxy import Proxy
 from tests.support.servers import Server, free_port, start_service
 
 LOGGING_TARGET = "bentos.logging.service:LoggingService"
@@ -58,7 +58,7 @@ class World:
             model=self._model,
             port=self._ports["inference"],
             env={
-                "LOGGING_URL": f"http://127.0.0.1:{self.proxy.port}",
+                "LOGGING_URL": self.proxy.url,
                 "OUTBOX_PATH": str(self.outboxes),
                 "PROBE_PORT": str(self._probe_ports["inference"]),
                 **self.environment,

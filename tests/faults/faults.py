@@ -4,16 +4,17 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from tests.chaos.proxy import Mode
 from tests.chaos.world import filled
 from tests.faults import injectors
 from tests.faults.world import TOKENS, FaultWorld
 from tests.support.logging_store import locked_by_another_process
 from tests.support.models import ALIAS, SWITCHED
+from tests.support.proxy import Mode, Proxy
 
 Service = Literal["inference", "logging"]
 # A fault lasts as long as this block.
@@ -37,10 +38,11 @@ class Fault:
     """
 
     name: str
-    service: Service
     inject: Injected
     reasons: tuple[str, ...] = ()
     alerts: tuple[str, ...] = ()
+    _: KW_ONLY
+    service: Service
     unhealthy: bool = False
     restarts: frozenset[str] = frozenset()
     answers: bool = False
@@ -50,54 +52,43 @@ class Fault:
 
 
 @contextmanager
-def _mlflow_away(world: FaultWorld) -> Iterator[None]:
-    world.mlflow.stop()
+def _between(begin: Callable[[], object], end: Callable[[], object]) -> Iterator[None]:
+    begin()
     try:
         yield
     finally:
-        world.mlflow.start()
+        end()
+
+
+def _mlflow_away(world: FaultWorld) -> AbstractContextManager[None]:
+    return _between(world.mlflow.stop, world.mlflow.start)
 
 
 def _mlflow(mode: Mode) -> Injected:
-    @contextmanager
-    def inject(world: FaultWorld) -> Iterator[None]:
-        world.mlflow_proxy.become(mode)
-        try:
-            yield
-        finally:
-            world.mlflow_proxy.become("pass")
-
-    return inject
+    return lambda world: _proxied(world.mlflow_proxy, mode)
 
 
 def _network(mode: Mode) -> Injected:
-    @contextmanager
-    def inject(world: FaultWorld) -> Iterator[None]:
-        world.proxy.become(mode)
-        try:
-            yield
-        finally:
-            world.proxy.become("pass")
-
-    return inject
+    return lambda world: _proxied(world.proxy, mode)
 
 
-@contextmanager
-def _alias_gone(world: FaultWorld) -> Iterator[None]:
-    world.registry.delete_registered_model_alias(SWITCHED, ALIAS)
-    try:
-        yield
-    finally:
-        world.registry.set_registered_model_alias(SWITCHED, ALIAS, "1")
+def _proxied(proxy: Proxy, mode: Mode) -> AbstractContextManager[None]:
+    return _between(lambda: proxy.become(mode), lambda: proxy.become("pass"))
 
 
-@contextmanager
-def _next_version(world: FaultWorld) -> Iterator[None]:
-    world.registry.set_registered_model_alias(SWITCHED, ALIAS, "2")
-    try:
-        yield
-    finally:
-        world.registry.set_registered_model_alias(SWITCHED, ALIAS, "1")
+def _alias_gone(world: FaultWorld) -> AbstractContextManager[None]:
+    registry = world.registry
+    return _between(
+        lambda: registry.delete_registered_model_alias(SWITCHED, ALIAS),
+        lambda: registry.set_registered_model_alias(SWITCHED, ALIAS, "1"),
+    )
+
+
+def _next_version(world: FaultWorld) -> AbstractContextManager[None]:
+    def point(version: str) -> None:
+        world.registry.set_registered_model_alias(SWITCHED, ALIAS, version)
+
+    return _between(lambda: point("2"), lambda: point("1"))
 
 
 @contextmanager
@@ -200,9 +191,7 @@ def _database_corrupt(world: FaultWorld) -> Iterator[None]:
     backup = world.directory / "backup.db"
     _back_up(world, backup)
     with injectors.overwritten(
-        world.database,
-        b"overwritten by mistake ",
-        repair=lambda: _restore(world, backup),
+        world.database, b"overwritten by mistake ", repair=lambda: _restore(world, backup)
     ):
         yield
 
@@ -240,13 +229,8 @@ def _database_disk_full(world: FaultWorld) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _logging_away(world: FaultWorld) -> Iterator[None]:
-    world.logging.kill()
-    try:
-        yield
-    finally:
-        world.start_logging()
+def _logging_away(world: FaultWorld) -> AbstractContextManager[None]:
+    return _between(world.logging.kill, world.start_logging)
 
 
 def _tokens_changed(world: FaultWorld) -> AbstractContextManager[None]:
@@ -266,318 +250,259 @@ _NO_OUTBOX = ("outbox_not_accessible", "outbox_full")
 _NO_DATABASE = ("database_not_accessible", "database_not_initialized")
 _DELIVERY_STALLED = ("InferenceLogDeliveryStalled",)
 
+_inference = partial(Fault, service="inference")
+# Predictions wait in the outboxes meanwhile.
+_logging = partial(Fault, service="logging", answers=True)
+
 FAULTS = (
-    Fault(
+    _inference(
         "MLflow down",
-        "inference",
         _mlflow_away,
         ("mlflow_not_accessible",),
         ("InferenceMlflowUnreachable",),
         answers=True,
     ),
-    Fault(
+    _inference(
         "MLflow takes connections and answers nothing",
-        "inference",
         _mlflow("hang"),
         ("mlflow_not_accessible",),
         ("InferenceMlflowUnreachable",),
         answers=True,
     ),
-    Fault(
+    _inference(
         "MLflow answers 500",
-        "inference",
         _mlflow("error"),
         ("mlflow_not_accessible",),
         ("InferenceMlflowUnreachable",),
         answers=True,
         short=True,
     ),
-    Fault("MLflow answers 1.5 s late", "inference", _mlflow("delay"), answers=True),
-    Fault("the alias of the served version removed", "inference", _alias_gone, answers=True),
-    Fault(
+    _inference("MLflow answers 1.5 s late", _mlflow("delay"), answers=True),
+    _inference("the alias of the served version removed", _alias_gone, answers=True),
+    _inference(
         "the alias at a version whose files were deleted",
-        "inference",
         _next_version_deleted,
         alerts=("InferenceModelLoadFailing", "InferenceModelVersionStale"),
         answers=True,
     ),
-    Fault(
+    _inference(
         "the alias at a version whose files are corrupt",
-        "inference",
         _next_version_corrupt,
         alerts=("InferenceModelLoadFailing", "InferenceModelVersionStale"),
         answers=True,
     ),
-    Fault(
+    _inference(
         "the served version's files deleted, then `kill -9` of the model process",
-        "inference",
         _files_deleted_and_killed,
         _NO_MODEL,
         ("InferenceModelNotLoaded",),
         restarts=_MODEL_PROCESS,
     ),
-    Fault(
+    _inference(
         "the model answers NaN",
-        "inference",
         _model("nan"),
         _NO_MODEL,
         ("InferenceModelNotLoaded",),
         restarts=_MODEL_PROCESS,
     ),
-    Fault(
+    _inference(
         "the model raises",
-        "inference",
         _model("raise"),
         _NO_MODEL,
         ("InferenceModelNotLoaded",),
         restarts=_MODEL_PROCESS,
     ),
-    Fault(
+    _inference(
         "the model hangs",
-        "inference",
         _model("hang"),
         ("model_thread_stuck",),
         ("InferenceHighErrorRate", "InferenceAllRequestsFailing", "InferenceNotReady"),
         unhealthy=True,
     ),
-    Fault(
+    _inference(
         "the model leaks memory until there is none",
-        "inference",
         _model("leak"),
         _NO_MODEL,
         ("InferenceModelProcessDying", "InferenceModelNotLoaded"),
         restarts=_MODEL_PROCESS,
     ),
-    Fault(
+    _inference(
         "`kill -9` of the model process, as when memory is out",
-        "inference",
         _model_process_killed,
         _NO_MODEL,
         restarts=_MODEL_PROCESS,
         short=True,
     ),
-    Fault(
+    _inference(
         "`kill -STOP` of the model process",
-        "inference",
         _model_process_stopped,
         ("model_thread_stuck",),
         ("InferenceHighErrorRate", "InferenceAllRequestsFailing"),
         unhealthy=True,
     ),
-    Fault(
+    _inference(
         "`kill -9` of the worker",
-        "inference",
         _worker_killed("inference"),
         ("worker_missing",),
         restarts=_INFERENCE_WORKER,
     ),
-    Fault(
+    _inference(
         "`kill -STOP` of the worker",
-        "inference",
         _worker_stopped("inference"),
         _STALLED,
         ("InferenceNotReady",),
         unhealthy=True,
     ),
-    Fault(
+    _inference(
         "the worker's event loop stalled",
-        "inference",
         _loop_stalled("inference"),
         _STALLED,
         ("InferenceNotReady",),
         unhealthy=True,
     ),
-    Fault(
-        "no file descriptors left",
-        "inference",
-        _no_descriptors("inference"),
-        _STALLED,
-        ("InferenceNotReady",),
+    _inference(
+        "no file descriptors left", _no_descriptors("inference"), _STALLED, ("InferenceNotReady",)
     ),
-    Fault(
+    _inference(
         "the outbox's disk full",
-        "inference",
         lambda world: filled(world.outboxes),
         _NO_OUTBOX,
         ("InferenceNotReady",),
     ),
-    Fault(
+    _inference(
         "the outbox's disk read-only",
-        "inference",
         _outbox_disk("error=EROFS"),
         _NO_OUTBOX,
         ("InferenceNotReady",),
     ),
-    Fault(
+    _inference(
         "the outbox's disk takes 8 s for each sync",
-        "inference",
         _outbox_disk("delay_enter=8000000", _SYNC_CALLS),
         _NO_OUTBOX,
         ("InferenceNotReady",),
     ),
-    Fault(
+    _inference(
         "the outbox's disk gone: I/O errors",
-        "inference",
         _outbox_disk("error=EIO", f"pread64,{_DISK_CALLS}"),
         _NO_OUTBOX,
         ("InferenceNotReady",),
     ),
-    Fault(
+    _inference(
         "the outbox locked by another process",
-        "inference",
         _locked("inference"),
         _NO_OUTBOX,
         ("InferenceNotReady",),
     ),
-    Fault("the outbox deleted", "inference", _deleted("inference"), alerts=()),
-    Fault(
+    _inference("the outbox deleted", _deleted("inference")),
+    _logging(
         "the logging service away",
-        "logging",
         _logging_away,
         ("no answer",),
         ("LoggingServiceDown",),
         unhealthy=True,
-        answers=True,
         restarts=frozenset({"logging service", "logging worker"}),
     ),
-    Fault(
-        "the logging service answers 4 s late",
-        "inference",
-        _network("delay"),
-        answers=True,
-    ),
-    Fault(
+    _inference("the logging service answers 4 s late", _network("delay"), answers=True),
+    _inference(
         "the logging service takes requests and answers nothing",
-        "inference",
         _network("hang"),
         alerts=_DELIVERY_STALLED,
         answers=True,
     ),
-    Fault(
-        "the logging service answers 500",
-        "inference",
-        _network("error"),
-        alerts=_DELIVERY_STALLED,
-        answers=True,
+    _inference(
+        "the logging service answers 500", _network("error"), alerts=_DELIVERY_STALLED, answers=True
     ),
-    Fault(
+    _inference(
         "the logging service refuses the token",
-        "inference",
         _tokens_changed,
         alerts=("LoggingRequestsUnauthorized", *_DELIVERY_STALLED),
         answers=True,
         short=True,
     ),
-    Fault(
+    _logging(
         "`kill -9` of the logging worker",
-        "logging",
         _worker_killed("logging"),
         ("worker_missing",),
         restarts=_LOGGING_WORKER,
-        answers=True,
     ),
-    Fault(
+    _logging(
         "`kill -STOP` of the logging worker",
-        "logging",
         _worker_stopped("logging"),
         _STALLED + _NO_DATABASE,
         ("LoggingNotReady",),
         unhealthy=True,
-        answers=True,
     ),
-    Fault(
+    _logging(
         "the logging worker's event loop stalled",
-        "logging",
         _loop_stalled("logging"),
         _STALLED + _NO_DATABASE,
         ("LoggingNotReady",),
         unhealthy=True,
-        answers=True,
     ),
-    Fault(
+    _logging(
         "no file descriptors left in the logging worker",
-        "logging",
         _no_descriptors("logging"),
         _STALLED + _NO_DATABASE,
         ("LoggingNotReady",),
-        answers=True,
     ),
-    Fault(
+    _logging(
         "the database's disk full",
-        "logging",
         _database_disk_full,
         _NO_DATABASE,
         ("LoggingDatabaseNotAccessible", "LoggingStoreErrors"),
-        answers=True,
         short=True,
     ),
-    Fault(
+    _logging(
         "the database's disk read-only",
-        "logging",
         _database_disk("error=EROFS"),
         _NO_DATABASE,
         ("LoggingDatabaseNotAccessible", "LoggingStoreErrors"),
-        answers=True,
     ),
-    Fault(
+    _logging(
         "the database's disk takes 8 s for each sync",
-        "logging",
         _database_disk("delay_enter=8000000", _SYNC_CALLS),
         _NO_DATABASE,
         ("LoggingNotReady",),
-        answers=True,
     ),
-    Fault(
+    _logging(
         "the database's disk takes 0.8 s for each sync",
-        "logging",
         _database_disk("delay_enter=800000", _SYNC_CALLS),
         alerts=("LoggingCommitSlow",),
-        answers=True,
     ),
-    Fault(
+    _logging(
         "the database's disk gone: I/O errors",
-        "logging",
         _database_disk("error=EIO", f"pread64,{_DISK_CALLS}"),
         _NO_DATABASE,
         ("LoggingDatabaseNotAccessible", "LoggingStoreErrors"),
-        answers=True,
     ),
-    Fault(
+    _logging(
         "the database locked by another process",
-        "logging",
         _locked("logging"),
         _NO_DATABASE,
         ("LoggingDatabaseNotAccessible",),
-        answers=True,
         short=True,
     ),
-    Fault(
+    _logging(
         "the database corrupt, until a backup is restored",
-        "logging",
         _database_corrupt,
         _NO_DATABASE,
         ("LoggingDatabaseNotAccessible", "LoggingStoreErrors"),
-        answers=True,
     ),
-    Fault(
+    _logging(
         "the database replaced by a backup",
-        "logging",
         _database_replaced,
         _NO_DATABASE,
         ("LoggingStoreErrors",),
-        answers=True,
         brief=True,
     ),
-    Fault(
+    _logging(
         "the database deleted",
-        "logging",
         _deleted("logging"),
         _NO_DATABASE,
         ("LoggingStoreErrors",),
-        answers=True,
         brief=True,
     ),
-    Fault("clocks a day ahead", "inference", _clock(_DAY), clocks=True, answers=True),
-    Fault("clocks a day behind", "inference", _clock(-_DAY), clocks=True, answers=True),
-    Fault("clocks at 1970", "inference", _clock(-1_750_000_000), clocks=True, answers=True),
+    _inference("clocks a day ahead", _clock(_DAY), clocks=True, answers=True),
+    _inference("clocks a day behind", _clock(-_DAY), clocks=True, answers=True),
+    _inference("clocks at 1970", _clock(-1_750_000_000), clocks=True, answers=True),
 )

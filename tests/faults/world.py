@@ -13,13 +13,13 @@ import psutil
 
 from bentos.inference.delivery.outbox import outbox_path
 from monitoring.timings import INFERENCE_SERVICE, LOGGING_SERVICE
-from tests.chaos.proxy import Proxy
 from tests.chaos.world import World
 from tests.faults.injectors import faketime_library, replace
 from tests.monitoring.live_alerts import Alerting, alerting
 from tests.support.disks import small_disk
 from tests.support.mlflow_server import MlflowServer
 from tests.support.models import MODEL_FAULT_FILE, SWITCHED, ModelStore
+from tests.support.proxy import Proxy
 from tests.support.servers import Server
 
 INPUTS = ((0.0, 0.0),)
@@ -67,7 +67,7 @@ class FaultWorld(World):
             outboxes=outboxes,
             databases=databases,
             model=SWITCHED,
-            tracking_uri=f"http://127.0.0.1:{self.mlflow_proxy.port}",
+            tracking_uri=self.mlflow_proxy.url,
             environment=environment,
         )
 

@@ -9,21 +9,21 @@ from tests.images.building import BuiltImages
 from tests.images.containers import Container, start_logging
 from tests.images.engine import Engine
 from tests.images.fixtures import base_image, engine, images
-from tests.images.registry import NetworkRegistry
+from tests.support.mlflow_server import MlflowServer
 from tests.support.models import ModelStore
 
 __all__ = ["base_image", "engine", "images"]
+
+# The port that the rendered manifests' tracking URI names.
+MLFLOW_PORT = 5000
 
 
 @pytest.fixture(scope="package")
 def logging_container(engine: Engine, images: BuiltImages) -> Iterator[Container]:
     """The logging service, ready."""
-    container = start_logging(engine, images.logging.name)
-    try:
+    with start_logging(engine, images.logging.name) as container:
         container.wait_for(READY_PATH, 200)
         yield container
-    finally:
-        container.close()
 
 
 @pytest.fixture(scope="package")
@@ -32,10 +32,11 @@ def registry(
     logging_container: Container,
     model_store: ModelStore,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[NetworkRegistry]:
+) -> Iterator[MlflowServer]:
     """MLflow on the machine. Its address in the network is there once a container is."""
     served = model_store.copy_to_serve(tmp_path_factory.mktemp("registry"))
-    with NetworkRegistry(
-        served, model_store.artifacts, address=engine.gateway, host="mlflow.mlflow"
+    with MlflowServer(
+        served, model_store.artifacts, host=engine.gateway, port=MLFLOW_PORT, name="mlflow.mlflow"
     ) as server:
+        server.start()
         yield server

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import psutil
@@ -155,7 +155,10 @@ class Container:
         """Return the exit status; it has to end within the seconds."""
         return int(self._engine.run("wait", self.name, seconds=seconds).stdout)
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Remove it."""
         self.http.close()
         self._engine.remove(self.name)

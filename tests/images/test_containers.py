@@ -24,8 +24,8 @@ from tests.images.containers import (
     unready_reason,
 )
 from tests.images.engine import Engine
-from tests.images.registry import NetworkRegistry
 from tests.support.images import colour_file
+from tests.support.mlflow_server import MlflowServer
 from tests.support.models import COLOURS, MOODY, point_alias, remove_alias
 from tests.support.predictions import batch, prediction
 
@@ -38,10 +38,10 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def inference(
-    engine: Engine, images: BuiltImages, registry: NetworkRegistry, logging_container: Container
+    engine: Engine, images: BuiltImages, registry: MlflowServer, logging_container: Container
 ) -> Iterator[Container]:
     """The inference service with the colour model, ready, started anew when it ends."""
-    container = start_inference(
+    with start_inference(
         engine,
         images.inference.name,
         "inference",
@@ -49,35 +49,28 @@ def inference(
         tracking_uri=registry.tracking_uri,
         MODEL_NAME=COLOURS,
         LOGGING_URL=logging_container.url,
-    )
-    try:
+    ) as container:
         container.wait_for(READY_PATH, 200)
         yield container
-    finally:
-        container.close()
 
 
 def test_a_container_is_alive_at_once_and_ready_when_its_model_is_there(
-    engine: Engine, images: BuiltImages, registry: NetworkRegistry
+    engine: Engine, images: BuiltImages, registry: MlflowServer
 ) -> None:
     remove_alias(registry.tracking_uri, COLOURS)
-    container = start_inference(
+    with start_inference(
         engine,
         images.inference.name,
         "early",
         tracking_uri=registry.tracking_uri,
         MODEL_NAME=COLOURS,
-    )
-    try:
+    ) as container:
         container.wait_for(HEALTH_PATH, 200)
         container.wait_for(READY_PATH, 503, "model_not_loaded")
         point_alias(registry.tracking_uri, COLOURS, "1")
         container.wait_for(READY_PATH, 200)
         assert container.get(READY_PATH).json()["model"]["version"] == "1"
         assert container.get(HEALTH_PATH).status_code == 200
-    finally:
-        point_alias(registry.tracking_uri, COLOURS, "1")
-        container.close()
 
 
 def test_a_predicted_image_stands_in_the_logging_containers_database(
@@ -128,9 +121,9 @@ def test_a_container_whose_only_worker_dies_ends_and_comes_back_ready(
 
 
 def test_a_dead_worker_of_two_makes_the_container_unready_and_then_not_alive(
-    engine: Engine, images: BuiltImages, registry: NetworkRegistry
+    engine: Engine, images: BuiltImages, registry: MlflowServer
 ) -> None:
-    container = start_inference(
+    with start_inference(
         engine,
         images.inference.name,
         "pair",
@@ -138,16 +131,13 @@ def test_a_dead_worker_of_two_makes_the_container_unready_and_then_not_alive(
         MODEL_NAME=COLOURS,
         WORKERS="2",
         WORKER_GRACE_SECONDS="3",
-    )
-    try:
+    ) as container:
         container.wait_for(READY_PATH, 200)
         assert len(container.workers()) == 2
         container.kill_a_worker()
         container.wait_for(READY_PATH, 503, "worker_missing")
         container.wait_for(HEALTH_PATH, 500, "worker_dead")
         assert container.state["Running"]
-    finally:
-        container.close()
 
 
 @pytest.mark.case(52)
@@ -162,20 +152,19 @@ def test_a_container_whose_worker_died_says_so_and_ends_with_a_failure(
     message.touch()
     message.chmod(0o666)
     volume = f"{message}:{TERMINATION_MESSAGE}"
-    container = start_logging(engine, images.logging.name, name="dying", more_volumes=[volume])
-    try:
+    with start_logging(
+        engine, images.logging.name, name="dying", more_volumes=[volume]
+    ) as container:
         container.wait_for(READY_PATH, 200)
         container.kill_a_worker()
         assert container.wait(seconds=GRACE_SECONDS) == 1
         assert "worker_dead" in message.read_text()
-    finally:
-        container.close()
 
 
 def test_sigterm_finishes_requests_in_flight_and_ends_within_the_grace(
-    engine: Engine, images: BuiltImages, registry: NetworkRegistry
+    engine: Engine, images: BuiltImages, registry: MlflowServer
 ) -> None:
-    container = start_inference(
+    with start_inference(
         engine,
         images.inference.name,
         "leaving",
@@ -183,8 +172,7 @@ def test_sigterm_finishes_requests_in_flight_and_ends_within_the_grace(
         MODEL_NAME=MOODY,
         MLFLOW_ALLOW_PICKLE_DESERIALIZATION="true",
         MAX_BATCH_SIZE="1",
-    )
-    try:
+    ) as container:
         container.wait_for(READY_PATH, 200)
         url = container.url + PREDICT_PATH
         with ThreadPoolExecutor() as threads:
@@ -203,18 +191,13 @@ def test_sigterm_finishes_requests_in_flight_and_ends_within_the_grace(
             answers = [flight.result() for flight in flights]
         assert [answer.status_code for answer in answers] == [200, 200, 200]
         assert container.wait(seconds=GRACE_SECONDS) == 0
-    finally:
-        container.close()
 
 
 def test_the_database_outlives_its_container(engine: Engine, images: BuiltImages) -> None:
     body = batch(prediction())
     for stored in (1, 0):
-        container = start_logging(engine, images.logging.name, name="kept")
-        try:
+        with start_logging(engine, images.logging.name, name="kept") as container:
             container.wait_for(READY_PATH, 200)
             answer = container.http.post(container.url + LOG_PATH, json=body)
             assert answer.status_code == 200, answer.text
             assert answer.json()["predictions_stored"] == stored
-        finally:
-            container.close()

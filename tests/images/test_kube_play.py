@@ -27,8 +27,8 @@ from tests.images.containers import (
     Container,
 )
 from tests.images.engine import Engine
-from tests.images.registry import NetworkRegistry
 from tests.support.images import colour_file
+from tests.support.mlflow_server import MlflowServer
 from tests.support.models import ALIAS, COLOURS
 from tests.support.predictions import batch, prediction
 
@@ -140,7 +140,7 @@ def inference_pod(
     manifest: Manifest,
     directory: Path,
     logging_pod: Container,
-    registry: NetworkRegistry,
+    registry: MlflowServer,
 ) -> Container:
     """The pod of the inference service, ready with a model of the name that its settings have."""
     register_as(registry.tracking_uri, setting(manifest, "MODEL_NAME"))

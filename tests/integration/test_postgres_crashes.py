@@ -11,9 +11,9 @@ import pytest
 
 from bentos.edge.http import ServiceError
 from bentos.logging.store import StatsQuery, Stored, StoredPrediction, StoreError
-from tests.chaos.proxy import Proxy
 from tests.support.logging_store import WAIT_SECONDS, RunningStore, opened, row, running_store
 from tests.support.postgres import PostgresServer, postgres_server, query
+from tests.support.proxy import Proxy
 from tests.support.servers import wait_until
 
 

@@ -94,6 +94,18 @@ class Cluster:
             check=False,
         )
 
+    def does(self, job: str, **changes: str) -> dict[str, Any]:
+        """Run a job that succeeds and return the last line that it printed."""
+        finished = self.run(job, **changes)
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        return said(finished)
+
+    def refuses(self, job: str, **changes: str) -> str:
+        """Run a job that fails and return the error that it told."""
+        finished = self.run(job, **changes)
+        assert finished.returncode == 1
+        return str(said(finished)["error"])
+
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Cluster:
@@ -109,6 +121,14 @@ def cluster(tmp_path: Path) -> Cluster:
             ].items():
                 (directory / name).write_text(content)
     return Cluster(tmp_path)
+
+
+@pytest.fixture
+def backed_up(cluster: Cluster) -> Cluster:
+    """Volumes with a database and one backup of it."""
+    with writer(cluster.database):
+        cluster.does(BACKUP)
+    return cluster
 
 
 @contextmanager
@@ -148,13 +168,12 @@ def said(finished: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
 def test_a_backup_of_a_database_in_use_holds_all_that_was_committed(cluster: Cluster) -> None:
     with writer(cluster.database) as process:
         before = [committed(process) for _ in range(200)][-1]
-        finished = cluster.run(BACKUP)
-        assert finished.returncode == 0, finished.stdout + finished.stderr
+        report = cluster.does(BACKUP)
         (copy,) = cluster.copies()
         assert rows(copy) >= before
         assert committed(process) > before
-    assert said(finished)["message"] == "backed up"
-    assert said(finished)["rows"] == {"predictions": rows(copy)}
+    assert report["message"] == "backed up"
+    assert report["rows"] == {"predictions": rows(copy)}
 
 
 def test_a_restore_brings_back_the_newest_backup_and_keeps_the_former_database(
@@ -162,118 +181,94 @@ def test_a_restore_brings_back_the_newest_backup_and_keeps_the_former_database(
 ) -> None:
     with writer(cluster.database) as process:
         [committed(process) for _ in range(50)]
-        assert cluster.run(BACKUP).returncode == 0
+        cluster.does(BACKUP)
         [committed(process) for _ in range(50)]
     at_backup = rows(cluster.copies()[-1])
     at_end = rows(cluster.database)
     assert at_end > at_backup
-    finished = cluster.run(RESTORE)
-    assert finished.returncode == 0, finished.stdout + finished.stderr
+    former = cluster.database.with_name(cluster.does(RESTORE)["former"])
     assert rows(cluster.database) == at_backup
-    former = cluster.database.with_name(said(finished)["former"])
     assert rows(former) == at_end
     left = {path.name for path in cluster.database.parent.iterdir()}
     assert left == {cluster.database.name, former.name}
 
 
-def test_a_restored_database_is_written_to_again(cluster: Cluster) -> None:
-    with writer(cluster.database):
-        assert cluster.run(BACKUP).returncode == 0
-    at_backup = rows(cluster.copies()[-1])
-    assert cluster.run(RESTORE).returncode == 0
-    with writer(cluster.database) as process:
+def test_a_restored_database_is_written_to_again(backed_up: Cluster) -> None:
+    at_backup = rows(backed_up.copies()[-1])
+    backed_up.does(RESTORE)
+    with writer(backed_up.database) as process:
         committed(process)
-    assert rows(cluster.database) > at_backup
+    assert rows(backed_up.database) > at_backup
 
 
 def test_a_restore_is_refused_while_the_service_has_the_database(cluster: Cluster) -> None:
     with writer(cluster.database) as process:
-        assert cluster.run(BACKUP).returncode == 0
+        cluster.does(BACKUP)
         before = committed(process)
-        finished = cluster.run(RESTORE)
-        assert finished.returncode == 1
-        assert "scale the logging service to 0" in said(finished)["error"]
+        assert "scale the logging service to 0" in cluster.refuses(RESTORE)
         assert committed(process) > before
     assert rows(cluster.database) > rows(cluster.copies()[-1])
     assert not list(cluster.database.parent.glob("*before-restore*"))
 
 
-def test_a_restore_into_an_empty_volume_needs_no_former_database(cluster: Cluster) -> None:
-    with writer(cluster.database):
-        assert cluster.run(BACKUP).returncode == 0
-    for path in cluster.database.parent.iterdir():
+def test_a_restore_into_an_empty_volume_needs_no_former_database(backed_up: Cluster) -> None:
+    for path in backed_up.database.parent.iterdir():
         path.unlink()
-    finished = cluster.run(RESTORE)
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert rows(cluster.database) == rows(cluster.copies()[-1])
+    backed_up.does(RESTORE)
+    assert rows(backed_up.database) == rows(backed_up.copies()[-1])
 
 
-def test_a_restore_replaces_a_damaged_database(cluster: Cluster) -> None:
+def test_a_restore_replaces_a_damaged_database(backed_up: Cluster) -> None:
     """The damaged file is what a restore is for; it is kept for whoever wants to look."""
-    with writer(cluster.database):
-        assert cluster.run(BACKUP).returncode == 0
-    for path in cluster.database.parent.iterdir():
+    for path in backed_up.database.parent.iterdir():
         path.unlink()  # from a whole log SQLite would have mended the file
-    cluster.database.write_bytes(b"not a database" * 1000)
-    finished = cluster.run(RESTORE)
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert rows(cluster.database) == rows(cluster.copies()[-1])
-    former = cluster.database.with_name(said(finished)["former"])
+    backed_up.database.write_bytes(b"not a database" * 1000)
+    former = backed_up.database.with_name(backed_up.does(RESTORE)["former"])
+    assert rows(backed_up.database) == rows(backed_up.copies()[-1])
     assert former.read_bytes().startswith(b"not a database")
 
 
 def test_a_named_backup_can_be_restored(cluster: Cluster) -> None:
     with writer(cluster.database) as process:
-        assert cluster.run(BACKUP).returncode == 0
+        cluster.does(BACKUP)
         [committed(process) for _ in range(20)]
-        assert cluster.run(BACKUP).returncode == 0
+        cluster.does(BACKUP)
     oldest, newest = cluster.copies()
     assert rows(oldest) < rows(newest)
-    assert cluster.run(RESTORE, BACKUP=oldest.name).returncode == 0
+    cluster.does(RESTORE, BACKUP=oldest.name)
     assert rows(cluster.database) == rows(oldest)
 
 
-def test_a_damaged_backup_is_not_restored(cluster: Cluster) -> None:
-    with writer(cluster.database):
-        assert cluster.run(BACKUP).returncode == 0
-    (copy,) = cluster.copies()
+def test_a_damaged_backup_is_not_restored(backed_up: Cluster) -> None:
+    (copy,) = backed_up.copies()
     content = bytearray(copy.read_bytes())
     content[4096:8192] = os.urandom(4096)
     copy.write_bytes(content)
-    before = rows(cluster.database)
-    finished = cluster.run(RESTORE)
-    assert finished.returncode == 1
-    assert "damaged" in said(finished)["error"]
-    assert rows(cluster.database) == before
+    before = rows(backed_up.database)
+    assert "damaged" in backed_up.refuses(RESTORE)
+    assert rows(backed_up.database) == before
 
 
-def test_a_backup_that_is_not_there_is_told_with_those_that_are(cluster: Cluster) -> None:
-    with writer(cluster.database):
-        assert cluster.run(BACKUP).returncode == 0
-    finished = cluster.run(RESTORE, BACKUP="predictions-2020.db")
-    assert finished.returncode == 1
-    assert cluster.copies()[0].name in said(finished)["error"]
+def test_a_backup_that_is_not_there_is_told_with_those_that_are(backed_up: Cluster) -> None:
+    error = backed_up.refuses(RESTORE, BACKUP="predictions-2020.db")
+    assert backed_up.copies()[0].name in error
 
 
 def test_only_the_newest_backups_are_kept(cluster: Cluster) -> None:
     with writer(cluster.database):
         for _ in range(4):
-            assert cluster.run(BACKUP, KEEP="2").returncode == 0
+            cluster.does(BACKUP, KEEP="2")
     assert len(cluster.copies()) == 2
 
 
-def test_a_backup_that_fails_leaves_the_older_ones(cluster: Cluster) -> None:
+def test_a_backup_that_fails_leaves_the_older_ones(backed_up: Cluster) -> None:
     """There is no database, so there is nothing to copy: the job fails and is seen to."""
-    with writer(cluster.database):
-        assert cluster.run(BACKUP).returncode == 0
-    (copy,) = cluster.copies()
-    for path in cluster.database.parent.iterdir():
+    (copy,) = backed_up.copies()
+    for path in backed_up.database.parent.iterdir():
         path.unlink()
-    finished = cluster.run(BACKUP, KEEP="1")
-    assert finished.returncode == 1
-    assert "no database" in said(finished)["error"]
-    assert cluster.copies() == [copy]
-    assert not cluster.database.exists()
+    assert "no database" in backed_up.refuses(BACKUP, KEEP="1")
+    assert backed_up.copies() == [copy]
+    assert not backed_up.database.exists()
 
 
 def test_the_leftover_of_a_killed_backup_is_no_backup(cluster: Cluster) -> None:
@@ -281,7 +276,7 @@ def test_the_leftover_of_a_killed_backup_is_no_backup(cluster: Cluster) -> None:
     leftover = cluster.backups / "predictions-20200101T000000Z.partial"
     leftover.write_bytes(b"half")
     with writer(cluster.database):
-        assert cluster.run(BACKUP).returncode == 0
+        cluster.does(BACKUP)
     assert len(cluster.copies()) == 1
     assert not leftover.exists()
 
@@ -290,9 +285,9 @@ def test_a_backup_says_that_it_was_restored_and_leaves_no_other_file(cluster: Cl
     """Each backup is restored and counted when it is made; only the copy is left of that."""
     with writer(cluster.database) as process:
         [committed(process) for _ in range(20)]
-        finished = cluster.run(BACKUP)
-    assert said(finished)["restored_and_checked"] is True
-    assert [path.name for path in cluster.backups.iterdir()] == [said(finished)["file"]]
+        report = cluster.does(BACKUP)
+    assert report["restored_and_checked"] is True
+    assert [path.name for path in cluster.backups.iterdir()] == [report["file"]]
 
 
 def script(cluster: Cluster) -> ModuleType:
@@ -307,12 +302,10 @@ def script(cluster: Cluster) -> ModuleType:
 
 
 def test_a_copy_from_which_nothing_sound_can_be_restored_is_no_backup(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    backed_up: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with writer(cluster.database):
-        assert cluster.run(BACKUP).returncode == 0
-    older = cluster.copies()
-    module = script(cluster)
+    older = backed_up.copies()
+    module = script(backed_up)
     copy_database = module.copy_database
 
     def damaging(source: sqlite3.Connection, target: Path) -> None:
@@ -324,8 +317,8 @@ def test_a_copy_from_which_nothing_sound_can_be_restored_is_no_backup(
 
     monkeypatch.setattr(module, "copy_database", damaging)
     with pytest.raises(module.BackupError, match="damaged"):
-        module.backup(cluster.database, cluster.backups, keep=1)
-    assert list(cluster.backups.iterdir()) == older
+        module.backup(backed_up.database, backed_up.backups, keep=1)
+    assert list(backed_up.backups.iterdir()) == older
 
 
 def test_a_copy_that_restores_to_fewer_rows_is_no_backup(
@@ -354,14 +347,14 @@ def test_pictures_and_labels_are_backed_up_and_restored_by_name(cluster: Cluster
     with writer(cluster.database):
         asyncio.run(store.add([evidence(), evidence()]))
         for _ in range(2):
-            assert cluster.run(BACKUP, KEEP="1").returncode == 0
+            cluster.does(BACKUP, KEEP="1")
     (copy,) = cluster.backups.glob("review-*.db")
     assert len(cluster.copies()) == 1
     asyncio.run(store.add([evidence()]))
-    assert said(cluster.run(RESTORE))["former"].startswith("predictions.db")
-    finished = cluster.run(RESTORE, BACKUP=copy.name)
-    assert said(finished)["rows"]["evidence"] == 2
-    assert said(finished)["former"].startswith("review.db")
+    assert cluster.does(RESTORE)["former"].startswith("predictions.db")
+    report = cluster.does(RESTORE, BACKUP=copy.name)
+    assert report["rows"]["evidence"] == 2
+    assert report["former"].startswith("review.db")
     added = asyncio.run(store.add([evidence()]))
     assert added.answer.stored == 1
 
@@ -372,25 +365,20 @@ def test_totals_that_are_not_those_of_the_predictions_are_found(cluster: Cluster
     database.open()
     database.write([[row(defect_detected=number == 0) for number in range(5)]])
     database.close()
-    assert cluster.run(BACKUP).returncode == 0
+    cluster.does(BACKUP)
     with closing(sqlite3.connect(cluster.database)) as db, db:
         db.execute("DELETE FROM predictions WHERE id = 3")
-    finished = cluster.run(BACKUP)
-
-    assert finished.returncode == 1
-    assert "the totals say" in said(finished)["error"]
+    assert "the totals say" in cluster.refuses(BACKUP)
     assert len(cluster.copies()) == 1
 
 
-def test_the_list_tells_how_old_each_backup_is(cluster: Cluster) -> None:
-    with writer(cluster.database):
-        assert cluster.run(BACKUP).returncode == 0
-    older = cluster.backups / "predictions-20200101T000000.000000Z.db"
-    older.write_bytes(cluster.copies()[0].read_bytes())
-    finished = cluster.run(BACKUP, command_name="list")
+def test_the_list_tells_how_old_each_backup_is(backed_up: Cluster) -> None:
+    older = backed_up.backups / "predictions-20200101T000000.000000Z.db"
+    older.write_bytes(backed_up.copies()[0].read_bytes())
+    finished = backed_up.run(BACKUP, command_name="list")
     lines = [json.loads(line) for line in finished.stdout.splitlines()]
 
-    assert [line["file"] for line in lines] == [path.name for path in cluster.copies()]
+    assert [line["file"] for line in lines] == [path.name for path in backed_up.copies()]
     assert lines[0]["hours"] > 24 * 365
     assert 0 <= lines[1]["hours"] < 1
 
@@ -435,16 +423,11 @@ def test_the_service_goes_on_with_a_restored_database(cluster: Cluster) -> None:
     with start_service(LOGGING_SERVICE, cluster.root, env=environment) as server:
         server.wait_until_ready()
         log(server, range(100))
-        finished = cluster.run(BACKUP)
-        assert finished.returncode == 0, finished.stdout + finished.stderr
-        assert said(finished)["rows"]["predictions"] == 100
+        assert cluster.does(BACKUP)["rows"]["predictions"] == 100
         log(server, range(100, 150))
-        refused = cluster.run(RESTORE)
-        assert refused.returncode == 1
-        assert "in use" in said(refused)["error"]
+        assert "in use" in cluster.refuses(RESTORE)
         assert server.stop() == 0
-    finished = cluster.run(RESTORE)
-    assert finished.returncode == 0, finished.stdout + finished.stderr
+    cluster.does(RESTORE)
     with start_service(LOGGING_SERVICE, cluster.root, env=environment) as server:
         server.wait_until_ready()
         assert server.get("/stats").json()["total_predictions"] == 100

@@ -59,7 +59,6 @@ def events(report: Report) -> list[str]:
 
 
 def test_a_good_container_starts_and_becomes_ready() -> None:
-
     async def scenario(driver: Driver) -> None:
         await driver.wait_for(lambda report: report.probes["liveness"] >= 5, seconds=PATIENCE)
 
@@ -95,7 +94,6 @@ def test_a_port_that_opens_late_is_a_slow_start() -> None:
 
 
 def test_a_blocked_event_loop_has_the_container_restarted() -> None:
-
     async def scenario(driver: Driver) -> None:
         await driver.wait_for(ready, seconds=PATIENCE)
         server.behaviours["/health"] = server.behaviours["/ready"] = Behaviour(hang=True)

@@ -5,15 +5,14 @@ services' own limits are shortened as well, by their settings.
 """
 
 import asyncio
-import http.client
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self
 
 import psutil
 import pytest
@@ -22,8 +21,12 @@ from loadtests.kubelet.container import Container
 from loadtests.kubelet.driver import Address, Driver
 from loadtests.kubelet.spec import MANIFESTS, ContainerProbes, HttpProbe, read_probes
 from loadtests.kubelet.verdict import Report
-from tests.k8s.registry import Gate, mlflow_server
+from local import fetch
+from tests.support.event_loop import EventLoop
+from tests.support.mlflow_server import MlflowServer
 from tests.support.models import COLOURS, MOODY, ModelStore
+from tests.support.proxy import Proxy
+from tests.support.repeating import repeating
 from tests.support.servers import Server, free_port, start_service
 
 pytestmark = pytest.mark.slow
@@ -39,8 +42,6 @@ PROBES = {
     LOGGING_SERVICE: read_probes(MANIFESTS["logging-service"], "logging-service"),
 }
 
-ResultT = TypeVar("ResultT")
-
 
 class Kubelet:
     """A driver that runs in a thread of its own while a test breaks and repairs the service."""
@@ -49,10 +50,8 @@ class Kubelet:
         self, spec: ContainerProbes, address: Address, container: Container | None = None
     ) -> None:
         self.address = address
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        self._call(self._begin(spec, container))
+        self._loop = EventLoop()
+        self._loop.run(self._begin(spec, container))
 
     async def _begin(self, spec: ContainerProbes, container: Container | None) -> None:
         self._driver = Driver(spec, self.address, container=container)
@@ -62,21 +61,17 @@ class Kubelet:
         self._running.cancel()
         await asyncio.gather(self._running, return_exceptions=True)
 
-    def _call(self, awaitable: Coroutine[Any, Any, ResultT]) -> ResultT:
-        return asyncio.run_coroutine_threadsafe(awaitable, self._loop).result(2 * PATIENCE)
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._call(self._end())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        self._loop.run(self._end())
         self._loop.close()
 
     def wait_for(self, condition: Callable[[Report], bool]) -> Report:
         """Return the report as soon as a condition holds of it."""
-        return self._call(self._driver.wait_for(condition, seconds=PATIENCE))
+        found = self._driver.wait_for(condition, seconds=PATIENCE)
+        return self._loop.run(found, seconds=2 * PATIENCE)
 
     def more_probes(self, count: int) -> Report:
         """Return the report after so many more liveness and readiness probes."""
@@ -89,7 +84,11 @@ class Kubelet:
 
     def terminate(self) -> None:
         """Continue as with a pod that is being deleted."""
-        self._loop.call_soon_threadsafe(self._driver.terminate)
+
+        async def terminate() -> None:
+            self._driver.terminate()
+
+        self._loop.run(terminate())
 
 
 def kubelet_of(target: str, server: Server) -> Kubelet:
@@ -138,28 +137,30 @@ def settings(tracking_uri: str, model: str = COLOURS, **changes: str) -> dict[st
 @pytest.fixture(scope="module")
 def mlflow_port(model_store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Serve the models for all tests here."""
-    with mlflow_server(model_store, tmp_path_factory.mktemp("registry")) as port:
-        yield port
+    served = model_store.copy_to_serve(tmp_path_factory.mktemp("registry"))
+    with MlflowServer(served, model_store.artifacts) as mlflow:
+        mlflow.start()
+        yield mlflow.port
 
 
 @pytest.fixture(scope="module")
-def gate(mlflow_port: int) -> Iterator[Gate]:
-    """Return the way to the registry, shut."""
-    gate = Gate(mlflow_port)
-    yield gate
-    gate.shut()
+def way(mlflow_port: int) -> Iterator[Proxy]:
+    """Return the way to the registry, cut."""
+    way = Proxy(mlflow_port)
+    way.become("cut")
+    yield way
+    way.close()
 
 
 @pytest.fixture(scope="module")
-def pod(gate: Gate, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def pod(way: Proxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A service that waits for its registry; the first test sees it come up."""
     directory = tmp_path_factory.mktemp("pod")
-    with start_service(INFERENCE_SERVICE, directory, env=settings(gate.url)) as server:
+    with start_service(INFERENCE_SERVICE, directory, env=settings(way.url)) as server:
         yield server
 
 
-def test_a_pod_whose_model_takes_long_to_come_is_left_alone(gate: Gate, pod: Server) -> None:
-    """Slow load: started at once, not ready, never restarted; ready when the model is there."""
+def test_a_pod_whose_model_takes_long_to_come_is_left_alone(way: Proxy, pod: Server) -> None:
     with kubelet_of(INFERENCE_SERVICE, pod) as kubelet:
         kubelet.wait_for(lambda report: report.started_after is not None)
         report = kubelet.more_probes(MANY)
@@ -169,7 +170,7 @@ def test_a_pod_whose_model_takes_long_to_come_is_left_alone(gate: Gate, pod: Ser
         spec = ContainerProbes("careless", liveness=careless)
         with Kubelet(spec, kubelet.address) as other:
             other.wait_for(restarted)
-        gate.open()
+        way.become("pass")
         report = kubelet.wait_for(ready)
     assert (report.restarts, report.unready) == (0, 0), report.transitions
     assert report.started_after is not None
@@ -178,23 +179,21 @@ def test_a_pod_whose_model_takes_long_to_come_is_left_alone(gate: Gate, pod: Ser
 
 
 def test_a_registry_that_goes_away_takes_the_pod_out_of_rotation_and_no_more(
-    gate: Gate, pod: Server
+    way: Proxy, pod: Server
 ) -> None:
-    """MLflow away: unready once, restarted never, ready again without help."""
-    gate.open()
+    way.become("pass")
     with kubelet_of(INFERENCE_SERVICE, pod) as kubelet:
         kubelet.wait_for(ready)
-        gate.shut()
+        way.become("cut")
         kubelet.wait_for(unready)
         kubelet.more_probes(MANY)
-        gate.open()
+        way.become("pass")
         report = kubelet.wait_for(ready)
     assert (report.restarts, report.unready) == (0, 1)
     assert "mlflow_not_accessible" in report.transitions[2].why
 
 
 def test_an_overloaded_pod_stays_ready_and_alive(model_store: ModelStore, tmp_path: Path) -> None:
-    """Overload: predictions are refused with 429, probes are not."""
     environment = settings(model_store.tracking_uri, MOODY, QUEUE_SIZE="2", MAX_BATCH_SIZE="1")
     # Checks of the registry compete for the processor as well: they may be late here.
     environment |= {"MODEL_POLL_SECONDS": "5", "MLFLOW_TIMEOUT_SECONDS": "10"}
@@ -202,37 +201,16 @@ def test_an_overloaded_pod_stays_ready_and_alive(model_store: ModelStore, tmp_pa
     statuses: set[int] = set()
     with watched(INFERENCE_SERVICE, tmp_path, environment) as (server, kubelet):
         kubelet.wait_for(ready)
-        with clients(server, 16, statuses):
+
+        def predict() -> None:
+            # Each input takes the model a fifth of a second.
+            body = {"data": [0.2, 0.0]}
+            statuses.add(fetch.post(f"{server.url}/predict", json=body, timeout=30).status_code)
+
+        with repeating(*[predict] * 16):
             report = kubelet.more_probes(MANY)
     assert 429 in statuses
     assert (report.restarts, report.unready) == (0, 0), report.transitions
-
-
-@contextmanager
-def clients(server: Server, count: int, statuses: set[int]) -> Iterator[None]:
-    """Keep so many clients predicting, each input taking the model a fifth of a second."""
-    ended = threading.Event()
-
-    def predict() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
-        while not ended.is_set():
-            connection.request(
-                "POST", "/predict", b'{"data": [0.2, 0]}', {"Content-Type": "application/json"}
-            )
-            answer = connection.getresponse()
-            answer.read()
-            statuses.add(answer.status)
-        connection.close()
-
-    threads = [threading.Thread(target=predict) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        for thread in threads:
-            thread.join()
 
 
 def test_a_pod_whose_model_is_stuck_is_restarted(model_store: ModelStore, tmp_path: Path) -> None:
@@ -325,7 +303,6 @@ def test_a_container_whose_only_worker_is_killed_ends_and_is_started_again(tmp_p
 def test_a_pod_that_shuts_down_leaves_rotation_and_finishes_its_requests(
     model_store: ModelStore, tmp_path: Path
 ) -> None:
-    """Shutdown: unready during the drain, a request in flight answered, exit status 0."""
     environment = settings(
         model_store.tracking_uri, MOODY, DRAIN_SECONDS="4", SHUTDOWN_SECONDS="10"
     )

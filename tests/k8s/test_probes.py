@@ -89,7 +89,6 @@ def test_every_server_has_all_three_probes_on_its_probe_port(overlay: str) -> No
 
 @pytest.mark.parametrize(("overlay", "name"), SERVICE_CASES)
 def test_a_pod_leaves_rotation_before_it_is_restarted(overlay: str, name: str) -> None:
-
     def patience(kind: str) -> int:
         found = probe(overlay, name, kind)
         return int(found["periodSeconds"] * found["failureThreshold"])

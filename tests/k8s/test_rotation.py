@@ -8,7 +8,6 @@ import itertools
 import os
 import re
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from tests.k8s.manifests import Object
 from tests.k8s.test_operations_page import TEXT
 from tests.support.models import COLOUR_SHAPE, COLOURS, ModelStore
 from tests.support.predictions import batch, prediction
+from tests.support.repeating import repeating
 from tests.support.servers import Server, free_port, start_service
 
 pytestmark = [pytest.mark.slow, pytest.mark.case(16)]
@@ -85,22 +85,15 @@ def predicting(server: Server) -> Iterator[list[str]]:
     channels, height, width = COLOUR_SHAPE
     body = {"data": [0.5] * (channels * height * width)}
     acknowledged: list[str] = []
-    ended = threading.Event()
+    with httpx.Client(base_url=server.url, timeout=30, trust_env=False) as client:
 
-    def predict() -> None:
-        with httpx.Client(base_url=server.url, timeout=30, trust_env=False) as client:
-            while not ended.wait(0.02):
-                answer = client.post("/predict", json=body)
-                assert answer.status_code == 200, answer.text
-                acknowledged.append(answer.json()["prediction_id"])
+        def predict() -> None:
+            answer = client.post("/predict", json=body)
+            assert answer.status_code == 200, answer.text
+            acknowledged.append(answer.json()["prediction_id"])
 
-    thread = threading.Thread(target=predict)
-    thread.start()
-    try:
-        yield acknowledged
-    finally:
-        ended.set()
-        thread.join()
+        with repeating(predict, pause=0.02):
+            yield acknowledged
 
 
 def start_inference(

@@ -9,22 +9,20 @@ seven minutes. The exporters of a cluster are stood in for, as in the tests.
 
 import argparse
 import itertools
-import os
 import random
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
-from threading import Event, Thread
 
 import httpx
 import psutil
 
 from bentos.health.probes import HEALTH_PATH, READY_PATH
 from bentos.inference.state import PREDICT_IMAGE_PATH
+from local import fetch
 from monitoring.generate import BUILDERS
 from monitoring.grafana.page import STATES as PICTURED
 from monitoring.grafana.render.__main__ import main as render
@@ -32,6 +30,7 @@ from monitoring.timings import INFERENCE_SERVICE, LOGGING_SERVICE
 from tests.monitoring.cluster_exposition import kube_state_metrics, kubelet
 from tests.monitoring.live_world import INFERENCE, LOGGING, MODEL, prometheus, train_demo_model
 from tests.support.models import remove_alias
+from tests.support.repeating import repeating
 from tests.support.servers import Server, free_port, start_service
 
 # Each picture shows so much time; what is wrong began in the middle of it.
@@ -53,60 +52,28 @@ def picture_name(dashboard: str, state: str) -> str:
     return f"{dashboard}.png" if state == HEALTHY else f"{dashboard}-{state}.png"
 
 
-class Clients:
-    """Threads that send pictures, each with a pause after every answer, until the block ends."""
+def clients(
+    server: Server, images: Sequence[bytes], *, threads: int, pause: float
+) -> AbstractContextManager[None]:
+    """Return threads that send pictures, each with a pause before it."""
+    following = itertools.cycle(images)
 
-    def __init__(self, server: Server, images: Sequence[bytes], *, threads: int, pause: float):
-        self._url = server.url
-        self._images = images
-        self._pause = pause
-        self._stopped = Event()
-        self._threads = [Thread(target=self._run, args=(n,), daemon=True) for n in range(threads)]
+    def predict() -> None:
+        with suppress(httpx.TransportError):  # the service is being stopped or started
+            fetch.post(server.url + PREDICT_IMAGE_PATH, content=next(following), timeout=10.0)
 
-    def __enter__(self) -> None:
-        for thread in self._threads:
-            thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self, number: int) -> None:
-        shifted = itertools.islice(itertools.cycle(self._images), number, None)
-        with httpx.Client(base_url=self._url, trust_env=False, timeout=10.0) as http:
-            for image in shifted:
-                if self._stopped.wait(self._pause):
-                    return
-                try:
-                    http.post(PREDICT_IMAGE_PATH, content=image)
-                except httpx.TransportError:
-                    continue  # the service is being stopped or started
+    return repeating(*[predict] * threads, pause=pause)
 
 
-class Kubelets:
-    """Asks both probe ports every second, as kubelets of a few nodes do."""
+def kubelets(probe_ports: Sequence[int]) -> AbstractContextManager[None]:
+    """Return what asks both probe ports every second, as kubelets of a few nodes do."""
 
-    def __init__(self, probe_ports: Sequence[int]) -> None:
-        self._urls = [f"http://127.0.0.1:{port}" for port in probe_ports]
-        self._stopped = Event()
-        self._thread = Thread(target=self._run, daemon=True)
+    def probe() -> None:
+        for port, path in itertools.product(probe_ports, (HEALTH_PATH, READY_PATH)):
+            with suppress(httpx.TransportError):
+                fetch.get(f"http://127.0.0.1:{port}{path}")
 
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        with httpx.Client(trust_env=False, timeout=5.0) as http:
-            while not self._stopped.wait(1.0):
-                for url, path in itertools.product(self._urls, (HEALTH_PATH, READY_PATH)):
-                    try:
-                        http.get(url + path)
-                    except httpx.TransportError:
-                        continue
+    return repeating(probe, pause=1.0)
 
 
 @contextmanager
@@ -119,22 +86,14 @@ def failing_model(server: Server) -> Iterator[None]:
         # The challenger's has the lowest priority.
         and one.nice() < 19
     )
-    stopped = Event()
 
     def stop_and_go() -> None:
-        while not stopped.is_set():
-            os.kill(model.pid, signal.SIGSTOP)
-            stopped.wait(2.5)
-            os.kill(model.pid, signal.SIGCONT)
-            stopped.wait(0.15)
+        model.suspend()
+        time.sleep(2.5)
+        model.resume()
 
-    thread = Thread(target=stop_and_go, daemon=True)
-    thread.start()
-    try:
+    with repeating(stop_and_go, pause=0.15):
         yield
-    finally:
-        stopped.set()
-        thread.join()
 
 
 class Stage:
@@ -161,7 +120,7 @@ class Stage:
                 rules=True,
             )
         )
-        stack.enter_context(Kubelets(list(self._probe_ports.values())))
+        stack.enter_context(kubelets(list(self._probe_ports.values())))
         self.logging = self.start_logging()
         self.inference = self.start_inference()
 
@@ -204,13 +163,12 @@ class Stage:
 
 def states(stage: Stage, wanted: Collection[str]) -> Iterator[str]:
     """Bring the services into one state after the other; yield each as soon as it shows."""
-    clients = Clients(stage.inference, stage.images, threads=4, pause=0.12)
-    with clients:
+    with clients(stage.inference, stage.images, threads=4, pause=0.12):
         # What the start left is over when the picture begins.
         time.sleep(SHOWN_SECONDS + 30)
         yield HEALTHY
         if UNDER_LOAD in wanted:
-            with Clients(stage.inference, stage.images, threads=48, pause=0.0):
+            with clients(stage.inference, stage.images, threads=48, pause=0.0):
                 time.sleep(FAULT_SECONDS)
                 yield UNDER_LOAD
             time.sleep(SHOWN_SECONDS - FAULT_SECONDS)
@@ -222,7 +180,7 @@ def states(stage: Stage, wanted: Collection[str]) -> Iterator[str]:
         for exporter in stage.cluster:
             exporter.crash(True)
         with (
-            Clients(stage.inference, stage.images, threads=8, pause=0.3),
+            clients(stage.inference, stage.images, threads=8, pause=0.3),
             failing_model(stage.inference),
         ):
             time.sleep(FAULT_SECONDS)

@@ -5,11 +5,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event, Thread
-from typing import Any, Self
+from typing import Any
 
 import httpx
 import msgspec
@@ -27,6 +26,7 @@ from tests.monitoring.cluster_exposition import kube_state_metrics, kubelet
 from tests.monitoring.live_alerts import write_shortened_rules
 from tests.support.evidence import evidence
 from tests.support.models import point_alias, remove_alias
+from tests.support.repeating import repeating
 from tests.support.servers import ROOT, Server, free_port, start_service, wait_until
 
 INFERENCE = "bentos.inference.service:InferenceService"
@@ -63,41 +63,29 @@ def train_demo_model(directory: Path, *, per_class: int = 12, epochs: int = 3) -
 
 
 class Driver:
-    """Sends requests to both services from a thread, good and bad ones, until it is stopped."""
+    """Sends requests to both services, good and bad ones, one round after the other."""
 
     def __init__(self, inference: Server, logging: Server, images: Sequence[Path]) -> None:
         self._inference, self._logging = inference, logging
-        self._images = [path.read_bytes() for path in images]
-        self._stopped = Event()
-        self._thread = Thread(target=self._run, daemon=True)
+        self._images = itertools.cycle([path.read_bytes() for path in images])
+        self._numbers = itertools.count()
+        self._http = httpx.Client(trust_env=False, timeout=10.0)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        with httpx.Client(trust_env=False, timeout=10.0) as http:
-            for number, image in enumerate(itertools.cycle(self._images)):
-                if self._stopped.is_set():
-                    return
-                try:
-                    # A connection stays with its worker, and only one worker has the challenger.
-                    answer = http.post(
-                        self._inference.url + PREDICT_IMAGE_PATH,
-                        content=image,
-                        headers={"Connection": "close"},
-                    )
-                    if number % 5 == 0:
-                        self._ask_the_rest(http)
-                    if number % 25 == 0 and answer.status_code == httpx.codes.OK:
-                        http.post(self._inference.url + EXPLAIN_PATH, content=image)
-                        self._review(http)
-                except httpx.TransportError:
-                    continue  # a service that is being started or stopped
+    def drive(self) -> None:
+        """Send a picture, and now and then everything else."""
+        number, image = next(self._numbers), next(self._images)
+        with suppress(httpx.TransportError):  # a service that is being started or stopped
+            # A connection stays with its worker, and only one worker has the challenger.
+            answer = self._http.post(
+                self._inference.url + PREDICT_IMAGE_PATH,
+                content=image,
+                headers={"Connection": "close"},
+            )
+            if number % 5 == 0:
+                self._ask_the_rest(self._http)
+            if number % 25 == 0 and answer.status_code == httpx.codes.OK:
+                self._http.post(self._inference.url + EXPLAIN_PATH, content=image)
+                self._review(self._http)
 
     def _ask_the_rest(self, http: httpx.Client) -> None:
         http.post(self._inference.url + PREDICT_PATH, json={"data": [0.5]})
@@ -171,7 +159,7 @@ def live_world(directory: Path, model: DemoModel, *, workers: int) -> Iterator[W
                 },
             )
         )
-        stack.enter_context(Driver(inference, logging, model.images))
+        stack.enter_context(repeating(Driver(inference, logging, model.images).drive))
         # Not ready for some scrapes, however fast the machine loads a model.
         unready = (
             f'rate(probe_duration_seconds_count{{job="{INFERENCE_SERVICE}",status="503"}}[5s])'

@@ -5,15 +5,14 @@ finds everything in order, breaks one thing, and leaves everything in order.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
-from threading import Event, Thread
 
-import httpx
 import psutil
 import pytest
 
 from bentos.inference.state import PREDICT_PATH
+from local import fetch
 from monitoring.prometheus.source import ALERTS
 from monitoring.prometheus.source.watching import WATCHDOG
 from monitoring.timings import INFERENCE_SERVICE, LOGGING_SERVICE
@@ -23,6 +22,7 @@ from tests.support.inference import start_inference
 from tests.support.logging_store import locked_by_another_process
 from tests.support.mlflow_server import MlflowServer
 from tests.support.models import FRAGILE, FRAGILE_OK, ModelStore, point_alias, remove_alias
+from tests.support.repeating import repeating
 from tests.support.servers import Server, free_port, start_service, wait_until
 
 pytestmark = pytest.mark.slow
@@ -165,27 +165,13 @@ def test_mlflow_that_is_away_pages_until_it_is_back(world: World) -> None:
     world.see_resolved("InferenceMlflowUnreachable", after=before)
 
 
-class Clients:
-    """Four threads that send predictions without a pause."""
+def clients(server: Server) -> AbstractContextManager[None]:
+    """Return four clients that send predictions."""
 
-    def __init__(self, server: Server) -> None:
-        self._url = server.url
-        self._stopped = Event()
-        self._threads = [Thread(target=self._run, daemon=True) for _ in range(4)]
+    def predict() -> None:
+        fetch.post(server.url + PREDICT_PATH, json={"data": list(FRAGILE_OK)}, timeout=10.0)
 
-    def __enter__(self) -> None:
-        for thread in self._threads:
-            thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self) -> None:
-        with httpx.Client(base_url=self._url, trust_env=False, timeout=10.0) as http:
-            while not self._stopped.wait(0.02):
-                http.post(PREDICT_PATH, json={"data": list(FRAGILE_OK)})
+    return repeating(*[predict] * 4, pause=0.02)
 
 
 @contextmanager
@@ -206,7 +192,7 @@ def stopped_model(server: Server) -> Iterator[None]:
 
 def test_failing_predictions_page_until_they_succeed(world: World) -> None:
     before = world.notified
-    with Clients(world.inference), stopped_model(world.inference):
+    with clients(world.inference), stopped_model(world.inference):
         notification = world.see_firing("InferenceHighErrorRate", after=before)
     assert "% of requests to fragile@production fail" in notification.annotations["summary"]
 

@@ -123,7 +123,6 @@ def test_the_metrics_that_a_text_names_exist(alert: Alert) -> None:
 
 @pytest.mark.parametrize("alert", ALERTS.values(), ids=_name)
 def test_the_settings_that_a_text_names_exist(alert: Alert) -> None:
-
     known = environment_names(InferenceSettings) | environment_names(LoggingSettings)
     for name in _SETTING_IN_TEXT.findall(alert.description):
         assert name in known | {"SQLITE_BUSY"}, name

@@ -1,11 +1,9 @@
 """A Store on an event loop of its own, and rows to put into it."""
 
-import asyncio
 import json
 import sqlite3
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -26,6 +24,7 @@ from bentos.logging.store import (
 )
 from bentos.logging.store.database import Database
 from bentos.logging.store.sqlite import SqliteDatabase
+from tests.support.event_loop import EventLoop
 from tests.support.postgres import locked_tables, query
 from tests.support.servers import wait_until
 
@@ -66,13 +65,11 @@ class RunningStore:
         directory.mkdir(parents=True, exist_ok=True)
         self._where = where
         self.state = LoggingState(directory, worker=1, workers=1)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
+        self._loop = EventLoop()
         database = make_database(where, options.pop("busy_timeout_seconds", 0.2))
         settings = {"queue_rows": 1_000, "check_seconds": 0.05, "query_timeout_seconds": 2.0}
         self.store = Store(database, self.state, **(settings | options))
-        self._call(self._start())
+        self._loop.run(self._start())
         self._stopped = False
 
     def __enter__(self) -> Self:
@@ -96,12 +93,9 @@ class RunningStore:
     async def _start(self) -> None:
         self.store.start()
 
-    def _call(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(WAIT_SECONDS)
-
     def begin(self, rows: Sequence[StoredPrediction]) -> "Future[Stored]":
         """Hand a batch in and return at once."""
-        return asyncio.run_coroutine_threadsafe(self.store.store(rows), self._loop)
+        return self._loop.begin(self.store.store(rows))
 
     def put(self, *rows: StoredPrediction) -> Stored:
         """Hand a batch in and return what became of it."""
@@ -109,11 +103,11 @@ class RunningStore:
 
     def page(self, asked: PageQuery) -> dict[str, Any]:
         """Return a page of predictions."""
-        return dict(json.loads(self._call(self.store.page(asked))))
+        return dict(json.loads(self._loop.run(self.store.page(asked))))
 
     def stats(self, asked: StatsQuery) -> dict[str, Any]:
         """Return the totals."""
-        return dict(json.loads(self._call(self.store.stats(asked))))
+        return dict(json.loads(self._loop.run(self.store.stats(asked))))
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
         """Return as soon as the condition holds."""
@@ -128,9 +122,8 @@ class RunningStore:
         """Store what waits and close the database."""
         if not self._stopped:
             self._stopped = True
-            self._call(self.store.stop(WAIT_SECONDS))
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(WAIT_SECONDS)
+            self._loop.run(self.store.stop(WAIT_SECONDS))
+            self._loop.close()
 
     def wait_until_accessible(self) -> None:
         """Return as soon as the database works."""

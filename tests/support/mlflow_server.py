@@ -5,18 +5,32 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from local import fetch
 from local.process import START_SECONDS, clean_environment, free_port, wait_until
 from tests.support.models import ModelStore
 from tests.support.servers import Server
 
 
 class MlflowServer:
-    """Serves a store's registry and artifacts; it is down until `start`."""
+    """Serves a store's registry and artifacts; it is down until `start`.
 
-    def __init__(self, store: ModelStore, artifacts: Path) -> None:
+    `name` is another host that clients may call it by, at its port.
+    """
+
+    def __init__(
+        self,
+        store: ModelStore,
+        artifacts: Path,
+        *,
+        host: str = "127.0.0.1",
+        port: int | None = None,
+        name: str = "",
+    ) -> None:
         self._store = store
         self._artifacts = artifacts
-        self.port = free_port()
+        self._host = host
+        self._name = name
+        self.port = port or free_port()
         self._server: Server | None = None
 
     def __enter__(self) -> Self:
@@ -33,7 +47,7 @@ class MlflowServer:
     @property
     def tracking_uri(self) -> str:
         """The same while it is down."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self._host}:{self.port}"
 
     def start(self, *, wait: bool = True) -> None:
         """Start it and, unless told otherwise, wait until it answers."""
@@ -41,7 +55,10 @@ class MlflowServer:
             command = [sys.executable, "-m", "mlflow", "server", "--workers", "1"]
             command += ["--backend-store-uri", self._store.tracking_uri]
             command += ["--artifacts-destination", str(self._artifacts)]
-            command += ["--host", "127.0.0.1", "--port", str(self.port)]
+            command += ["--host", self._host, "--port", str(self.port)]
+            if self._name:
+                names = (f"{host}:{self.port}" for host in (self._host, self._name))
+                command += ["--allowed-hosts", ",".join(names)]
             environment = clean_environment(
                 MLFLOW_DISABLE_TELEMETRY="true", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"
             )
@@ -59,7 +76,7 @@ class MlflowServer:
         server = self._server
         assert server is not None
         wait_until(
-            lambda: server.get("/health").status_code == 200,
+            lambda: fetch.get(f"{self.tracking_uri}/health").is_success,
             "MLflow answers",
             seconds=START_SECONDS,
             describe=lambda: server.log[-3_000:],

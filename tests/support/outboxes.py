@@ -2,7 +2,6 @@
 
 import asyncio
 import sqlite3
-import threading
 from collections.abc import Coroutine, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +12,7 @@ import orjson
 from bentos.inference.delivery import Delivery, Destination, Limits
 from bentos.inference.delivery.outbox import files_to_adopt, outbox_path
 from bentos.inference.state import InferenceState
+from tests.support.event_loop import EventLoop
 
 T = TypeVar("T")
 DEVICE = "edge-7"
@@ -32,25 +32,6 @@ def ids_in(path: Path, table: str = "outbox") -> list[str]:
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         rows = connection.execute(f"SELECT prediction FROM {table} ORDER BY id").fetchall()
     return [orjson.loads(row[0])["prediction_id"] for row in rows]
-
-
-class EventLoop:
-    """An event loop in a thread, for tests that are not asynchronous themselves."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-        self._thread.start()
-
-    def run(self, work: Coroutine[Any, Any, T], *, seconds: float = 60.0) -> T:
-        """Run a coroutine and return its result."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(seconds)
-
-    def close(self) -> None:
-        """End the loop."""
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join()
-        self.loop.close()
 
 
 class Worker:

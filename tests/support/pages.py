@@ -5,16 +5,15 @@ import contextlib
 import html
 import json
 import re
-import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
 
 from bentos.edge.http import Request, Response, ServiceError
 from local.browser import Page
+from tests.support import http_server
 from tests.support.requests import request
 from tests.support.servers import Server
 
@@ -84,32 +83,15 @@ class Explainer:
 def explainer(*statuses: int) -> Iterator[Explainer]:
     """Run such a server."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            sent = (self.headers["content-type"], self.headers["authorization"])
-            body = self.rfile.read(int(self.headers["content-length"]))
-            made.asked.append((self.path, *sent, body))
-            self.answer(made.body, "application/json")
+    def answer(asked: http_server.Request) -> http_server.Answer:
+        status = made.statuses.pop(0) if made.statuses else 200
+        if asked.method == "GET":
+            page = b"<!DOCTYPE html><title>evil</title>"
+            return http_server.Answer(page, status, {"content-type": "text/html"})
+        sent = (asked.headers["content-type"], asked.headers.get("authorization"))
+        made.asked.append((asked.path, *sent, asked.body))
+        return http_server.Answer(made.body, status, {"content-type": "application/json"})
 
-        def do_GET(self) -> None:
-            self.answer(b"<!DOCTYPE html><title>evil</title>", "text/html")
-
-        def answer(self, body: bytes, content_type: str) -> None:
-            self.send_response(made.statuses.pop(0) if made.statuses else 200)
-            self.send_header("content-type", content_type)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        made = Explainer(f"http://127.0.0.1:{server.server_port}", list(statuses))
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield made
-        finally:
-            server.shutdown()
-            thread.join()
+    with http_server.HttpServer(answer) as server:
+        made = Explainer(server.url, list(statuses))
+        yield made

@@ -2,9 +2,9 @@
 
 import asyncio
 import random
-import threading
-from collections.abc import Coroutine
-from typing import Any, Literal
+from typing import Literal
+
+from tests.support.event_loop import EventLoop
 
 Mode = Literal["pass", "cut", "slow", "break", "swallow", "delay", "hang", "error"]
 
@@ -32,12 +32,15 @@ class Proxy:
         self._chance = random.Random(seed)
         self._connections: set[asyncio.StreamWriter] = set()
         self._mode: Mode = "pass"
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
+        self._loop = EventLoop()
         self.broken = 0
-        self._server = self._run(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        self._server = self._loop.run(asyncio.start_server(self._serve, "127.0.0.1", 0))
         self.port: int = self._server.sockets[0].getsockname()[1]
+
+    @property
+    def url(self) -> str:
+        """Where clients find it."""
+        return f"http://127.0.0.1:{self.port}"
 
     def become(self, mode: Mode) -> None:
         """Treat what comes from now on like this; connections that are open are closed."""
@@ -47,7 +50,7 @@ class Proxy:
             for writer in self._connections:
                 writer.transport.abort()
 
-        self._run(change())
+        self._loop.run(change())
 
     def close(self) -> None:
         """Listen no more."""
@@ -56,13 +59,8 @@ class Proxy:
         async def stop() -> None:
             self._server.close()
 
-        self._run(stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        self._loop.run(stop())
         self._loop.close()
-
-    def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._mode == "cut":
