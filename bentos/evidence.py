@@ -54,7 +54,7 @@ class ChallengerAnswer(msgspec.Struct, frozen=True, gc=False):
 class Evidence(msgspec.Struct, frozen=True, gc=False):
     """One kept picture and what was said of it.
 
-    `sampled` says whether it belongs to the random slice, and `sample_probability` with which
+    `sampled` says whether it belongs to the random sample, and `sample_probability` with which
     probability a picture with this verdict does; `keep_probability` is that with which it is kept.
     """
 
@@ -111,7 +111,7 @@ class HeatMap(msgspec.Struct, frozen=True, gc=False):
 
 
 class Kept(msgspec.Struct, frozen=True, gc=False):
-    """Whether a picture is kept and belongs to the slice, and with which probabilities."""
+    """Whether a picture is kept and belongs to the sample, and with which probabilities."""
 
     kept: bool
     sampled: bool
@@ -124,10 +124,10 @@ def decide(
 ) -> Kept:
     """Return what becomes of the picture of a prediction.
 
-    One draw a prediction: in the slice where it is below the verdict's share, which is
-    `pass_share` for `pass` and `sample_share` otherwise; kept where it is in the slice, where the
-    verdict is not `pass`, or where the challenger `differs`. The last changes neither the slice nor
-    the probabilities, which are those without a challenger.
+    One draw a prediction: in the sample where it is below the verdict's share, which is
+    `pass_share` for `pass` and `sample_share` otherwise; kept where it is in the sample, where the
+    verdict is not `pass`, or where the challenger `differs`. The last changes neither the sample
+    nor the probabilities, which are those without a challenger.
     """
     passed = verdict == "pass"
     share = pass_share if passed else sample_share

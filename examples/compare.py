@@ -120,7 +120,7 @@ def _in_folder(folder: Path) -> Iterator[Labelled]:
 
 
 def _in_review(url: str) -> Iterator[Labelled]:
-    """Yield the labelled pictures of a logging service that belong to its random slice.
+    """Yield the labelled pictures of a logging service that belong to its random sample.
 
     The others were kept because they were doubtful, or because the two models differ: whoever
     compares by them finds what they were kept for. So would labels that were given because of what

@@ -121,7 +121,7 @@ class EvidenceSender:
         )
         if not kept.kept:
             return
-        # The second half is for the slice: figures come of it, and it is the smaller part.
+        # The second half is for the sample: figures come of it, and it is the smaller part.
         limit = self._max_bytes if kept.sampled else self._max_bytes // 2
         size = len(picture) + _OVERHEAD_BYTES
         if self._waiting_bytes + size > limit:

@@ -1,4 +1,4 @@
-"""Which pictures are kept, which of them are the random slice, and how they are sent."""
+"""Which pictures are kept, which of them are the random sample, and how they are sent."""
 
 from typing import Any
 

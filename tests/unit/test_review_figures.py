@@ -26,8 +26,8 @@ class World:
     """How predictions are made, kept and labelled.
 
     `missed` is the share of defects whose class is wrong. `kept` is the share of each verdict that
-    is drawn into the slice, `arriving` what of it is not dropped, `labelled` the share of the slice
-    that has labels, by device. `harder` is how much more often the last device is wrong.
+    is drawn into the sample, `arriving` what of it is not dropped, `labelled` the share of the
+    sample that has labels, by device. `harder` is how much more often the last device is wrong.
     """
 
     predictions: int = 20_000
@@ -77,7 +77,7 @@ def draw(world: World, seed: int) -> Drawn:
 
 
 def groups_of(drawn: Drawn) -> list[Group]:
-    """Return the slice as the figures take it."""
+    """Return the sample as the figures take it."""
     at = drawn.sampled == 1
     known = np.where(drawn.labelled == 1, drawn.true, -1)
     columns = (drawn.verdict, drawn.predicted, known, drawn.probability, drawn.device)
@@ -129,7 +129,7 @@ def holds(world: World, seeds: Sequence[int] = range(SEEDS)) -> Counter[str]:
 
 
 WORLDS: Mapping[str, World] = {
-    "every picture of the slice labelled": World(),
+    "every picture of the sample labelled": World(),
     "a third of it dropped, and a third of the rest labelled": World(
         arriving=0.67, labelled=(0.33, 0.33, 0.33)
     ),
@@ -153,7 +153,7 @@ def test_the_true_rates_lie_within_the_intervals(name: str) -> None:
 
 @pytest.mark.slow
 def test_the_unweighted_share_of_all_labels_fails_the_same_test() -> None:
-    """Of a queue of the least confident pictures beside the slice, as of the slice alone."""
+    """Of a queue of the least confident pictures beside the sample, as of the sample alone."""
     queue: Counter[str] = Counter()
     unweighted: Counter[str] = Counter()
     for seed in range(SEEDS):

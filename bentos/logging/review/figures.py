@@ -1,12 +1,12 @@
 """How often the answers are right: rates of all predictions, from the labels of a random sample.
 
 A queue of doubtful pictures is no sample: among its labels, errors are far too frequent. So only
-pictures of the slice count, which were drawn at random with a known probability. Each stands for
+pictures of the sample count, which were drawn at random with a known probability. Each stands for
 1/probability predictions (Horvitz and Thompson 1952, J. Am. Stat. Assoc. 47, 663-685). Pictures
-of the slice that nobody labelled are made up for within cells of like pictures: the labelled ones
+of the sample that nobody labelled are made up for within cells of like pictures: the labelled ones
 of a cell stand for all of it (Särndal, Swensson and Wretman 1992, Model Assisted Survey Sampling,
 chapter 15). That is right where labelling was random within a cell, which is how the queue
-offers the slice.
+offers the sample.
 
 A rate is a ratio of two such totals. Its interval is found by Monte Carlo. The share of a class in
 a stratum is drawn from its fiducial distribution, half Beta(x, n - x + 1) and half
@@ -43,10 +43,10 @@ _CELL_LABELS = 10
 
 @dataclass(frozen=True)
 class Group:
-    """Pictures of the slice that are alike in everything that the figures look at.
+    """Pictures of the sample that are alike in everything that the figures look at.
 
     `true_class` is what the last label says, None where there is none. `sample_probability` is
-    the probability with which each came into the slice. Labels may be more frequent for some
+    the probability with which each came into the sample. Labels may be more frequent for some
     devices and days, and for pictures on which a challenger `differs`.
     """
 
@@ -129,23 +129,23 @@ def estimate(groups: Iterable[Group], good: Collection[str]) -> Figures:
     `good` are the classes that are no defect. The same groups give the same figures. Of more than
     MAX_CLASSES classes, those with the most pictures have precision and recall.
     """
-    slice_ = sorted(groups, key=_order)
+    ordered = sorted(groups, key=_order)
     pictures: Counter[str] = Counter()
-    for group in slice_:
+    for group in ordered:
         pictures[group.class_name] += group.count
         if group.true_class is not None:
             pictures[group.true_class] += group.count
     names = sorted(name for name, _ in pictures.most_common(MAX_CLASSES))
     if len(pictures) > len(names):
-        slice_ = [_without_names(group, {*names}, good) for group in slice_]
+        ordered = [_without_names(group, {*names}, good) for group in ordered]
         good = {*good, _OTHER_GOOD}
-    sample = _Sample(slice_)
+    sample = _Sample(ordered)
     predicted = {name: _predicted(name) for name in names}
     true = {name: _true(name) for name in names}
     return Figures(
         good_classes=sorted({*good} - {_OTHER_GOOD}),
-        pictures=sum(group.count for group in slice_),
-        labels=_labels(slice_),
+        pictures=sum(group.count for group in ordered),
+        labels=_labels(ordered),
         unlabelled_verdicts=sample.unlabelled,
         escape_rate=sample.part(
             lambda some: some.true_class not in good, lambda some: some.verdict == "pass"
@@ -187,7 +187,7 @@ def _true(name: str) -> Test:
 
 @dataclass(frozen=True)
 class _Stratum:
-    """The predictions of one part of the slice.
+    """The predictions of one part of the sample.
 
     `size` is how many they are, known from as many pictures as `effective_pictures`. `share` is
     the share of them that has what is asked for, known from as many labels as `effective_labels`.
@@ -228,7 +228,7 @@ def _log_gamma(random: np.random.Generator, shape: NDArray[np.floating[Any]]) ->
 
 
 class _Sample:
-    """The slice, with a weight for each label."""
+    """The sample, with a weight for each label."""
 
     def __init__(self, groups: Sequence[Group]) -> None:
         cells = _split(groups, lambda group: group.verdict)
@@ -271,7 +271,7 @@ class _Sample:
         )
 
     def _unseen(self, random: np.random.Generator) -> Draws:
-        """Return how many there may be of a kind of which no picture is in the slice, as above.
+        """Return how many there may be of a kind of which no picture is in the sample, as above.
 
         Half of the fiducial distribution of a count of 0 is 0, and half of that of a share of
         which there is no label.

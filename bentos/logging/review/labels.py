@@ -1,9 +1,9 @@
 """What people say of kept pictures, and which pictures wait for it, in the store.
 
 All labels are kept; the last one of a picture counts. Of the pictures that wait, two orders take
-turns: those outside the slice, the least confident first, and the slice in the order of a random
-key. A picture of the slice comes only by its key, however doubtful it is: so the labelled ones are
-a random part of the slice, on which all figures stand.
+turns: those outside the sample, the least confident first, and the sample in the order of a random
+key. A picture of the sample comes only by its key, however doubtful it is: so the labelled ones are
+a random part of the sample, on which all figures stand.
 """
 
 import sqlite3

@@ -44,7 +44,7 @@ class QualityQuery:
 
 @dataclass(frozen=True)
 class VersionRows:
-    """The slice of one version; `good` are its model's classes that are no defect."""
+    """The sample of one version; `good` are its model's classes that are no defect."""
 
     model_name: str
     model_version: str
@@ -82,7 +82,7 @@ _GOOD = "SELECT DISTINCT model_name, class_name FROM evidence WHERE verdict = 'p
 def read_versions(
     connection: sqlite3.Connection, query: QualityQuery, *, now: float
 ) -> list[VersionRows]:
-    """Return the slice by version, the one with the newest picture first."""
+    """Return the sample by version, the one with the newest picture first."""
     good: dict[str, set[str]] = {}
     for model_name, class_name in connection.execute(_GOOD):
         good.setdefault(model_name, set()).add(class_name)

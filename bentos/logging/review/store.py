@@ -71,7 +71,7 @@ _DELETE_PICTURE = (
     "DELETE FROM pictures WHERE sha256 = ?1"
     " AND NOT EXISTS (SELECT 1 FROM evidence WHERE sha256 = ?1 AND picture_kept = 1)"
 )
-# The slice goes last, and with its labels: where only labelled ones of it were left, figures would
+# The sample goes last, and with its labels: where only labelled ones of it were left, figures would
 # be wrong of which verdict there were how many.
 _DELETE_ROWS = (
     "DELETE FROM evidence WHERE id IN (SELECT id FROM evidence WHERE picture_kept = 0"
@@ -121,7 +121,7 @@ class ReviewStore:
 
     Beyond `max_bytes`, and after `retention_days`, the oldest pictures are deleted. Their rows and
     labels stay. Of more than MAX_ROWS rows the oldest without a picture go, first those outside the
-    slice that have no label, then the slice.
+    sample that have no label, then the sample.
 
     All methods raise StoreError where the database fails; nothing of a change is stored then, and
     the next call tries again.
