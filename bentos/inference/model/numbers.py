@@ -133,8 +133,8 @@ def _slowly(body: bytes, spec: ModelSpec) -> NDArray[np.float64]:
             400, "bad_input", f'the body is {_kind(content)}; send {{"data": [numbers]}}'
         )
     if "data" not in content:
-        found = ", ".join(key[:_MAX_SHOWN] for key in islice(content, 5)) or "nothing"
-        raise _wrong("data", spec, f"no such field, but {found}")
+        fields = ", ".join(key[:_MAX_SHOWN] for key in islice(content, 5))
+        raise _wrong("data", spec, f"other fields: {fields}" if fields else "an empty object")
     data = content["data"]
     if not isinstance(data, list):
         raise _wrong("data", spec, _kind(data))
