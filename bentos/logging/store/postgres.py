@@ -62,6 +62,14 @@ _INSERT = (
     f" INSERT INTO predictions (id, {NAMES}) SELECT id, {NAMES} FROM staging"
     " WHERE (SELECT count(*) FROM ids) = %s"
 ).encode()
+# What duplicates were found to be may be committed and not yet on the standby's disk: a commit that
+# writes something waits for all before it.
+_WAIT_FOR_EARLIER = b"SELECT pg_logical_emit_message(true, 'logging-service', '')"
+_UNDO = (
+    b"DELETE FROM prediction_ids AS ids USING staging"
+    b" WHERE ids.edge_device_id = staging.edge_device_id"
+    b" AND ids.prediction_id = staging.prediction_id AND ids.id = staging.id"
+)
 _NAMELESS = f"SELECT {NAMES} FROM predictions WHERE prediction_id IS NULL".encode()  # noqa: S608
 _TRANSFERRED = (
     b"INSERT INTO transfers (source, last_id) VALUES (%s, %s)"
@@ -100,10 +108,6 @@ _SHARDS = 64
 # A month's partition is made so long before it begins.
 _AHEAD_SECONDS = 7 * 86_400.0
 _NO_PARTITION = "23514"
-
-
-class _OverlapError(Exception):
-    """Some of the ids that were to be stored are stored already."""
 
 
 class PostgresDatabase:
@@ -156,17 +160,15 @@ class PostgresDatabase:
             for _ in range(_ATTEMPTS):
                 outcomes, changes = sort_batches(batches, known.get)
                 try:
-                    self._insert(changes, transferred)
-                except _OverlapError:
+                    if self._insert(changes, transferred):
+                        self._proved_at = time.monotonic()
+                        return outcomes
                     known = self.find([row for rows in batches for row in rows])
                 except psycopg.errors.CheckViolation as error:
                     # Another replica has dropped a month's partition that was known here.
                     if error.sqlstate != _NO_PARTITION or not self._months:
                         raise
                     self._months.clear()
-                else:
-                    self._proved_at = time.monotonic()
-                    return outcomes
         raise StoreError("busy", "other replicas go on storing the same predictions")
 
     def check(self, *, proof_seconds: float) -> None:
@@ -319,24 +321,29 @@ class PostgresDatabase:
                 return shard
         return self._connection.info.backend_pid % _SHARDS
 
-    def _insert(self, changes: Changes, transferred: tuple[str, int] | None) -> None:
-        """Store rows; raises _OverlapError, and stores none, where some of them are there.
-
-        Without a row as well: what duplicates were found to be may be committed and not yet on
-        the standby's disk, and the commit of this transaction waits for all before it.
-        """
+    def _insert(self, changes: Changes, transferred: tuple[str, int] | None) -> bool:
+        """Store rows, all or none; return whether it did, which it does not where one is there."""
         self._require_partitions([row.received_at for row in changes.rows])
         with self._connection.transaction(), self._connection.cursor() as cursor:
-            with cursor.copy(_COPY) as copy:
-                copy.set_types(_COPY_TYPES)
-                for row in changes.rows:
-                    copy.write_row(astuple(row))
-            named = sum(row.prediction_id is not None for row in changes.rows)
-            if cursor.execute(_INSERT, (named,)).rowcount < len(changes.rows):
-                raise _OverlapError
+            if not changes.rows:
+                cursor.execute(_WAIT_FOR_EARLIER)
+            elif not self._copy(cursor, changes.rows):
+                # Not rolled back: psycopg would forget all prepared statements, and plan anew.
+                cursor.execute(b"SET LOCAL synchronous_commit = off")
+                cursor.execute(_UNDO)
+                return False
             self._add_to_totals(changes.groups)
             if transferred is not None:
                 cursor.execute(_TRANSFERRED, transferred)
+            return True
+
+    def _copy(self, cursor: psycopg.Cursor, rows: Sequence[StoredPrediction]) -> bool:
+        with cursor.copy(_COPY) as copy:
+            copy.set_types(_COPY_TYPES)
+            for row in rows:
+                copy.write_row(astuple(row))
+        named = sum(row.prediction_id is not None for row in rows)
+        return cursor.execute(_INSERT, (named,)).rowcount == len(rows)
 
     def find(self, rows: Sequence[StoredPrediction]) -> dict[Key, StoredPrediction]:
         """Return what is stored under the ids of predictions."""
