@@ -207,37 +207,25 @@ class Bench:
             self._installed.set()
 
 
-def run(
-    test: Callable[[Bench], Awaitable[None]], *, queue_size: int = 100, max_batch: int = 64
-) -> None:
-    """Run a test on an engine whose server has its first model."""
-
-    async def main(directory: str) -> None:
-        bench = Bench(Path(directory), queue_size=queue_size, max_batch=max_batch)
-        await bench.start()
-        try:
-            await asyncio.wait_for(test(bench), WAIT_SECONDS)
-        finally:
-            bench.free()
-            await bench.stop()
-
-    with tempfile.TemporaryDirectory() as directory:
-        asyncio.run(main(directory))
-
-
 def on_bench(
     *, queue_size: int = 100, max_batch: int = 64
 ) -> Callable[[Callable[Concatenate[Bench, P], Awaitable[None]]], Callable[P, None]]:
-    """Make a coroutine function, whose first argument is a bench of its own, a test."""
+    """Make a coroutine function a test: its first argument is a bench that has its first model."""
 
     def decorate(test: Callable[Concatenate[Bench, P], Awaitable[None]]) -> Callable[P, None]:
         @wraps(test)
         def on_its_own(*arguments: P.args, **named: P.kwargs) -> None:
-            run(
-                lambda bench: test(bench, *arguments, **named),
-                queue_size=queue_size,
-                max_batch=max_batch,
-            )
+            async def main(directory: str) -> None:
+                bench = Bench(Path(directory), queue_size=queue_size, max_batch=max_batch)
+                await bench.start()
+                try:
+                    await asyncio.wait_for(test(bench, *arguments, **named), WAIT_SECONDS)
+                finally:
+                    bench.free()
+                    await bench.stop()
+
+            with tempfile.TemporaryDirectory() as directory:
+                asyncio.run(main(directory))
 
         # The other arguments are fixtures, which pytest finds by these names.
         signature = inspect.signature(test)

@@ -148,7 +148,8 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Split:
     return split(read_folder(folder), held_out=0.3)
 
 
-def _network_model(parts: Split) -> LoadedModel:
+@pytest.fixture(scope="module")
+def loaded(parts: Split) -> LoadedModel:
     network = fit(parts.train, epochs=_EPOCHS, seed=0)
     names = parts.train.class_names
     shape = (3, 32, 32)
@@ -175,10 +176,9 @@ def _network_model(parts: Split) -> LoadedModel:
 @pytest.mark.slow
 @on_bench(queue_size=101)
 async def test_masking_the_hottest_tenth_lowers_the_class_more_than_a_random_tenth(
-    bench: Bench, parts: Split
+    bench: Bench, parts: Split, loaded: LoadedModel
 ) -> None:
     """Held-out pictures of defects, the demo's model: in at least nine of ten."""
-    loaded = _network_model(parts)
     random = np.random.default_rng(0)
 
     def scores(values: NDArray[Any], chosen: Sequence[NDArray[Any]], index: int) -> NDArray[Any]:

@@ -23,7 +23,7 @@ from bentos.inference.v2.tensors import (
     InferRequest,
     read_request,
 )
-from tests.support.model_server import FAILS, GIVES_NAN, Bench, Model, run
+from tests.support.model_server import FAILS, GIVES_NAN, Bench, Model, on_bench
 
 SPEC = ModelSpec((2, 3), "float32", ("good", "Kratzer ä"), (False, True))
 SERVED = ServedModel(ModelIdentity("steel", "production", "7"), SPEC)
@@ -153,120 +153,106 @@ def classes(predictions: Sequence[Prediction]) -> list[int]:
     return [one.class_index for one in predictions]
 
 
-def test_the_inputs_of_a_request_are_answered_in_their_order() -> None:
-    async def test(bench: Bench) -> None:
-        asked = inputs((3, 1), (0, 2), (5, 0))
-        assert classes(await bench.engine.predict(asked)) == [0, 1, 0]
-        assert bench.model.batches == [3]
-        assert bench.engine.waiting == 0
-
-    run(test)
+@on_bench()
+async def test_the_inputs_of_a_request_are_answered_in_their_order(bench: Bench) -> None:
+    asked = inputs((3, 1), (0, 2), (5, 0))
+    assert classes(await bench.engine.predict(asked)) == [0, 1, 0]
+    assert bench.model.batches == [3]
+    assert bench.engine.waiting == 0
 
 
-def test_requests_share_batches_which_are_no_larger_than_set() -> None:
-    async def test(bench: Bench) -> None:
-        first = await bench.hold()
-        rows = [[(0.0, 1.0) if row % 2 else (1.0, 0.0) for row in range(n)] for n in (3, 6, 1)]
-        asked = [asyncio.ensure_future(bench.engine.predict(inputs(*one))) for one in rows]
-        await asyncio.sleep(0)
-        assert bench.engine.waiting == 11
-        bench.free()
-        await first
-        for one, found in zip(rows, await asyncio.gather(*asked), strict=True):
-            assert classes(found) == [row % 2 for row in range(len(one))]
-        assert max(bench.model.batches) <= 4
-        assert sum(bench.model.batches) == 11
-
-    run(test, max_batch=4)
+@on_bench(max_batch=4)
+async def test_requests_share_batches_which_are_no_larger_than_set(bench: Bench) -> None:
+    first = await bench.hold()
+    rows = [[(0.0, 1.0) if row % 2 else (1.0, 0.0) for row in range(n)] for n in (3, 6, 1)]
+    asked = [asyncio.ensure_future(bench.engine.predict(inputs(*one))) for one in rows]
+    await asyncio.sleep(0)
+    assert bench.engine.waiting == 11
+    bench.free()
+    await first
+    for one, found in zip(rows, await asyncio.gather(*asked), strict=True):
+        assert classes(found) == [row % 2 for row in range(len(one))]
+    assert max(bench.model.batches) <= 4
+    assert sum(bench.model.batches) == 11
 
 
-def test_a_model_that_takes_one_input_at_a_time_answers_several() -> None:
-    async def test(bench: Bench) -> None:
-        single = Model(max_batch=1)
-        await bench.install(single)
-        assert classes(await bench.engine.predict(inputs((0, 1), (1, 0)))) == [1, 0]
-        assert single.batches == [1, 1]
-
-    run(test)
+@on_bench()
+async def test_a_model_that_takes_one_input_at_a_time_answers_several(bench: Bench) -> None:
+    single = Model(max_batch=1)
+    await bench.install(single)
+    assert classes(await bench.engine.predict(inputs((0, 1), (1, 0)))) == [1, 0]
+    assert single.batches == [1, 1]
 
 
 @pytest.mark.parametrize("bad", [FAILS, GIVES_NAN])
-def test_one_bad_row_refuses_its_request_and_no_other(bad: float) -> None:
-    async def test(bench: Bench) -> None:
-        first = await bench.hold()
-        asked = [
-            asyncio.ensure_future(bench.engine.predict(one))
-            for one in (
-                inputs((0, 1), (1, 0)),
-                inputs((0, 1), (bad, 0), (0, 1), (bad, 0)),
-                inputs((1, 0)),
-            )
-        ]
-        await asyncio.sleep(0)
-        bench.free()
-        await first
-        with pytest.raises(ServiceError) as error:
-            await asked[1]
-        assert (error.value.status, error.value.reason) == (422, "model_rejected_input")
-        assert error.value.details["field"] == "data[1]"
-        assert classes(await asked[0]) == [1, 0]
-        assert classes(await asked[2]) == [0]
-        # The rows behind the bad one are not tried any more.
-        held, good, until_bad, warm_up, alone = 1, 2, 2, 1, 1
-        assert bench.model.batches.count(1) == held + good + until_bad + warm_up + alone
-        assert bench.engine.waiting == 0
-
-    run(test)
+@on_bench()
+async def test_one_bad_row_refuses_its_request_and_no_other(bench: Bench, bad: float) -> None:
+    first = await bench.hold()
+    asked = [
+        asyncio.ensure_future(bench.engine.predict(one))
+        for one in (
+            inputs((0, 1), (1, 0)),
+            inputs((0, 1), (bad, 0), (0, 1), (bad, 0)),
+            inputs((1, 0)),
+        )
+    ]
+    await asyncio.sleep(0)
+    bench.free()
+    await first
+    with pytest.raises(ServiceError) as error:
+        await asked[1]
+    assert (error.value.status, error.value.reason) == (422, "model_rejected_input")
+    assert error.value.details["field"] == "data[1]"
+    assert classes(await asked[0]) == [1, 0]
+    assert classes(await asked[2]) == [0]
+    # The rows behind the bad one are not tried any more.
+    held, good, until_bad, warm_up, alone = 1, 2, 2, 1, 1
+    assert bench.model.batches.count(1) == held + good + until_bad + warm_up + alone
+    assert bench.engine.waiting == 0
 
 
-def test_every_input_counts_in_the_queue() -> None:
-    async def test(bench: Bench) -> None:
-        first = await bench.hold()
-        six = asyncio.ensure_future(bench.engine.predict(inputs(*[(0, 1)] * 6)))
-        await asyncio.sleep(0)
-        with pytest.raises(ServiceError) as error:
-            await bench.engine.predict(inputs(*[(0, 1)] * 4))
-        assert (error.value.status, error.value.reason) == (429, "queue_full")
-        three = asyncio.ensure_future(bench.engine.predict(inputs(*[(0, 1)] * 3)))
-        await asyncio.sleep(0)
-        assert bench.engine.waiting == 10
-        bench.free()
-        await asyncio.gather(first, six, three)
-        assert bench.engine.waiting == 0
-
-    run(test, queue_size=10)
+@on_bench(queue_size=10)
+async def test_every_input_counts_in_the_queue(bench: Bench) -> None:
+    first = await bench.hold()
+    six = asyncio.ensure_future(bench.engine.predict(inputs(*[(0, 1)] * 6)))
+    await asyncio.sleep(0)
+    with pytest.raises(ServiceError) as error:
+        await bench.engine.predict(inputs(*[(0, 1)] * 4))
+    assert (error.value.status, error.value.reason) == (429, "queue_full")
+    three = asyncio.ensure_future(bench.engine.predict(inputs(*[(0, 1)] * 3)))
+    await asyncio.sleep(0)
+    assert bench.engine.waiting == 10
+    bench.free()
+    await asyncio.gather(first, six, three)
+    assert bench.engine.waiting == 0
 
 
-def test_a_request_holds_as_many_inputs_as_may_wait_and_no_more_than_a_million_probabilities() -> (
-    None
-):
-    async def test(bench: Bench) -> None:
-        assert bench.engine.request_limit == 10
-        names = tuple(map(str, range(300_000)))
-        spec = ModelSpec((1,), "float32", names, (False,) * len(names))
-        many = ServedModel(ModelIdentity("model", "production", "2"), spec)
-        bench.engine.install(Installed(2, many))
-        assert bench.engine.request_limit == 3
-
-    run(test, queue_size=10)
+@on_bench(queue_size=10)
+async def test_a_request_holds_as_many_inputs_as_may_wait_and_no_more_than_a_million_probabilities(
+    bench: Bench,
+) -> None:
+    assert bench.engine.request_limit == 10
+    names = tuple(map(str, range(300_000)))
+    spec = ModelSpec((1,), "float32", names, (False,) * len(names))
+    many = ServedModel(ModelIdentity("model", "production", "2"), spec)
+    bench.engine.install(Installed(2, many))
+    assert bench.engine.request_limit == 3
 
 
-def test_a_client_that_leaves_gives_its_places_in_the_queue_back() -> None:
-    async def test(bench: Bench) -> None:
-        first = await bench.hold()
-        left = asyncio.ensure_future(bench.engine.predict(inputs(*[(0, 1)] * 9)))
-        await asyncio.sleep(0)
-        left.cancel()
-        await asyncio.sleep(0)
-        assert bench.engine.waiting == 1
-        stays = asyncio.ensure_future(bench.engine.predict(inputs(*[(0, 1)] * 9)))
-        await asyncio.sleep(0)
-        bench.free()
-        await first
-        assert classes(await stays) == [1] * 9
-        await bench.engine.drained(1)
-
-    run(test, queue_size=10)
+@on_bench(queue_size=10)
+async def test_a_client_that_leaves_gives_its_places_in_the_queue_back(bench: Bench) -> None:
+    first = await bench.hold()
+    left = asyncio.ensure_future(bench.engine.predict(inputs(*[(0, 1)] * 9)))
+    await asyncio.sleep(0)
+    left.cancel()
+    await asyncio.sleep(0)
+    assert bench.engine.waiting == 1
+    stays = asyncio.ensure_future(bench.engine.predict(inputs(*[(0, 1)] * 9)))
+    await asyncio.sleep(0)
+    bench.free()
+    await first
+    assert classes(await stays) == [1] * 9
+    await bench.engine.drained(1)
 
 
 class HeldLater(Model):
@@ -281,34 +267,30 @@ class HeldLater(Model):
         return super().forward(inputs)
 
 
-def test_a_long_request_does_not_look_like_a_stuck_model() -> None:
-    async def test(bench: Bench) -> None:
-        model = HeldLater()
-        await bench.install(model)
-        asked = asyncio.ensure_future(bench.engine.predict(inputs((0, 1), (1, 0), (0, 1))))
-        await asyncio.sleep(0)
-        since = bench.busy_since
-        # The first call is answered while the second one runs.
-        while bench.calls[0] == 0:  # noqa: ASYNC110 - counted by the engine
-            await asyncio.sleep(0.001)
-        assert not asked.done()
-        assert bench.busy_since > since
-        model.go_on.set()
-        assert classes(await asked) == [1, 0, 1]
-
-    run(test)
+@on_bench()
+async def test_a_long_request_does_not_look_like_a_stuck_model(bench: Bench) -> None:
+    model = HeldLater()
+    await bench.install(model)
+    asked = asyncio.ensure_future(bench.engine.predict(inputs((0, 1), (1, 0), (0, 1))))
+    await asyncio.sleep(0)
+    since = bench.busy_since
+    # The first call is answered while the second one runs.
+    while bench.calls[0] == 0:  # noqa: ASYNC110 - counted by the engine
+        await asyncio.sleep(0.001)
+    assert not asked.done()
+    assert bench.busy_since > since
+    model.go_on.set()
+    assert classes(await asked) == [1, 0, 1]
 
 
-def test_all_inputs_of_a_request_have_the_same_model() -> None:
-    async def test(bench: Bench) -> None:
-        first = await bench.hold()
-        asked = asyncio.ensure_future(bench.engine.predict(inputs(*[(0, 1)] * 9)))
-        await asyncio.sleep(0)
-        installing = await bench.install_next(Model("2"))
-        bench.free()
-        await first
-        versions = {one.model.identity.version for one in await asked}
-        assert len(versions) == 1
-        await installing
-
-    run(test, max_batch=2)
+@on_bench(max_batch=2)
+async def test_all_inputs_of_a_request_have_the_same_model(bench: Bench) -> None:
+    first = await bench.hold()
+    asked = asyncio.ensure_future(bench.engine.predict(inputs(*[(0, 1)] * 9)))
+    await asyncio.sleep(0)
+    installing = await bench.install_next(Model("2"))
+    bench.free()
+    await first
+    versions = {one.model.identity.version for one in await asked}
+    assert len(versions) == 1
+    await installing
