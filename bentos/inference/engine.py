@@ -217,8 +217,10 @@ class Engine:
         self._next_id += 1
         self._waiting += given.rows
         self._queued[given.id] = _Job(given, answer)
-        if len(self._queued) == 1:
-            # Those that come in the same turn of the event loop go together.
+        if not self._sent:
+            self._send()  # at once: while the model has this one, the worker reads the others
+        elif len(self._queued) == 1:
+            # The model is busy: those that come in the same turn of the event loop go together.
             answer.get_loop().call_soon(self._send)
         try:
             return await answer
