@@ -9,9 +9,8 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Condition, Thread
+from threading import Condition
 from typing import Any
 
 import yaml
@@ -26,6 +25,7 @@ from monitoring.stack import (
     alertmanager_program,
     prometheus_program,
 )
+from tests.support.http_server import Answer, HttpServer, Request
 from tests.support.servers import free_port, wait_until
 
 # A window of five minutes becomes one of ten seconds, which ten scrapes fill.
@@ -55,42 +55,27 @@ class Receivers:
     def __init__(self) -> None:
         self._arrived = Condition()
         self._notifications: list[Notification] = []
-        receivers = self
-
-        class Hook(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                receivers._keep(self.path.strip("/"), body)
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                """Say nothing: the test reads what arrived."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Hook)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
+        self._server = HttpServer(self._keep)
+        self.url = self._server.url
 
     def close(self) -> None:
         """Stop listening."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._server.close()
 
-    def _keep(self, receiver: str, body: Mapping[str, Any]) -> None:
+    def _keep(self, request: Request) -> Answer:
         with self._arrived:
             self._notifications += [
                 Notification(
-                    receiver,
+                    request.path.strip("/"),
                     one["labels"]["alertname"],
                     one["status"],
                     one["labels"],
                     one["annotations"],
                 )
-                for one in body["alerts"]
+                for one in json.loads(request.body)["alerts"]
             ]
             self._arrived.notify_all()
+        return Answer()
 
     @property
     def notifications(self) -> list[Notification]:
