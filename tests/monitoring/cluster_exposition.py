@@ -6,11 +6,9 @@ document; the values move as a cluster's do, so that rates and quantiles have so
 
 import time
 from collections.abc import Iterator, Mapping
-from http.server import ThreadingHTTPServer
-from threading import Thread
 from typing import Self
 
-from prometheus_client import CollectorRegistry, MetricsHandler
+from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -153,8 +151,7 @@ class Exporter:
         registry = CollectorRegistry()
         self._collector = ClusterCollector(families)
         registry.register(self._collector)
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), MetricsHandler.factory(registry))
-        self._thread = Thread(target=self._server.serve_forever, daemon=True)
+        self._server, _ = start_http_server(0, "127.0.0.1", registry)
 
     def crash(self, crashing: bool, /) -> None:
         """Let one of the pods crash again and again, from now on, or no more."""
@@ -166,13 +163,11 @@ class Exporter:
         return f"127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Self:
-        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join()
 
 
 def kube_state_metrics() -> Exporter:

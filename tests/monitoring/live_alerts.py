@@ -59,11 +59,10 @@ class Receivers:
         self.url = self.server.url
 
     def _keep(self, request: Request) -> Answer:
-        receiver = request.path.strip("/")
         with self._arrived:
             self._notifications += [
                 Notification(
-                    receiver,
+                    request.path.strip("/"),
                     one["labels"]["alertname"],
                     one["status"],
                     one["labels"],
