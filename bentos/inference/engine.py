@@ -20,6 +20,9 @@ from bentos.inference.model.spec import ModelSpec, ServedModel
 from bentos.inference.state import InferenceState
 from bentos.messages import Verdict
 
+# Answers of a batch are handed on a few at a time: while the worker answers those, new requests are
+# read and the model gets its next inputs. All at once, raw tensors came at 0.76 times the rate.
+_ANSWERS_AT_ONCE = 2
 # While one batch is in the model the next is on its way. More would only wait out of our reach.
 _BATCHES_SENT = 2
 # Of one request: 10 MB of JSON in its answer, and as much in the outbox.
@@ -217,11 +220,7 @@ class Engine:
         self._next_id += 1
         self._waiting += given.rows
         self._queued[given.id] = _Job(given, answer)
-        if not self._sent:
-            self._send()  # at once: while the model has this one, the worker reads the others
-        elif len(self._queued) == 1:
-            # The model is busy: those that come in the same turn of the event loop go together.
-            answer.get_loop().call_soon(self._send)
+        self._send()
         try:
             return await answer
         finally:
@@ -302,6 +301,7 @@ class Engine:
         model = self._models.get(answers.generation)
         if model is None or not answers.ids:
             return
+        done: list[_Job] = []
         for place, (identifier, index, row) in enumerate(
             zip(answers.ids, answers.classes, answers.rows(), strict=True)
         ):
@@ -317,9 +317,9 @@ class Engine:
                 job.predictions.append(prediction)
                 if len(job.predictions) == job.given.rows:
                     self._taken_back(identifier)
-                    if not job.answer.done():  # its client timed out or left
-                        job.answer.set_result(job.predictions)
+                    done.append(job)
         self._progressed()
+        _deliver(done)
 
     def _give_up(self, identifier: int) -> None:
         """Forget an input that nobody waits for any more, unless the model is about to see it."""
@@ -358,6 +358,14 @@ class Engine:
     def _no_longer_queued(self, given: Input) -> None:
         if self._model is None and (job := self._queued.pop(given.id, None)) is not None:
             _fail(job.answer, _no_model())
+
+
+def _deliver(done: list[_Job]) -> None:
+    for job in done[:_ANSWERS_AT_ONCE]:
+        if not job.answer.done():  # its client timed out or left
+            job.answer.set_result(job.predictions)
+    if rest := done[_ANSWERS_AT_ONCE:]:
+        asyncio.get_running_loop().call_soon(_deliver, rest)
 
 
 def _fail(answer: "asyncio.Future[list[Prediction]]", error: ServiceError) -> None:

@@ -372,6 +372,20 @@ async def test_answers_that_come_after_all_are_passed_over(bench: Bench) -> None
 
 
 @on_bench()
+async def test_all_of_a_large_batch_are_answered_a_few_at_a_time(bench: Bench) -> None:
+    first = await bench.hold()
+    others = [bench.ask(0.0, 1.0) for _ in range(64)]
+    await bench.settle()
+    bench.free()
+    await first
+    seen = set()
+    while not all(other.done() for other in others):
+        await asyncio.sleep(0)
+        seen.add(sum(other.done() for other in others))
+    assert len(seen) > 5
+
+
+@on_bench()
 async def test_the_model_is_busy_only_while_it_owes_an_answer(bench: Bench) -> None:
     first = await bench.hold()
     assert bench.busy_since > 0
