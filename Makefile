@@ -67,9 +67,9 @@ else
 	$(BIN)/python -m pytest -m serial $(SERIAL) $(OPTIONS) || $(AGAIN)
 endif
 
-# These compute more than they wait, and every process imports for ten seconds before its first.
-test-fast: JOBS = 2
-test-fast: $(STAMP) ## Run the tests that start no service, in under a minute
+# Every process imports for ten seconds before its first test, so that more of them gain nothing.
+test-fast: JOBS = 3
+test-fast: $(STAMP) ## Run the tests that start no service, in about a minute
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not serial" $(OPTIONS)
 
 test-pythons: $(STAMP) ## Run those that need no torch on every other Python that is installed
