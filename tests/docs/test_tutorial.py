@@ -12,6 +12,7 @@ import pytest
 from docs.generate import DOCUMENTS
 from local.process import ROOT, Process, StepError, wait_until
 from tests.docs.console import Machine, Step, disagreement, machine, steps
+from tests.support.tools import missing_tool
 
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 # Commands that stay in the foreground of a terminal of their own, and what they say when all runs.
@@ -94,7 +95,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
                 path.write_text(text, encoding="utf-8")
             yield made
     except OSError as error:
-        pytest.skip(str(error))
+        missing_tool(str(error))
 
 
 @pytest.fixture(scope="module")
